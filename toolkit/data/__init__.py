@@ -1,0 +1,1 @@
+"""Images: a folder, a zip, an .npz, a `datasets` id, or the embedded default."""

@@ -1,0 +1,47 @@
+"""A set of images of one shape, read by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+
+class Reader(Protocol):
+    """Reads image ``number`` as uint8 (H, W, C) of the set's shape."""
+
+    def __call__(self, number: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one shape: where they come from, how many, their hash, and a way to read them.
+
+    ``skipped`` names the files that were no readable images, with the reason. ``numbers`` are the images of this
+    subset, as numbers of the whole source, so that noise and order can be tied to an image.
+    """
+
+    source: str
+    shape: tuple[int, int, int]  # C, H, W
+    sha256: str
+    numbers: tuple[int, ...]
+    reader: Reader
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read_uint8(self, indices: Sequence[int]) -> np.ndarray:
+        """The images at ``indices`` of this subset, uint8 (N, H, W, C)."""
+        return np.stack([self.reader(self.numbers[index]) for index in indices])
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """The images at ``indices`` of this subset, float32 (N, C, H, W) in [-1, 1]."""
+        pixels = self.read_uint8(indices).astype(np.float32) / 127.5 - 1.0
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+    def subset(self, indices: Sequence[int]) -> Images:
+        """The images at ``indices``, in that order."""
+        return replace(self, numbers=tuple(self.numbers[index] for index in indices))

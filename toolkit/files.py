@@ -1,0 +1,88 @@
+"""Files that are either whole or absent: write to a temporary name, then rename."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import DtkError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; on success it takes the place of ``path``, on failure it is removed.
+
+    Works for files and folders alike. Raises DtkError when the disk is full or not writable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
+    try:
+        yield temporary
+        _swap(temporary, path)
+    except OSError as error:
+        raise write_failed(path, error) from error
+    finally:
+        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _swap(new: Path, old: Path) -> None:
+    if old.is_dir():  # a folder cannot be renamed over a full one: step aside first, in the folder that gets removed
+        os.replace(old, new.parent / "replaced")
+    os.replace(new, old)
+
+
+def write_failed(path: Path, error: OSError) -> DtkError:
+    """The error for a file that the system would not let us write."""
+    return DtkError(
+        f"Could not write {path}.",
+        found=error.strerror or str(error),
+        do="free some space or choose another folder, then run the same command again: finished stages are kept",
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader sees the old file or the new one, never a half."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; NaN and infinities are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that dtk wrote; a damaged one is an error that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DtkError(f"Cannot read {path}.", found=error, expected="a JSON file that dtk wrote") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below ``folder``, by its relative POSIX path; temporary files are left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [(path, path.relative_to(folder)) for path in files]
+    return {
+        name.as_posix(): file_sha256(path)
+        for path, name in names
+        if not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def value_sha256(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

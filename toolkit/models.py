@@ -1,0 +1,231 @@
+"""diffusers models in, a denoiser with its scheduler and folder out; and back to a stock diffusers folder.
+
+A model is a folder: a pipeline (``model_index.json``), a folder of components (``unet/``, ``scheduler/``) where no
+stock pipeline exists, or one bare component (``config.json``).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit import default
+from toolkit.errors import DtkError
+from toolkit.files import folder_sha256, read_json, value_sha256
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import ModelMixin, SchedulerMixin
+
+KNOWN_CLASSES = ("UNet2DModel",)
+COMPONENTS = ("unet", "transformer")
+PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Where a diffusion model lies: ``root`` is what the user named, ``component`` the denoiser's folder in it.
+
+    ``component`` is "" where the root is itself the denoiser's folder.
+    """
+
+    root: Path
+    component: str
+
+    @property
+    def denoiser(self) -> Path:
+        return self.root / self.component
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The denoiser's config.json."""
+        config: dict[str, Any] = read_json(self.denoiser / "config.json")
+        return config
+
+    @property
+    def class_name(self) -> str:
+        return str(self.config["_class_name"])
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash over every file of the folder."""
+        return value_sha256(folder_sha256(self.root))
+
+    @property
+    def scheduler(self) -> Path:
+        """The scheduler's folder: in the root, or beside a bare component."""
+        inside = self.root / "scheduler"
+        beside = self.root.parent / "scheduler"
+        return beside if not self.component and not inside.is_dir() and beside.is_dir() else inside
+
+
+def find(source: str | Path | None) -> ModelFolder:
+    """The folder of ``source``: None is the embedded default, otherwise a folder or a hub id.
+
+    Raises DtkError if nothing is there, if it is no diffusers model, or if its class is not known.
+    """
+    root = default.MODEL if source is None else _local_folder(source)
+    places = [name for name in COMPONENTS if (root / name / "config.json").is_file()]
+    if places:
+        folder = ModelFolder(root, places[0])
+    elif (root / "config.json").is_file() and "_class_name" in read_json(root / "config.json"):
+        folder = ModelFolder(root, "")
+    else:
+        raise DtkError(
+            f"{root} is neither a diffusers pipeline nor one of its components.",
+            found=", ".join(sorted(path.name for path in root.iterdir())[:8]) or "an empty folder",
+            expected="unet/config.json or transformer/config.json, or a config.json that names its _class_name",
+        )
+    if folder.class_name not in KNOWN_CLASSES:
+        raise DtkError(
+            f"dtk does not know the model class {folder.class_name}.",
+            found=f"{folder.denoiser / 'config.json'}",
+            expected=f"one of {', '.join(KNOWN_CLASSES)}",
+        )
+    return folder
+
+
+def _local_folder(source: str | Path) -> Path:
+    path = Path(source)
+    if path.suffix.lower() in PICKLES:
+        raise DtkError(
+            f"{path} is a pickled checkpoint, which dtk does not load as a model: unpickling can run any code.",
+            expected="a diffusers folder with safetensors",
+            do="convert it where you trust it (diffusers' save_pretrained writes such a folder)",
+        )
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise DtkError(f"{path} is a file.", expected="a diffusers folder (model_index.json or config.json)")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not str(source).startswith("."):
+        return _from_hub(str(source))
+    raise DtkError(f"No such model: {source}.", expected="a diffusers folder, or a hub id such as google/ddpm-cifar10-32")
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS]))
+    except Exception as error:  # the hub client raises many kinds: not found, gated, offline
+        raise DtkError(
+            f"No such model: {name} is not a local folder, and the hub did not give it.",
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="a diffusers folder, or a hub id that can be reached",
+        ) from error
+
+
+def model_class(name: str) -> type[ModelMixin]:
+    """The diffusers class of a known name."""
+    import diffusers
+
+    found: type[ModelMixin] = getattr(diffusers, name)
+    return found
+
+
+def build(class_name: str, config: dict[str, Any], device: str = "meta") -> ModelMixin:
+    """A fresh denoiser of a stock configuration; on ``meta`` it has shapes and no memory."""
+    import torch
+
+    with torch.device(device):
+        model: ModelMixin = model_class(class_name).from_config(dict(config))
+    return model.eval()
+
+
+def load_denoiser(folder: ModelFolder) -> ModelMixin:
+    """The denoiser with its weights, float32, in eval mode.
+
+    Raises DtkError where the weights are pickled, damaged, incomplete, of other shapes, or not finite.
+    """
+    check_weight_files(folder.denoiser)
+    try:
+        model, info = model_class(folder.class_name).from_pretrained(
+            folder.denoiser, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise DtkError(f"Cannot load the weights of {folder.denoiser}.", found=_brief(error)) from error
+    wrong = [f"missing {name}" for name in info["missing_keys"]] + [f"unexpected {n}" for n in info["unexpected_keys"]]
+    if wrong:
+        raise DtkError(
+            f"The weights of {folder.denoiser} do not fit its config.json.",
+            found="; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            expected="every tensor of the configured model and no other",
+        )
+    check_finite(model.state_dict(), str(folder.denoiser))
+    return model.float().eval()
+
+
+def check_weight_files(folder: Path) -> None:
+    """Refuse a folder whose weights are absent, pickled, truncated or tampered with."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob(WEIGHTS))
+    if not files:
+        pickled = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
+        raise DtkError(
+            f"{folder} has no safetensors weights.",
+            found=f"{', '.join(pickled)} (pickled: loading it could run any code)" if pickled else "no weights",
+            expected="diffusion_pytorch_model.safetensors",
+            do="save it again with save_pretrained(..., safe_serialization=True)" if pickled else None,
+        )
+    for path in files:
+        try:
+            with safe_open(path, framework="np") as weights:
+                weights.keys()
+        except SafetensorError as error:
+            raise DtkError(
+                f"{path} is damaged: it was truncated or changed.", found=error, do="copy or download it again"
+            ) from error
+
+
+def check_finite(tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Refuse NaN and infinities, naming the tensor."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DtkError(f"The tensor {name} of {where} holds NaN or infinity.", expected="finite weights")
+
+
+def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
+    """The model's scheduler, as the class its config names."""
+    import diffusers
+
+    path = folder.scheduler / "scheduler_config.json"
+    if not path.is_file():
+        raise DtkError(
+            f"{folder.root} has no scheduler, so its noise levels are not known.",
+            found=f"no {path}",
+            do="put the scheduler_config.json it was trained with into a folder scheduler/ there",
+        )
+    config = read_json(path)
+    scheduler: SchedulerMixin = getattr(diffusers, config["_class_name"]).from_config(config)
+    return scheduler
+
+
+def save(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
+    """Write a stock diffusers folder at ``target``: ``folder``'s other components, and ``denoiser`` in its place."""
+    if folder.component:
+        shutil.copytree(folder.root, target, ignore=_everything_but_pickles_and(folder.component))
+    elif (folder.scheduler / "scheduler_config.json").is_file():
+        shutil.copytree(folder.scheduler, target / "scheduler")
+    try:
+        denoiser.save_pretrained(target / folder.component, safe_serialization=True)
+    except OSError:
+        raise
+    except Exception as error:  # safetensors reports a full disk as an error of its own
+        raise OSError(_brief(error)) from error
+
+
+def _everything_but_pickles_and(component: str) -> Any:
+    def ignored(place: str, names: list[str]) -> set[str]:
+        return {name for name in names if name == component or name.startswith(".") or Path(name).suffix in PICKLES}
+
+    return ignored
+
+
+def _brief(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Runners: the denoiser made callable, whatever computes it."""
