@@ -104,7 +104,9 @@ def _local_folder(source: str | Path) -> Path:
         raise DtkError(f"{path} is a file.", expected="a diffusers folder (model_index.json or config.json)")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not str(source).startswith("."):
         return _from_hub(str(source))
-    raise DtkError(f"No such model: {source}.", expected="a diffusers folder, or a hub id such as google/ddpm-cifar10-32")
+    raise DtkError(
+        f"No such model: {source}.", expected="a diffusers folder, or a hub id such as google/ddpm-cifar10-32"
+    )
 
 
 def _from_hub(name: str) -> Path:

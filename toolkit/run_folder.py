@@ -136,7 +136,9 @@ class Run:
         self._write(record)
 
     @contextlib.contextmanager
-    def writing(self, request: Request, *, device: str = "cpu", facts: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    def writing(
+        self, request: Request, *, device: str = "cpu", facts: Mapping[str, Any] | None = None
+    ) -> Iterator[Path]:
         """Yield a temporary folder for an all-or-nothing stage; on success it becomes RUN/<stage> and is recorded.
 
         ``facts`` may be filled while the stage runs; they are read when it ends.

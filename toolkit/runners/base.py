@@ -17,12 +17,10 @@ class Runner(Protocol):
     name: str
     device: str
 
-    def __call__(
-        self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor
-    ) -> torch.Tensor:
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         """Predict from ``sample`` (B, C, H, W) float32 at ``timestep`` (B,) int64; returns (B, C, H, W) float32.
 
-        ``conditioning`` holds what the model's class takes: ``class_labels`` (B,) or ``encoder_hidden_states`` (B, S, D).
+        ``conditioning`` holds what the class takes: ``class_labels`` (B,) or ``encoder_hidden_states`` (B, S, D).
         """
         ...
 

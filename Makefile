@@ -1,0 +1,73 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv.
+PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11,$(shell command -v $(p) >/dev/null && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One thread a process: pytest runs a process a core, and the models of the tests are too small to gain from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+# The CPU build of torch, so that no CUDA libraries arrive; where the index in use has none, PyTorch's own has.
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Only the server inside is used. Its Python code wants numpy 1, hence --no-deps.
+PYTRITON := nvidia-pytriton==0.7.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install test test-all test-interop lint format wheel constraints clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.installed  ## the whole job on the embedded model: runs/demo holds the result
+	$(BIN)/dtk run recipes/demo.yaml -o runs/demo
+
+install: $(VENV)/.installed-dev  ## everything development needs, in .venv
+
+test: $(VENV)/.installed-dev  ## what a newcomer runs: minutes
+	$(PYTEST) -m 'not slow and not interop'
+
+test-all: $(VENV)/.installed-dev  ## the long ones too: every architecture, engines, server load, browser
+	$(PYTEST) -m 'not interop'
+
+test-interop: $(VENV)/.installed-dev  ## against other tools' packages, in environments of their own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop
+
+lint: $(VENV)/.installed-dev  ## style, types and the order of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: $(VENV)/.installed  ## dist/dtk-*.whl
+	rm -rf build dist
+	$(PIP) wheel --no-deps --wheel-dir dist .
+
+constraints: $(VENV)/.installed-dev  ## pin what is installed now, after the tests passed on it
+	{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude dtk --exclude nvidia-pytriton | sed -n 's/+cpu$$//; /==/p'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## remove .venv and what was built; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/.python:
+	@test -n '$(PYTHON)' || { echo 'dtk needs Python 3.11 or newer; none is on PATH. Name one: make PYTHON=/path/to/python3.12' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo 'Python cannot make environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	$(PIP) install --quiet --upgrade 'pip>=25'
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	$(PIP) install --quiet --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null \
+		|| $(PIP) install --no-deps --index-url $(TORCH_INDEX) 'torch==$(TORCH)'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[cpu,metrics]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet -c constraints.txt -e '.[cpu,dev]'
+	$(PIP) install --quiet --no-deps '$(PYTRITON)'
+	touch $@

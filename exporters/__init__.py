@@ -1,0 +1,1 @@
+"""Exporters: the denoiser, and one sampling step of it, as ONNX and as TensorRT engines."""
