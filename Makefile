@@ -46,7 +46,7 @@ wheel: $(VENV)/.installed  ## dist/dtk-*.whl
 	$(PIP) wheel --no-deps --wheel-dir dist .
 
 constraints: $(VENV)/.installed-dev  ## pin what is installed now, after the tests passed on it
-	{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude dtk --exclude nvidia-pytriton | sed -n 's/+cpu$$//; /==/p'; } > constraints.new
+	{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --all --exclude pip --exclude dtk --exclude nvidia-pytriton | sed -n 's/+cpu$$//; /==/p'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:  ## remove .venv and what was built; runs/ stays
