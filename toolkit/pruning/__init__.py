@@ -1,0 +1,1 @@
+"""Pruning: which channels go, and a smaller stock model without them."""

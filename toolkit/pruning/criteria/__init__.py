@@ -1,0 +1,1 @@
+"""How a channel is scored: one file each."""

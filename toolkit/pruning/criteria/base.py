@@ -1,0 +1,42 @@
+"""What a criterion is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from toolkit.progress import Progress
+from toolkit.pruning.layout import Layout
+from toolkit.pruning.scoring import Calibration, Scored
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is scored, on what, and how.
+
+    ``thresholds``: one scoring is wanted for each; criteria that have none return the same for all. ``norm_term``: add
+    the paper code's |weight x gradient| of the norms, unsquared.
+    """
+
+    model: nn.Module
+    layout: Layout
+    calibration: Calibration
+    thresholds: Sequence[float]
+    norm_term: bool
+    seed: int
+    progress: Progress
+
+
+class Criterion(Protocol):
+    """Scores channels; higher is more important."""
+
+    name: str
+    description: str
+    fresh_weights: bool  # whether the pruned model starts from fresh weights instead of the dense model's
+
+    def score(self, task: Task) -> dict[float, Scored]:
+        """The scores for each threshold."""
+        ...

@@ -1,0 +1,22 @@
+"""Magnitude: channels with small weights go (Li et al. 2017, with squares as the paper's code has it)."""
+
+from __future__ import annotations
+
+from toolkit.pruning.criteria.base import Task
+from toolkit.pruning.scoring import Scored, score_channels
+
+
+class Magnitude:
+    """Sum of squared weights."""
+
+    name = "magnitude"
+    description = "sum of squared weights; needs no data"
+    fresh_weights = False
+
+    def score(self, task: Task) -> dict[float, Scored]:
+        norm_term = (lambda weight: weight.abs()) if task.norm_term else None
+        scored = Scored(score_channels(task.model, task.layout, lambda weight: weight.square(), norm_term), {})
+        return {threshold: scored for threshold in task.thresholds}
+
+
+CRITERION = Magnitude()

@@ -1,0 +1,113 @@
+"""From tensors to channels: gradients summed over timesteps, and importance summed over coupled layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from toolkit.errors import DtkError
+from toolkit.objective import noisy, target, timesteps_and_kind
+from toolkit.progress import Progress, silent
+from toolkit.pruning.layout import FIXED, Layout, offsets
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One batch of clean images with one noise tensor of their shape (N, C, H, W), reused at every timestep."""
+
+    images: torch.Tensor
+    noise: torch.Tensor
+    scheduler: SchedulerMixin
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score for each channel of each group, and what is worth recording about how it came about."""
+
+    scores: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+
+
+def loss_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
+    """L_t: the batch mean of each image's *sum* of squared errors at timestep ``t``, as the paper's code has it."""
+    images, noise, scheduler = calibration.images, calibration.noise, calibration.scheduler
+    timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
+    prediction = model(noisy(scheduler, images, noise, timesteps), timesteps, return_dict=False)[0]
+    error: torch.Tensor = target(scheduler, images, noise, timesteps) - prediction
+    return error.square().flatten(1).sum(1).mean()
+
+
+def accumulate(
+    model: nn.Module, calibration: Calibration, thresholds: Iterable[float], progress: Progress = silent
+) -> Iterator[tuple[float, int, list[float]]]:
+    """Sum gradients over t = 0, 1, 2, ... and yield (threshold, stop, losses) each time a threshold's stop is reached.
+
+    While a tuple is yielded the parameters' ``.grad`` is the sum over t < stop. The stop is the first t whose loss is
+    below threshold x the running maximum, and is itself left out (Diff-Pruning, section 3.3, in the order of its code);
+    a threshold that no loss falls below stops at T. Raises DtkError when a loss is not finite.
+    """
+    waiting = sorted(set(thresholds), reverse=True)
+    steps, _ = timesteps_and_kind(calibration.scheduler)
+    losses: list[float] = []
+    model.zero_grad(set_to_none=True)
+    for t in range(steps):
+        loss = loss_at(model, calibration, t)
+        losses.append(float(loss.detach()))
+        if not np.isfinite(losses[-1]):
+            raise DtkError(f"The calibration loss at timestep {t} is {losses[-1]}.", expected="finite weights and images")
+        while waiting and losses[-1] < waiting[0] * max(losses):
+            yield waiting.pop(0), t, losses
+        if not waiting:
+            break
+        loss.backward()  # type: ignore[no-untyped-call]
+        progress("scoring", t + 1, steps)
+    for threshold in waiting:
+        yield threshold, steps, losses
+    progress("scoring", steps, steps)
+    model.zero_grad(set_to_none=True)
+
+
+Importance = Callable[[nn.Parameter], torch.Tensor]
+"""The importance of every entry of a parameter, of its shape."""
+
+
+def score_channels(
+    model: nn.Module, layout: Layout, importance: Importance, norm_term: Importance | None = None
+) -> dict[str, np.ndarray]:
+    """Sum the importance of every weight over each channel's slices, inputs and outputs alike: float64 (size,) a group.
+
+    Weights of convolutions and linears count, biases do not. ``norm_term`` adds the norms' weights as well.
+    """
+    scores = {name: np.zeros(group.size) for name, group in layout.groups.items()}
+    norms = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm)}
+    parameters = dict(model.named_parameters())
+    for tensor, dims in layout.tensors.items():
+        term = norm_term if tensor in norms else importance
+        if term is None or tensor.endswith(".bias"):
+            continue
+        entries = term(parameters[tensor]).detach().double()
+        if not entries.isfinite().all():
+            raise DtkError(f"The scores of the tensor {tensor} hold NaN or infinity.", expected="finite gradients")
+        for dim, segments in dims.items():
+            sums = entries.movedim(dim, 0).flatten(1).sum(1) if entries.ndim > 1 else entries
+            for offset, segment in offsets(segments):
+                if segment.group != FIXED:
+                    scores[segment.group] += sums[offset : offset + segment.size].cpu().numpy()
+    return scores
+
+
+def held_out_loss(model: nn.Module, calibration: Calibration, points: int = 10) -> float:
+    """The mean squared error per element over ``points`` timesteps spread evenly over 0..T-1."""
+    steps, _ = timesteps_and_kind(calibration.scheduler)
+    elements = calibration.images[0].numel()
+    with torch.inference_mode():
+        losses = [float(loss_at(model, calibration, int(steps * (i + 0.5) / points))) for i in range(points)]
+    return float(np.mean(losses)) / elements

@@ -1,0 +1,75 @@
+"""Which channels of each group stay, given their scores and how many may."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from toolkit.errors import DtkError
+from toolkit.pruning.layout import Group, Layout, norm_blocks
+
+Scores = Mapping[str, np.ndarray]
+"""group -> one score a channel, float64 (size,)"""
+
+POLICIES = ("within", "whole")
+
+
+def bind(layout: Layout, norms: Mapping[str, int], policy: str) -> Layout:
+    """The layout bound by a group policy.
+
+    ``within``: channels are ranked inside each norm group, so that every norm keeps its partition. ``whole``: whole
+    norm groups go, and the model's number of norm groups is scaled with them.
+    """
+    if policy == "within":
+        return norm_blocks(layout, norms)
+    read = {s.group for norm in norms for s in layout.tensors.get(norm, {}).get(0, ())}
+    count = next(iter(norms.values()))
+    return layout.with_groups(
+        {
+            name: replace(group, block=group.size, unit=group.size // count) if name in read else group
+            for name, group in layout.groups.items()
+        }
+    )
+
+
+def keep(group: Group, scores: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` kept channels of a group, ascending: the best of each block, equally many in each.
+
+    Where the group's blocks do not divide evenly, neighbouring blocks are ranked together. Ties go to the lower index.
+    """
+    if count == group.size:
+        return np.arange(group.size)
+    if count < group.unit or count % group.unit:
+        raise DtkError(
+            f"Cannot keep {count} of the {group.size} channels of {group.name}.",
+            expected=f"a multiple of {group.unit}, and at least one",
+        )
+    units = scores.reshape(-1, group.unit).sum(1)
+    wanted = count // group.unit
+    block = math.lcm(max(group.block // group.unit, 1), len(units) // math.gcd(len(units), wanted))
+    per_block = wanted * block // len(units)
+    ranked = np.argsort(-units.reshape(-1, block), axis=1, kind="stable")[:, :per_block]
+    chosen = np.sort((ranked + np.arange(0, len(units), block)[:, None]).ravel())
+    kept: np.ndarray = (chosen[:, None] * group.unit + np.arange(group.unit)).ravel()
+    return kept
+
+
+def keep_all(layout: Layout, scores: Scores, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The kept channels of every group, by name; ``sizes`` says how many of each."""
+    return {name: keep(group, scores[name], sizes[name]) for name, group in layout.groups.items()}
+
+
+def retained(scores: Scores, kept: Mapping[str, np.ndarray]) -> float:
+    """The mean over the groups that lose channels of the share of score that stays; 1 where none does.
+
+    Raw sums of different groups do not compare (their scores differ by orders of magnitude), shares do.
+    """
+    shares = [
+        float(scores[name][indices].sum() / max(scores[name].sum(), np.finfo(np.float64).tiny))
+        for name, indices in kept.items()
+        if len(indices) < len(scores[name])
+    ]
+    return float(np.mean(shares)) if shares else 1.0

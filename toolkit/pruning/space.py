@@ -1,0 +1,59 @@
+"""The stock configurations a model can be pruned to: a few free numbers, each with its choices."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Config = dict[str, Any]
+Values = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A free number of a configuration: a level's width, a count of layers or of norm groups.
+
+    ``choices`` ascend and end with ``dense``; ``step`` divides every one of them but possibly ``dense``.
+    """
+
+    name: str
+    dense: int
+    step: int
+    choices: tuple[int, ...]
+
+    def nearest(self, fraction: float) -> int:
+        """The choice nearest to a fraction of the dense value; of two equally near ones the larger."""
+        return min(self.choices, key=lambda choice: (abs(choice - fraction * self.dense), -choice))
+
+
+@dataclass(frozen=True)
+class Space:
+    """The stock configurations an adapter can reach from a dense one."""
+
+    dense: Config
+    variables: tuple[Variable, ...]
+    configure: Callable[[Values], Config]
+    """The configuration with these values; the dense one, unchanged, for the dense values."""
+    allows: Callable[[Values], bool]
+    """Whether the values keep the structure (levels of equal width stay equal, of unequal width unequal)."""
+
+    @property
+    def dense_values(self) -> Values:
+        return tuple(variable.dense for variable in self.variables)
+
+    def __iter__(self) -> Iterator[Values]:
+        """Every reachable combination."""
+        return (v for v in itertools.product(*(variable.choices for variable in self.variables)) if self.allows(v))
+
+    def spread(self, values: Values) -> float:
+        """How unevenly the values are cut: the largest fraction of dense less the smallest; 0 is uniform."""
+        fractions = [value / variable.dense for value, variable in zip(values, self.variables, strict=True)]
+        return max(fractions) - min(fractions)
+
+
+def multiples(dense: int, step: int, least: float) -> tuple[int, ...]:
+    """The multiples of ``step`` from ``least`` x ``dense`` up to dense, and dense itself."""
+    first = max(step, -(-int(least * dense) // step) * step)
+    return (*range(first, dense, step), dense)

@@ -1,0 +1,93 @@
+"""A smaller stock model with the kept channels of the dense one, equal in function on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from diffusers import ModelMixin
+from torch import nn
+
+from toolkit import models
+from toolkit.errors import DtkError
+from toolkit.pruning.couplings import attentions
+from toolkit.pruning.layout import FIXED, Dimension, Layout, offsets
+from toolkit.pruning.space import Config
+from toolkit.pruning.time_embedding import refit
+
+Kept = Mapping[str, np.ndarray]
+"""group -> the indices of its channels that stay, ascending"""
+
+
+def indices(segments: Dimension, kept: Kept) -> torch.Tensor:
+    """The indices of a dimension that stay."""
+    parts = [
+        np.arange(segment.size) + offset if segment.group == FIXED else kept[segment.group] + offset
+        for offset, segment in offsets(segments)
+    ]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def slice_state(state: Mapping[str, torch.Tensor], layout: Layout, kept: Kept) -> dict[str, torch.Tensor]:
+    """Every tensor with only the kept channels; dimensions that lose none are left alone."""
+    sliced = dict(state)
+    for tensor, dim, segments in layout.dimensions():
+        chosen = indices(segments, kept)
+        if len(chosen) < state[tensor].shape[dim]:
+            sliced[tensor] = sliced[tensor].index_select(dim, chosen.to(state[tensor].device))
+    return sliced
+
+
+def prune(dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timesteps: int) -> ModelMixin:
+    """The model of ``config`` with the kept channels of ``dense``; ``timesteps`` is the scheduler's T.
+
+    Raises DtkError where a sliced tensor does not have the shape that the stock configuration wants.
+    """
+    state = slice_state(dense.state_dict(), layout, kept)
+    name = type(dense).__name__
+    narrow = models.build(name, config)
+    _keep_attention_scale(state, dense, narrow)
+    _keep_time_embedding(state, dense.config, config, timesteps)
+    for tensor, wanted in narrow.state_dict().items():
+        if state[tensor].shape != wanted.shape:
+            raise DtkError(
+                f"The sliced tensor {tensor} does not fit the stock configuration.",
+                found=tuple(state[tensor].shape),
+                expected=tuple(wanted.shape),
+            )
+    pruned = models.build(name, config, device="cpu")
+    pruned.load_state_dict({tensor: value.clone() for tensor, value in state.items()})
+    return pruned.eval()
+
+
+def _keep_attention_scale(state: dict[str, torch.Tensor], dense: nn.Module, narrow: nn.Module) -> None:
+    """Attention divides by the square root of the head size it has; fold what changed of it into the queries."""
+    for (name, old), (_, new) in zip(attentions(dense), attentions(narrow), strict=True):
+        sizes = [int(a.to_q.out_features) // int(a.heads) for a in (old, new)]  # type: ignore[arg-type, union-attr]
+        if sizes[0] != sizes[1]:
+            for tensor in (f"{name}.to_q.weight", f"{name}.to_q.bias"):
+                if tensor in state:
+                    state[tensor] = state[tensor] * math.sqrt(sizes[1] / sizes[0])
+
+
+def _keep_time_embedding(state: dict[str, torch.Tensor], dense: Config, narrow: Config, timesteps: int) -> None:
+    if "time_embedding.linear_1.weight" not in state or dense["block_out_channels"] == narrow["block_out_channels"]:
+        return
+    if dense["block_out_channels"][0] == narrow["block_out_channels"][0]:
+        return
+    layer = "time_embedding.linear_1"
+    weight, bias, error = refit(state[f"{layer}.weight"], state[f"{layer}.bias"], dense, narrow, timesteps)
+    if error > 1e-3:
+        raise DtkError(
+            "The narrower time embedding cannot follow the dense one.", found=f"relative error {error:.1e}", expected="1e-3"
+        )
+    state[f"{layer}.weight"], state[f"{layer}.bias"] = weight, bias
+
+
+def fresh(class_name: str, config: Config, seed: int) -> ModelMixin:
+    """The same structure with freshly initialised weights, a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return models.build(class_name, config, device="cpu")

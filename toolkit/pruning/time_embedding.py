@@ -1,0 +1,44 @@
+"""A narrower sinusoid for the same time embedding.
+
+diffusers' sinusoid has the width of the first level. With ``freq_shift`` moved by as much as the number of frequencies
+shrinks, the frequencies that stay are the same and only the slowest go. Over t = 0..T-1 those are smooth, so that the
+first linear layer can make up for them: its weight is fitted again by ridge least squares over all T timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+
+RIDGE = 1e-10  # relative to the largest singular value squared: keeps the weights small enough for half precision
+
+
+def sinusoid(config: Mapping[str, Any], timesteps: int) -> torch.Tensor:
+    """The sinusoidal embedding (T, block_out_channels[0]) of t = 0..T-1 under a UNet's config, float64."""
+    embedding: torch.Tensor = get_timestep_embedding(
+        torch.arange(timesteps),
+        config["block_out_channels"][0],
+        flip_sin_to_cos=config["flip_sin_to_cos"],
+        downscale_freq_shift=config["freq_shift"],
+    )
+    return embedding.double()
+
+
+def refit(
+    weight: torch.Tensor, bias: torch.Tensor, dense: Mapping[str, Any], narrow: Mapping[str, Any], timesteps: int
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Weight (H, w'), bias (H,) of the first linear layer for the narrower sinusoid, and the relative error left.
+
+    ``weight`` (H, w) and ``bias`` (H,) are the dense layer's. The error is max |new - old| / max |old| over all
+    timesteps, with the new weights rounded to the dtype they are stored in.
+    """
+    wanted = sinusoid(dense, timesteps) @ weight.double().T + bias.double()
+    inputs = torch.nn.functional.pad(sinusoid(narrow, timesteps), (0, 1), value=1.0)  # the last column is the bias
+    u, s, vh = torch.linalg.svd(inputs, full_matrices=False)
+    solution = vh.T @ ((s / (s.square() + RIDGE * s[0].square()))[:, None] * (u.T @ wanted))
+    rounded = solution.T.to(weight.dtype)
+    error = (inputs @ rounded.double().T - wanted).abs().max() / wanted.abs().max()
+    return rounded[:, :-1].contiguous(), rounded[:, -1].contiguous(), float(error)
