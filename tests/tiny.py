@@ -1,0 +1,51 @@
+"""Real diffusers classes at sizes that cost nothing, with every parameter randomised.
+
+Fresh norms have weight 1 and bias 0 and a fresh last layer may be zero: both hide mistakes, so no parameter keeps its
+initial value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from toolkit import models
+from toolkit.noise import normal
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Shift every parameter by normal values of its own size, keyed by its number; returns the model in eval mode."""
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            spread = max(float(parameter.std(correction=0)), 0.1)
+            shift = normal("tiny", seed, number, shape=tuple(parameter.shape))
+            parameter.add_(torch.from_numpy(shift), alpha=0.5 * spread)
+    return model.eval()
+
+
+def tiny_unet(seed: int = 0, **overrides: object) -> UNet2DModel:
+    """An unconditional UNet of three levels with attention on the last; ``overrides`` change its config."""
+    config: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": (16, 32, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = UNet2DModel(**(config | overrides))
+    randomise(model, seed)
+    return model
+
+
+def tiny_folder(path: Path, seed: int = 0, **overrides: object) -> models.ModelFolder:
+    """A diffusers pipeline folder at ``path`` around a tiny UNet."""
+    DDPMPipeline(tiny_unet(seed, **overrides), DDPMScheduler(num_train_timesteps=100)).save_pretrained(path)
+    return models.find(path)
