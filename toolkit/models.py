@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,13 +131,27 @@ def model_class(name: str) -> type[ModelMixin]:
     return found
 
 
-def build(class_name: str, config: dict[str, Any], device: str = "meta") -> ModelMixin:
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own fields, as JSON has them: diffusers' notes (keys with a leading underscore) left out."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in config.items()
+        if not key.startswith("_")
+    }
+
+
+def build(class_name: str, config: Mapping[str, Any], device: str = "meta") -> ModelMixin:
     """A fresh denoiser of a stock configuration; on ``meta`` it has shapes and no memory."""
     import torch
 
     with torch.device(device):
-        model: ModelMixin = model_class(class_name).from_config(dict(config))
+        model: ModelMixin = model_class(class_name).from_config(plain_config(config))
     return model.eval()
+
+
+def full_config(folder: ModelFolder) -> dict[str, Any]:
+    """The denoiser's config with the defaults of its class for fields that an older config.json leaves out."""
+    return plain_config(build(folder.class_name, folder.config).config)
 
 
 def load_denoiser(folder: ModelFolder) -> ModelMixin:

@@ -25,8 +25,7 @@ def couple(owners: Owners, model: nn.Module, *, whole_heads: bool) -> Layout:
         if type(module).__name__ == "FeedForward":
             _couple_feed_forward(owners, name, module)
         if getattr(module, "time_embedding_norm", None) == "scale_shift":
-            hidden = str(owners[f"{name}.conv1.weight", 0][0][0])
-            assign(owners, _places(owners, f"{name}.time_emb_proj", 0), hidden, repeat=2)
+            _couple_scale_shift(owners, name)
     return _bind_heads(layout(owners), heads, whole_heads)
 
 
@@ -60,6 +59,12 @@ def _couple_feed_forward(owners: Owners, name: str, module: nn.Module) -> None:
     gated = module.get_submodule("net.2").in_features != projection.out_features
     assign(owners, _places(owners, f"{name}.net.0.proj", 0), f"{name}.inner", repeat=2 if gated else 1)
     assign(owners, [(f"{name}.net.2.weight", 1)], f"{name}.inner")
+
+
+def _couple_scale_shift(owners: Owners, name: str) -> None:
+    hidden = _places(owners, f"{name}.conv1", 0) + _places(owners, f"{name}.norm2", 0) + [(f"{name}.conv2.weight", 1)]
+    assign(owners, hidden, f"{name}.hidden")
+    assign(owners, _places(owners, f"{name}.time_emb_proj", 0), f"{name}.hidden", repeat=2)
 
 
 def _places(owners: Owners, layer: str, dim: int) -> list[tuple[str, int]]:

@@ -56,15 +56,14 @@ def _dimensions(module: nn.Module, name: str, outward: bool) -> list[tuple[str, 
     """The (parameter, dimension) pairs that hold a layer's output channels, or its input channels."""
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         raise DtkError(f"The layer {name} is a grouped convolution.", found=f"groups={module.groups}", expected="1")
-    if not isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm):
-        raise DtkError(f"dtk cannot slice the layer {name}.", found=type(module).__name__)
-    weight = [(f"{name}.weight", 0 if outward else 1)]
+    if isinstance(module, nn.Embedding):
+        return [(f"{name}.weight", 1)]
     if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-        weight = [(f"{name}.weight", 0)]
-        outward = True
+        return [(f"{name}.{leaf}", 0) for leaf, _ in module.named_parameters(recurse=False)]
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        raise DtkError(f"dtk cannot slice the layer {name}.", found=type(module).__name__)
     bias = [(f"{name}.bias", 0)] if outward and module.bias is not None else []
-    present = [tensor for tensor in weight if getattr(module, "weight", None) is not None]
-    return present + bias
+    return [(f"{name}.weight", 0 if outward else 1), *bias]
 
 
 def assign(owners: Owners, places: list[tuple[str, int]], group: str, repeat: int = 1) -> None:
@@ -91,7 +90,7 @@ def layout(owners: Owners) -> Layout:
 
 
 def _segments(owner: np.ndarray, channel: np.ndarray, where: str) -> list[Segment]:
-    starts = [i for i in range(len(owner)) if channel[i] == 0 or owner[i] != owner[i - 1]]
+    starts = [i for i in range(len(owner)) if i == 0 or channel[i] == 0 or owner[i] != owner[i - 1]]
     segments = []
     for start, stop in zip(starts, [*starts[1:], len(owner)], strict=True):
         group = str(owner[start])

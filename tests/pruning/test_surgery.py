@@ -1,0 +1,85 @@
+"""Surgery is a function-preserving act."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.pruning.cases import UNETS, engine_of, random_scores
+from tests.pruning.reference import silenced
+from tests.tiny import tiny_unet
+from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.pruning import surgery
+from toolkit.models import plain_config
+from toolkit.pruning.engine import Engine
+
+T = 100
+
+
+def run(model, inputs):
+    with torch.no_grad():
+        return model(**inputs, return_dict=False)[0]
+
+
+def inputs_of(model) -> dict:
+    return example_inputs(input_specs("UNet2DModel", model.config, timesteps=T), batch=3)
+
+
+def smaller(engine: Engine) -> dict:
+    """The configuration that cuts every variable as far as it goes."""
+    values = min(engine.space)
+    return engine.space.configure(values)
+
+
+@pytest.mark.parametrize("policy", ["within", "whole"])
+@pytest.mark.parametrize("name", UNETS)
+def test_sliced_model_equals_dense_on_the_kept_channels(name: str, policy: str) -> None:
+    dense = tiny_unet(**UNETS[name])
+    engine = engine_of(plain_config(dense.config), policy)
+    config = smaller(engine)
+    kept = engine.kept(random_scores(engine), config)
+    pruned, _ = surgery.prune(dense, config, engine.layout, kept, T)
+    assert pruned.num_parameters() < 0.7 * dense.num_parameters()
+    inputs = inputs_of(dense)
+    expected = run(silenced(dense, engine.layout, kept, pruned), inputs)
+    torch.testing.assert_close(run(pruned, inputs), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_another_choice_in_one_group_shows(name: str) -> None:
+    dense = tiny_unet(**UNETS[name])
+    engine = engine_of(plain_config(dense.config))
+    config = smaller(engine)
+    kept = engine.kept(random_scores(engine), config)
+    pruned, _ = surgery.prune(dense, config, engine.layout, kept, T)
+    inputs = inputs_of(dense)
+    got = run(pruned, inputs)
+    for group in [name for name, indices in kept.items() if len(indices) < engine.layout.groups[name].size][::4]:
+        rolled = {**kept, group: np.roll(kept[group], 1)}
+        wrong = run(surgery.prune(dense, config, engine.layout, rolled, T)[0], inputs)
+        same = run(silenced(dense, engine.layout, kept, pruned), inputs)
+        # the order inside a group is a convention all members share; a norm's partition gives it away
+        assert torch.allclose(got, same, atol=1e-4 * float(same.abs().max()))
+        if engine.layout.groups[group].block < engine.layout.groups[group].size:
+            assert not torch.allclose(wrong, same, atol=1e-4 * float(same.abs().max())), group
+
+
+@pytest.mark.parametrize("policy", ["within", "whole"])
+@pytest.mark.parametrize("name", UNETS)
+def test_ratio_one_is_bit_equal(name: str, policy: str) -> None:
+    dense = tiny_unet(**UNETS[name])
+    engine = engine_of(plain_config(dense.config), policy)
+    config = engine.space.configure(engine.space.dense_values)
+    pruned, error = surgery.prune(dense, config, engine.layout, engine.kept(random_scores(engine), config), T)
+    assert error == 0
+    assert config == plain_config(dense.config)
+    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in dense.state_dict().items())
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_every_weight_lies_in_the_layout(name: str) -> None:
+    dense = tiny_unet(**UNETS[name])
+    engine = engine_of(plain_config(dense.config))
+    missing = {n for n, _ in dense.named_parameters()} - set(engine.layout.tensors)
+    assert missing <= {"class_embedding.weight"}

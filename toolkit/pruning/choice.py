@@ -1,0 +1,57 @@
+"""From scores and a target to one configuration and its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from diffusers import ModelMixin
+
+from toolkit.pruning.cost import Count
+from toolkit.pruning.engine import Engine
+from toolkit.pruning.scores_file import Scorings
+from toolkit.pruning.scoring import Scored
+from toolkit.pruning.solver import solve
+from toolkit.pruning.space import Values
+from toolkit.pruning.targets import Target
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration, the channels it keeps, the pruned model, and the loss it starts from."""
+
+    values: Values
+    uniform: bool
+    scored: Scored
+    kept: Mapping[str, np.ndarray]
+    model: ModelMixin
+    time_embedding_error: float
+    retained: float
+    one_shot_loss: float
+
+
+Build = Callable[[Values, Mapping[str, np.ndarray]], tuple[ModelMixin, float]]
+"""The pruned model of these values and kept channels, and the error of its time embedding."""
+
+
+def choose(
+    engine: Engine, target: Target, count: Count, scorings: Scorings, build: Build, loss: Callable[[ModelMixin], float]
+) -> Choice:
+    """The finalist with the least one-shot loss on held-out images; of equal ones the most evenly cut.
+
+    Finalists are, for each threshold, the most evenly cut configuration and the one that retains most of the scores.
+    """
+
+    def tried() -> Iterator[Choice]:
+        for scored in scorings.values():
+            candidates = solve(engine.space, target, count, partial(engine.retained, scored.scores))
+            for values in dict.fromkeys((candidates.uniform, candidates.best)):
+                kept = engine.kept(scored.scores, engine.space.configure(values))
+                model, error = build(values, kept)
+                retained = engine.retained(scored.scores, values)
+                uniform = values == candidates.uniform
+                yield Choice(values, uniform, scored, kept, model, error, retained, loss(model))
+
+    return min(tried(), key=lambda choice: (choice.one_shot_loss, not choice.uniform))

@@ -1,0 +1,28 @@
+"""Settings of the prune stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.settings import Settings
+
+
+class PruneSettings(Settings):
+    """What is pruned, how much, and by which criterion.
+
+    ``threshold``: where Diff-Pruning stops summing gradients; "auto" takes the one that leaves the least one-shot error
+    on held-out images. ``calibration_images``: size of the one calibration batch; as many more are held out.
+    ``min_width``: no level gets narrower than this fraction of its dense width.
+    """
+
+    target: str = "macs=0.57"
+    criterion: str = "diff-pruning"
+    threshold: float | Literal["auto"] = 0.05
+    align: int = Field(default=8, ge=1)
+    groups: Literal["within", "whole"] = "within"
+    min_width: float = Field(default=0.5, gt=0, le=1)
+    calibration_images: int = Field(default=32, ge=1)
+    norm_term: bool = False
+    seed: int = Field(default=0, ge=0)

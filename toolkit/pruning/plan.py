@@ -1,0 +1,66 @@
+"""The plan: the target configuration and which channels stay. With the dense weights it rebuilds the pruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.files import read_json, write_json
+from toolkit.pruning.layout import Group, Layout, Segment
+from toolkit.pruning.space import Config
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked, what came of it, and the kept channels.
+
+    ``facts`` is everything a reader wants to know (asked, got, widths, criterion, calibration); ``config`` the stock
+    configuration; ``layout`` says which groups each dimension of each tensor holds; ``kept`` which channels stay.
+    """
+
+    facts: Mapping[str, Any]
+    class_name: str
+    config: Config
+    layout: Layout
+    kept: Mapping[str, np.ndarray]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON value."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **self.facts,
+            "class": self.class_name,
+            "config": self.config,
+            "groups": {
+                name: {**asdict(group), "kept": [int(i) for i in self.kept[name]]}
+                for name, group in self.layout.groups.items()
+            },
+            "tensors": {
+                tensor: {str(dim): [[s.group, s.size] for s in segments] for dim, segments in dims.items()}
+                for tensor, dims in self.layout.tensors.items()
+            },
+        }
+
+    def write(self, path: Path) -> None:
+        """Write plan.json."""
+        write_json(path, self.to_json())
+
+
+def read_plan(path: Path) -> Plan:
+    """Read plan.json back."""
+    value = read_json(path)
+    groups = {name: Group(g["name"], g["size"], g["block"], g["unit"]) for name, g in value["groups"].items()}
+    tensors = {
+        tensor: {int(dim): tuple(Segment(group, size) for group, size in segments) for dim, segments in dims.items()}
+        for tensor, dims in value["tensors"].items()
+    }
+    kept = {name: np.array(group["kept"], dtype=np.int64) for name, group in value["groups"].items()}
+    structure = {"schema_version", "class", "config", "groups", "tensors"}
+    facts = {key: entry for key, entry in value.items() if key not in structure}
+    return Plan(facts, value["class"], value["config"], Layout(groups, tensors), kept)

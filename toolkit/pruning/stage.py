@@ -1,0 +1,174 @@
+"""The prune stage: score, plan, slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+
+from toolkit import models
+from toolkit.data.images import Images
+from toolkit.errors import DtkError
+from toolkit.files import value_sha256
+from toolkit.objective import timesteps_and_kind
+from toolkit.progress import Progress, silent
+from toolkit.pruning import calibration, catalog, surgery
+from toolkit.pruning.adapters.base import Limits
+from toolkit.pruning.choice import Choice, choose
+from toolkit.pruning.config import PruneSettings
+from toolkit.pruning.cost import Count
+from toolkit.pruning.criteria.base import Criterion, Task
+from toolkit.pruning.engine import Engine
+from toolkit.pruning.plan import Plan, read_plan
+from toolkit.pruning.scores_file import Scorings, read_scores, write_scores
+from toolkit.pruning.scoring import held_out_loss
+from toolkit.pruning.solver import solve
+from toolkit.pruning.space import Values
+from toolkit.pruning.targets import parse_target
+from toolkit.run_folder import Request, Run
+
+AUTO_THRESHOLDS = (0.1, 0.05, 0.02, 0.01, 0.0)
+
+
+def engine_for(dense: models.ModelFolder, settings: PruneSettings) -> Engine:
+    """The engine of a dense model under the settings; refuses what cannot be pruned."""
+    if "quantization_config" in dense.config:
+        raise DtkError(f"{dense.root} is quantised.", expected="float weights", do="prune first, quantise afterwards")
+    limits = Limits(align=settings.align, groups=settings.groups, least=settings.min_width)
+    return Engine(dense.class_name, models.full_config(dense), limits)
+
+
+def plan_by_width(dense: models.ModelFolder, settings: PruneSettings, count: Count) -> dict[str, Any]:
+    """What a target leads to when no scores are at hand: needs a config alone, loads no weights."""
+    engine = engine_for(dense, settings)
+    catalog.criterion(settings.criterion)
+    values = solve(engine.space, parse_target(settings.target), count).uniform
+    return {**_figures(engine, settings, values, count), "chosen_by": "width (no scores are cached)"}
+
+
+def prune(
+    run: Run,
+    settings: PruneSettings,
+    dense: models.ModelFolder,
+    train: Images,
+    count: Count,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write RUN/prune: scores.safetensors, plan.json and model/, the pruned and not yet recovered model."""
+    criterion = catalog.criterion(settings.criterion)
+    parse_target(settings.target)
+    request = Request(
+        "prune", settings.model_dump(), {"model": dense.sha256, "images": value_sha256([train.sha256, train.numbers])}
+    )
+    if run.is_current(request):
+        return dict(read_plan(run.path / "prune" / "plan.json").facts)
+    engine = engine_for(dense, settings)
+    model = _load(dense, device)
+    scheduler = models.load_scheduler(dense)
+    scored_on, held_out = calibration.draw(train, settings.calibration_images, settings.seed, scheduler, device)
+    task = Task(model, engine.layout, scored_on, _thresholds(settings), settings.norm_term, settings.seed, progress)
+    with run.writing(request, device=device) as folder:
+        scorings, key = _scorings(run, settings, request, criterion, task)
+        choice = _choose(engine, settings, count, scorings, model, held_out, criterion, timesteps_and_kind(scheduler)[0])
+        facts = _figures(engine, settings, choice.values, count) | {
+            **_record(choice, held_out_loss(model, held_out)),
+            "calibration": _calibration_record(train, settings),
+        }
+        write_scores(folder / "scores.safetensors", scorings, key)
+        Plan(facts, dense.class_name, engine.space.configure(choice.values), engine.layout, choice.kept).write(
+            folder / "plan.json"
+        )
+        models.save(dense, choice.model, folder / "model")
+    return facts
+
+
+def _load(dense: models.ModelFolder, device: str) -> ModelMixin:
+    model = models.load_denoiser(dense)
+    every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    tied = set(every) - {name for name, _ in model.named_parameters()}
+    if tied:
+        raise DtkError(f"Tensors of {dense.root} share their memory.", found=", ".join(sorted(tied)), expected="untied weights")
+    return model.to(device)  # type: ignore[arg-type, no-any-return]
+
+
+def _thresholds(settings: PruneSettings) -> tuple[float, ...]:
+    return AUTO_THRESHOLDS if settings.threshold == "auto" else (float(settings.threshold),)
+
+
+def _scorings(
+    run: Run, settings: PruneSettings, request: Request, criterion: Criterion, task: Task
+) -> tuple[Scorings, str]:
+    """The scores, from the run's earlier ones where those were computed from the same things."""
+    asked = settings.model_dump(include={"criterion", "threshold", "groups", "calibration_images", "norm_term", "seed"})
+    key = value_sha256([asked, dict(request.inputs)])
+    cached = read_scores(run.path / "prune" / "scores.safetensors", key)
+    return (criterion.score(task) if cached is None else cached), key
+
+
+def _choose(
+    engine: Engine,
+    settings: PruneSettings,
+    count: Count,
+    scorings: Scorings,
+    model: ModelMixin,
+    held_out: calibration.Calibration,
+    criterion: Criterion,
+    timesteps: int,
+) -> Choice:
+    device = str(model.device)
+
+    def build(values: Values, kept: Mapping[str, Any]) -> tuple[ModelMixin, float]:
+        config = engine.space.configure(values)
+        if criterion.fresh_weights:
+            return surgery.fresh(engine.class_name, config, settings.seed).to(device), 0.0  # type: ignore[arg-type]
+        pruned, error = surgery.prune(model, config, engine.layout, kept, timesteps)
+        return pruned.to(device), error  # type: ignore[arg-type]
+
+    def loss(pruned: torch.nn.Module) -> float:
+        return held_out_loss(pruned, held_out)
+
+    return choose(engine, parse_target(settings.target), count, scorings, build, loss)
+
+
+def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Count) -> dict[str, Any]:
+    """Asked and got, and the widths."""
+    dense, got = count(engine.config), count(engine.space.configure(values))
+    return {
+        "asked": settings.model_dump(),
+        "dense": {"params": dense.params, "macs": dense.macs},
+        "got": {
+            "params": got.params,
+            "macs": got.macs,
+            "params_fraction": got.params / dense.params,
+            "macs_fraction": got.macs / dense.macs,
+        },
+        "widths": [
+            {"name": variable.name, "dense": variable.dense, "got": value}
+            for variable, value in zip(engine.space.variables, values, strict=True)
+        ],
+    }
+
+
+def _record(choice: Choice, dense_loss: float) -> dict[str, Any]:
+    return {
+        "chosen_by": "one-shot loss on held-out images",
+        "uniform": choice.uniform,
+        "retained": choice.retained,
+        "held_out_loss": {"dense": dense_loss, "one_shot": choice.one_shot_loss},
+        "time_embedding_error": choice.time_embedding_error,
+        "scoring": dict(choice.scored.facts),
+    }
+
+
+def _calibration_record(train: Images, settings: PruneSettings) -> dict[str, Any]:
+    return {
+        "source": train.source,
+        "sha256": train.sha256,
+        "images": settings.calibration_images,
+        "seed": settings.seed,
+        "skipped": len(train.skipped),
+    }

@@ -1,0 +1,53 @@
+"""What each training step sees: a function of the seed and the sample's number, of nothing else.
+
+Sample n = step x batch size + position. So a resumed run, another number of processes and another micro-batch see the
+same images, flips, timesteps and noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from toolkit.data.images import Images
+from toolkit.noise import generator, normal
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean images and noise (B, C, H, W), timesteps (B,)."""
+
+    images: torch.Tensor
+    noise: torch.Tensor
+    t: torch.Tensor
+
+
+class Batches:
+    """Draws samples by number from the training images."""
+
+    def __init__(self, images: Images, timesteps: int, seed: int, flip: bool) -> None:
+        self.images, self.timesteps, self.seed, self.flip = images, timesteps, seed, flip
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __call__(self, samples: Sequence[int], device: torch.device) -> Batch:
+        """The batch of these sample numbers, on ``device``."""
+        pixels = self.images.read([self._image(sample) for sample in samples])
+        timesteps = np.empty(len(samples), dtype=np.int64)
+        for position, sample in enumerate(samples):
+            draw = generator("recovery", self.seed, sample)
+            timesteps[position] = draw.integers(self.timesteps)
+            if self.flip and draw.integers(2):
+                pixels[position] = pixels[position][:, :, ::-1]
+        noise = np.stack([normal("recovery noise", self.seed, n, shape=pixels.shape[1:]) for n in samples])
+        parts = (torch.from_numpy(part).to(device) for part in (pixels, noise, timesteps))
+        return Batch(*parts)
+
+    def _image(self, sample: int) -> int:
+        """The image of a sample: each epoch is a permutation of its own."""
+        epoch, place = divmod(sample, len(self.images))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, generator("recovery order", self.seed, epoch).permutation(len(self.images))
+        return int(self._order[place])

@@ -1,0 +1,122 @@
+"""The training loop. ``accelerate`` is the engine: one process or several, half precision where asked."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import SchedulerMixin
+from torch import nn
+
+from toolkit.errors import DtkError
+from toolkit.objective import noisy, target
+from toolkit.recovery import catalog
+from toolkit.recovery.batches import Batches
+from toolkit.recovery.config import RecoverSettings
+from toolkit.recovery.losses.base import Step
+from toolkit.recovery.state import State
+
+Losses = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What does not change while training: the engine, the teacher, the data and the settings."""
+
+    accelerator: Accelerator
+    student: nn.Module
+    teacher: nn.Module | None
+    scheduler: SchedulerMixin
+    batches: Batches
+    settings: RecoverSettings
+
+
+def learning_rate(settings: RecoverSettings, step: int) -> float:
+    """The learning rate of step ``step`` (0-based): linear warm-up, then a cosine to zero or a constant."""
+    rise = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    if settings.schedule == "constant":
+        return settings.learning_rate * rise
+    progress = max(0, step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def train(training: Training, state: State) -> Iterator[Losses]:
+    """Train from ``state.step`` up to ``settings.steps`` and yield the losses after each step.
+
+    The caller saves, logs and stops. Raises DtkError when a loss or gradient is not finite.
+    """
+    settings = training.settings
+    while state.step < settings.steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, state.step)
+        losses = _one_step(training, state)
+        state.step += 1
+        state.update_average(min(settings.ema, (1 + state.step) / (10 + state.step)))
+        yield losses
+
+
+def _one_step(training: Training, state: State) -> Losses:
+    settings, accelerator = training.settings, training.accelerator
+    start = state.step * settings.batch_size
+    mine = range(start + accelerator.process_index, start + settings.batch_size, accelerator.num_processes)
+    size = settings.micro_batch_size or len(mine)
+    parts = [mine[i : i + size] for i in range(0, len(mine), size)]
+    totals: dict[str, torch.Tensor] = {}
+    for part in parts:
+        share = len(part) * accelerator.num_processes / settings.batch_size
+        for name, value in _backward(training, part, share, last=part is parts[-1]).items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value * share
+    norm = accelerator.clip_grad_norm_(training.student.parameters(), settings.gradient_clip)
+    losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}  # type: ignore[arg-type]
+    if not all(map(math.isfinite, [*losses.values(), float(norm)])) and settings.mixed_precision != "fp16":
+        raise DtkError(
+            f"The loss at step {state.step} is not finite: {json.dumps({k: str(v) for k, v in losses.items()})}.",
+            expected="finite losses and gradients",
+        )
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return losses
+
+
+def _backward(training: Training, samples: range, share: float, *, last: bool) -> dict[str, torch.Tensor]:
+    """Add the gradients of some samples, weighted by their ``share`` of the process's batch; returns their losses."""
+    accelerator, settings = training.accelerator, training.settings
+    batch = training.batches(samples, accelerator.device)
+    x_t = noisy(training.scheduler, batch.images, batch.noise, batch.t)
+    wanted = target(training.scheduler, batch.images, batch.noise, batch.t)
+    with accelerator.autocast():
+        step = Step(training.student, training.teacher, x_t, batch.t, wanted)
+        losses = {name: catalog.loss(name)(step) for name in settings.losses}
+    total = torch.stack([weight * losses[name] for name, weight in settings.losses.items()]).sum()
+    if last:
+        accelerator.backward(total * share)
+    else:
+        with accelerator.no_sync(training.student):
+            accelerator.backward(total * share)
+    return {"total": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+
+class Log:
+    """log.jsonl: one line every ``every`` steps; lines past the step that training resumes at are dropped."""
+
+    def __init__(self, path: Path, every: int, resumed_at: int) -> None:
+        self.path, self.every, self._since = path, every, (time.monotonic(), resumed_at)
+        old = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        kept = [line for line in old if json.loads(line)["step"] <= resumed_at]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def __call__(self, step: int, batch_size: int, losses: Losses, rate: float) -> None:
+        if step % self.every:
+            return
+        now = time.monotonic()
+        images_per_s = batch_size * (step - self._since[1]) / max(now - self._since[0], 1e-9)
+        self._since = (now, step)
+        line = {"step": step, **losses, "learning_rate": rate, "images_per_s": round(images_per_s, 2)}
+        with self.path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")

@@ -1,0 +1,1 @@
+"""What recovery minimises: one file each, combined by the recipe."""

@@ -1,0 +1,22 @@
+"""The diffusion objective itself: mean squared error to the target (Ho et al. 2020, equation 14)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import mse_loss
+
+from toolkit.recovery.losses.base import Step
+
+
+class NoiseLoss:
+    """Squared error to the scheduler's target (epsilon, v or the image)."""
+
+    name = "noise"
+    description = "squared error to the training target: noise, velocity or image, as the scheduler says"
+    needs_teacher = False
+
+    def __call__(self, step: Step) -> torch.Tensor:
+        return mse_loss(step.prediction.float(), step.target)
+
+
+LOSS = NoiseLoss()

@@ -1,0 +1,131 @@
+"""The recover stage: train the pruned model, and publish the average of its weights as the run's model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from toolkit import models
+from toolkit.data.images import Images
+from toolkit.errors import DtkError
+from toolkit.files import replacing, value_sha256
+from toolkit.objective import timesteps_and_kind
+from toolkit.progress import Progress, silent
+from toolkit.recovery import catalog
+from toolkit.recovery.batches import Batches
+from toolkit.recovery.config import RecoverSettings
+from toolkit.recovery.loop import Log, Losses, Training, learning_rate, train
+from toolkit.recovery.state import State, restore, save_checkpoint
+from toolkit.run_folder import Request, Run
+
+
+def recover(
+    run: Run,
+    settings: RecoverSettings,
+    dense: models.ModelFolder,
+    train_images: Images,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+    notice: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Train RUN/prune/model up to ``settings.steps`` steps and write RUN/recover and RUN/model.
+
+    An interrupted or shorter recovery of the same settings is taken up at its last whole checkpoint. ``notice`` is told
+    what a user should know (a damaged checkpoint that was passed over). Raises DtkError where the data is too small or
+    a loss is not finite.
+    """
+    pruned = models.find(run.path / "prune" / "model")
+    inputs = {
+        "pruned": pruned.sha256,
+        "teacher": dense.sha256,
+        "images": value_sha256([train_images.sha256, train_images.numbers]),
+    }
+    request = Request("recover", settings.model_dump(), inputs)
+    if run.is_current(request):
+        return dict(run.require("recover", "dtk recover RUN")["result"])
+    _check(settings, train_images)
+    started = time.monotonic()
+    folder = run.path / "recover"
+    training, state = _prepare(settings, dense, pruned, train_images, device)
+    identity = value_sha256([{k: v for k, v in request.settings.items() if k in IDENTITY}, inputs])
+    for passed in restore(folder / "checkpoints", state, identity, settings.steps):
+        notice(f"Passed over the checkpoint {passed}.")
+    losses = _train(training, state, run, identity, progress)
+    result = {"steps": state.step, "losses": losses, "images_seen": state.step * settings.batch_size}
+    if training.accelerator.is_main_process:
+        _publish(run, pruned, state)
+        run.finish(
+            request, ("model",), seconds=time.monotonic() - started, device=device, facts={"result": result}
+        )
+    return result
+
+
+IDENTITY = (
+    *("batch_size", "losses", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
+    *("gradient_clip", "ema", "flip", "mixed_precision", "seed"),
+)
+"""The settings that make it the same training; how far it goes and how often it saves do not."""
+
+
+def _check(settings: RecoverSettings, images: Images) -> None:
+    for name in settings.losses:
+        catalog.loss(name)
+    if len(images) < settings.batch_size:
+        raise DtkError(
+            f"{images.source} has fewer images than a batch.",
+            found=f"{len(images)} training images",
+            expected=f"at least {settings.batch_size}, the batch size",
+            do="give more images, or a smaller --batch-size",
+        )
+
+
+def _prepare(
+    settings: RecoverSettings, dense: models.ModelFolder, pruned: models.ModelFolder, images: Images, device: str
+) -> tuple[Training, State]:
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
+    scheduler = models.load_scheduler(dense)
+    student = models.load_denoiser(pruned).to(accelerator.device).train()  # type: ignore[arg-type]
+    teacher = None
+    if any(catalog.loss(name).needs_teacher for name in settings.losses):
+        teacher = models.load_denoiser(dense).to(accelerator.device).requires_grad_(False)  # type: ignore[arg-type]
+    average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
+    )
+    wrapped, prepared = accelerator.prepare(student, optimizer)
+    batches = Batches(images, timesteps_and_kind(scheduler)[0], settings.seed, settings.flip)
+    return Training(accelerator, wrapped, teacher, scheduler, batches, settings), State(student, average, prepared)
+
+
+def _train(training: Training, state: State, run: Run, identity: str, progress: Progress) -> Losses:
+    settings, main = training.settings, training.accelerator.is_main_process
+    folder = run.path / "recover"
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    log = Log(folder / "log.jsonl", settings.log_every, state.step) if main else None
+    losses: Losses = {}
+    try:
+        for losses in train(training, state):
+            if log:
+                log(state.step, settings.batch_size, losses, learning_rate(settings, state.step - 1))
+            if main and (state.step % settings.checkpoint_every == 0 or state.step == settings.steps):
+                save_checkpoint(folder / "checkpoints", state, identity, settings.keep_checkpoints)
+            progress("recovering", state.step, settings.steps)
+    except DtkError as error:
+        raise DtkError(
+            error.what,
+            found=f"the last checkpoint is in {folder / 'checkpoints'}",
+            do="try a smaller --learning-rate, or mixed_precision 'no'",
+        ) from error
+    return losses
+
+
+def _publish(run: Run, pruned: models.ModelFolder, state: State) -> None:
+    """Write the averaged weights as RUN/model."""
+    state.model.load_state_dict({**state.model.state_dict(), **state.average})
+    with replacing(run.path / "model") as folder:
+        models.save(pruned, state.model.eval(), folder)  # type: ignore[arg-type]

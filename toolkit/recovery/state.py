@@ -1,0 +1,102 @@
+"""All that training needs to go on: weights, their average, the optimiser, and the step; saved as safetensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from toolkit.files import replacing
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class State:
+    """The model in training, the moving average of its weights, its optimiser, and the steps done."""
+
+    model: nn.Module
+    average: dict[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the weights, keeping ``decay`` of it."""
+        with torch.no_grad():
+            weights = [self.model.get_parameter(name) for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+
+
+def named_tensors(state: State) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the state: model/NAME, average/NAME, optimizer/NAME/MOMENT."""
+    yield from ((f"model/{name}", tensor) for name, tensor in state.model.state_dict().items())
+    yield from ((f"average/{name}", tensor) for name, tensor in state.average.items())
+    for name, parameter in state.model.named_parameters():
+        moments = state.optimizer.state.get(parameter, {})
+        yield from ((f"optimizer/{name}/{moment}", moments[moment]) for moment in MOMENTS if moment in moments)
+
+
+def save_checkpoint(folder: Path, state: State, identity: str, keep: int) -> Path:
+    """Write ``folder``/step-NNNNNNNN.safetensors and remove all but the last ``keep``.
+
+    ``identity`` says what is being trained; only a run of the same identity takes the checkpoint up.
+    """
+    path = folder / f"step-{state.step:08d}.safetensors"
+    with replacing(path) as temporary:
+        tensors = {name: tensor.detach().contiguous() for name, tensor in named_tensors(state)}
+        try:
+            save_file(tensors, temporary, metadata={"identity": identity, "step": str(state.step)})
+        except SafetensorError as error:  # its way of saying that the disk is full
+            raise OSError(str(error)) from error
+    for old in checkpoints(folder)[keep:]:
+        old.unlink()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the latest first."""
+    return sorted((p for p in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem)), reverse=True)
+
+
+def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
+    """Load the latest whole checkpoint of this identity at a step of at most ``last``; returns what was passed over."""
+    passed = []
+    for path in checkpoints(folder):
+        if int(path.stem.removeprefix("step-")) > last:
+            continue
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("identity") != identity:
+                    passed.append(f"{path.name}: of another recovery")
+                    continue
+                _load(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                state.step = int(file.metadata()["step"])
+                return passed
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            passed.append(f"{path.name}: damaged ({str(error).splitlines()[0]})")
+    return passed
+
+
+def _load(state: State, tensors: dict[str, torch.Tensor]) -> None:
+    device = next(state.model.parameters()).device
+    part = {name.partition("/")[0]: {} for name in tensors}  # type: dict[str, dict[str, torch.Tensor]]
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        part[group][rest] = tensor
+    moments = {
+        name: {moment: part["optimizer"][f"{name}/{moment}"] for moment in MOMENTS}
+        for name, _ in state.model.named_parameters()
+    }
+    state.model.load_state_dict(part["model"])
+    for name, average in state.average.items():
+        average.copy_(part["average"][name])
+    for name, parameter in state.model.named_parameters():
+        state.optimizer.state[parameter] = {
+            moment: tensor if moment == "step" else tensor.to(device) for moment, tensor in moments[name].items()
+        }
