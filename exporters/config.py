@@ -1,0 +1,73 @@
+"""What `dtk export` can be asked."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from toolkit.errors import UsageError
+from toolkit.settings import Settings
+
+DtypeName = Literal["fp32", "fp16", "bf16"]
+OLDEST_OPSET, NEWEST_OPSET = 18, 23
+BF16_OPSET = 22  # the first in which Conv takes bfloat16
+
+
+class BatchRange(Settings):
+    """The batch sizes a file serves: smallest, the one to optimise for, largest."""
+
+    min: int = Field(default=1, ge=1)
+    opt: int = 8
+    max: int = 64
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BatchRange:
+        if not self.min <= self.opt <= self.max:
+            raise UsageError(f"The batch range {self} is not in order.", expected="min:opt:max, such as 1:8:64")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+def _parse_batch(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\d+:\d+:\d+", value):
+        raise UsageError(f"Cannot read the batch range {value!r}.", expected="min:opt:max, such as 1:8:64")
+    smallest, best, largest = map(int, value.split(":"))
+    return BatchRange(min=smallest, opt=best, max=largest)
+
+
+class ExportSettings(Settings):
+    """The settings of the export stage.
+
+    ``loop_steps`` DDIM steps of ``loop_images`` images are compared besides single predictions.
+    """
+
+    dtype: DtypeName = "fp32"
+    opset: int = 21
+    batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
+    tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
+    loop_steps: int = Field(default=20, ge=1)
+    loop_images: int = Field(default=4, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _supported(self) -> ExportSettings:
+        check_opset(self.opset, self.dtype)
+        return self
+
+
+def check_opset(opset: int, dtype: DtypeName) -> None:
+    """Refuse an ONNX opset that the exporter does not write or that cannot hold ``dtype``."""
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UsageError(f"Cannot export to opset {opset}.", expected=f"{OLDEST_OPSET} to {NEWEST_OPSET}")
+    if dtype == "bf16" and opset < BF16_OPSET:
+        raise UsageError(
+            f"ONNX opset {opset} has no bfloat16 convolution.",
+            expected=f"opset {BF16_OPSET} or later for bf16",
+            do=f"add --opset {NEWEST_OPSET}, or export fp16",
+        )

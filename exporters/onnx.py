@@ -1,0 +1,121 @@
+"""A denoiser as an ONNX file: dynamic batch, one timestep an item, float32 at the borders.
+
+Only torch's dynamo exporter is used. It traces without running the model, so half precision needs no hardware for it,
+and the file's types are the types an engine of a strongly typed builder will have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from exporters.config import DtypeName, check_opset
+from toolkit.denoiser import BorderedDenoiser
+from toolkit.denoiser_inputs import InputSpec, example_inputs
+from toolkit.errors import DtkError
+from toolkit.files import file_sha256, replacing, write_json
+
+OUTPUT = "prediction"
+TRACED_BATCH = 2  # torch.export takes sizes 0 and 1 for constants
+PROTOBUF_LIMIT = 2 * 2**30  # bytes; larger weights go into a file beside the graph
+
+
+def export_onnx(
+    denoiser: torch.nn.Module, specs: Mapping[str, InputSpec], path: Path, *, dtype: DtypeName = "fp32", opset: int = 21
+) -> dict[str, Any]:
+    """Write ``denoiser`` to ``path`` with a description beside it (``.json``), which is returned.
+
+    Inputs are named as in ``specs`` (sample, timestep, class_labels, encoder_hidden_states), the output ``prediction``;
+    every first dimension is the dynamic ``batch``. The denoiser is converted to ``dtype`` in place. Weights of more
+    than 2 GiB go to ``path`` + ``.data``. Raises UsageError for an opset that cannot hold the dtype, DtkError where
+    torch cannot export the model.
+    """
+    check_opset(opset, dtype)
+    program = _trace(BorderedDenoiser(denoiser, dtype), specs, opset)
+    with replacing(path) as temporary:
+        external = _size_bytes(denoiser) >= PROTOBUF_LIMIT
+        program.save(temporary, external_data=external)
+        onnx.checker.check_model(temporary, full_check=True)
+        data = temporary.with_name(f"{temporary.name}.data")
+        if external:
+            os.replace(data, path.with_name(data.name))
+    description = describe(path) | {"dtype": dtype}
+    write_json(path.with_suffix(".json"), description)
+    return description
+
+
+def _trace(model: BorderedDenoiser, specs: Mapping[str, InputSpec], opset: int) -> torch.onnx.ONNXProgram:
+    batch = torch.export.Dim("batch")
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                kwargs=example_inputs(specs, TRACED_BATCH),
+                dynamic_shapes={name: {0: batch} for name in specs},
+                input_names=list(specs),
+                output_names=[OUTPUT],
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise DtkError("torch cannot export this denoiser to ONNX.", found=_first_line(error)) from error
+    assert program is not None  # only the other exporter returns None
+    return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's exporter warns of its own deprecations and of a missing torchvision: no concern of the user's."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What an ONNX file holds: opset, inputs and outputs with shapes and types, and the hashes of its files."""
+    model = onnx.load(path, load_external_data=False)
+    files = [path, *(path.parent / name for name in _external_files(model))]
+    return {
+        "producer": f"{model.producer_name} {model.producer_version}",
+        "opset": next(entry.version for entry in model.opset_import if entry.domain == ""),
+        "inputs": {value.name: _tensor_type(value) for value in model.graph.input},
+        "outputs": {value.name: _tensor_type(value) for value in model.graph.output},
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "sha256": {file.name: file_sha256(file) for file in files},
+    }
+
+
+def _tensor_type(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    return {
+        "shape": [dim.dim_param or dim.dim_value for dim in tensor.shape.dim],
+        "dtype": str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)),
+    }
+
+
+def _external_files(model: onnx.ModelProto) -> list[str]:
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+def _size_bytes(module: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(cause).strip().splitlines()[0]

@@ -1,0 +1,45 @@
+"""What `dtk profile` can be asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.errors import UsageError
+from toolkit.settings import Settings
+
+FEWEST_ROUNDS = 6  # the fewest that give a distribution-free interval at 95 %
+
+
+class Rounds(Settings):
+    """How long to measure at one batch size: as many rounds as fit ``seconds``, within ``least`` and ``most``."""
+
+    seconds: float = Field(default=4.0, gt=0)
+    least: int = Field(default=11, ge=FEWEST_ROUNDS)
+    most: int = 200
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Rounds:
+        if self.least > self.most:
+            raise UsageError(f"At least {self.least} but at most {self.most} rounds were asked for.")
+        return self
+
+
+class ProfileSettings(Settings):
+    """The settings of the profile stage; ``device`` "auto" is the GPU where torch sees one, else the CPU."""
+
+    runners: tuple[str, ...] = ("torch", "onnxruntime")
+    batches: tuple[int, ...] = (1, 16, 64)
+    device: str = "auto"
+    dtype: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="of the torch runners")
+    rounds: Rounds = Rounds()
+    tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> ProfileSettings:
+        if not self.runners or not self.batches:
+            raise UsageError("There is nothing to profile.", expected="at least one runner and one batch size")
+        if min(self.batches) < 1:
+            raise UsageError(f"Cannot profile a batch of {min(self.batches)}.", expected="batch sizes of 1 or more")
+        return self

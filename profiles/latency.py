@@ -1,0 +1,123 @@
+"""Latency of two runners, dense and compressed, measured so that the difference is theirs and not the machine's.
+
+Both get the same inputs and the same clock and take turns (A B A B ...), so a change of clock rate or load meets both.
+Each round gives one paired ratio; the speed-up is the median of the ratios, with an interval from their order
+statistics, which assumes nothing about how the times are distributed (David & Nagaraja, "Order Statistics", 7.1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import quantile_test
+
+from profiles.config import Rounds
+from toolkit.errors import DtkError
+from toolkit.runners.base import Runner
+
+WARM_UP_CALLS = 3
+CONFIDENCE = 0.95
+WIDEST_INTERVAL = 0.10  # of the speed-up, to each side: a wider one says nothing about how much faster
+SAME = 0.02  # an interval within 1 +- this is no difference
+
+Clock = Callable[[Callable[[], object]], float]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster: the median paired ratio dense / compressed, its interval, and what may be said of it.
+
+    ``verdict`` is "faster" or "slower" where the interval excludes 1, "no difference" where it lies close around 1,
+    and "inconclusive" where the run was too noisy to tell.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    verdict: str
+
+
+def clock_of(device: str) -> Clock:
+    """The clock of a device, in milliseconds: CUDA events on a GPU, the monotonic performance counter on a CPU."""
+    return _cuda_ms if device.startswith("cuda") else _cpu_ms
+
+
+def _cpu_ms(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1e3
+
+
+def _cuda_ms(work: Callable[[], object]) -> float:
+    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    before.record()
+    work()
+    after.record()
+    after.synchronize()
+    return float(before.elapsed_time(after))
+
+
+def interleave(
+    dense: Callable[[], object], compressed: Callable[[], object], clock: Clock, rounds: Rounds
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times of both in ms, (R,) each: warmed up, then in turns, as many rounds as fit the seconds.
+
+    Raises DtkError where the clock did not advance.
+    """
+    for _ in range(WARM_UP_CALLS):
+        one_round_ms = clock(dense) + clock(compressed)
+    affordable = int(rounds.seconds * 1e3 / max(one_round_ms, 1e-6))
+    count = min(max(affordable, rounds.least), rounds.most)
+    times_ms = np.array([(clock(dense), clock(compressed)) for _ in range(count)])
+    if not (times_ms > 0).all():
+        raise DtkError("The clock stood still or went backwards while a runner was timed.", do="profile again")
+    return times_ms[:, 0], times_ms[:, 1]
+
+
+def speedup(dense_ms: np.ndarray, compressed_ms: np.ndarray) -> Speedup:
+    """The speed-up of paired times. Six rounds are the fewest that give an interval at 95 %."""
+    ratios = dense_ms / compressed_ms
+    value = float(np.median(ratios))
+    interval = quantile_test(ratios, q=1.0, p=0.5).confidence_interval(CONFIDENCE)
+    low, high = float(interval.low), float(interval.high)
+    return Speedup(value, low, high, CONFIDENCE, _verdict(value, low, high))
+
+
+def _verdict(value: float, low: float, high: float) -> str:
+    if not max(high - value, value - low) <= WIDEST_INTERVAL * value:
+        return "inconclusive"
+    if low > 1 or high < 1:
+        return "faster" if low > 1 else "slower"
+    return "no difference" if low >= 1 - SAME and high <= 1 + SAME else "inconclusive"
+
+
+def summary(times_ms: np.ndarray, batch: int) -> dict[str, float]:
+    """Percentiles in ms, and the images a second that the median makes."""
+    percentiles = {f"p{p}_ms": float(np.percentile(times_ms, p)) for p in (50, 90, 95, 99)}
+    return percentiles | {"images_per_s": batch / percentiles["p50_ms"] * 1e3}
+
+
+def compare_latency(
+    dense: Runner,
+    compressed: Runner,
+    inputs: Mapping[str, torch.Tensor],
+    rounds: Rounds,
+) -> dict[str, Any]:
+    """Latency of dense and compressed on the same ``inputs``: percentiles of each, the speed-up and its verdict."""
+    batch = len(inputs["sample"])
+    dense_ms, compressed_ms = interleave(
+        lambda: dense(**inputs), lambda: compressed(**inputs), clock_of(dense.device), rounds
+    )
+    return {
+        "rounds": len(dense_ms),
+        "dense": summary(dense_ms, batch),
+        "compressed": summary(compressed_ms, batch),
+        "speedup": asdict(speedup(dense_ms, compressed_ms)),
+    }

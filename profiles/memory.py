@@ -1,0 +1,103 @@
+"""Peak memory of a runner, measured in a fresh process, where nothing else has left its mark.
+
+``python -m profiles.memory JOB RESULT`` is that process: it reads the job as JSON and leaves the figures as JSON.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.denoiser_inputs import InputSpec, example_inputs
+from toolkit.errors import DtkError
+from toolkit.files import read_json, write_json
+from toolkit.models import ModelFolder
+from toolkit.runners.registry import open_runner
+
+CALLS = 3
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class MemoryJob:
+    """What to open and call: ``source`` is the folder or file of the runner, ``component`` a folder's denoiser."""
+
+    runner: str
+    source: str
+    component: str | None
+    device: str
+    options: dict[str, str]
+    specs: dict[str, InputSpec]
+    batch: int
+
+
+def measure_memory(
+    runner: str,
+    source: ModelFolder | Path,
+    specs: dict[str, InputSpec],
+    batch: int,
+    *,
+    device: str = "cpu",
+    options: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Peak memory of opening ``runner`` and calling it at ``batch``, in MiB.
+
+    ``peak_rss_mib`` is the high-water mark of the whole process, ``imports_rss_mib`` what it held before the model was
+    opened; on a GPU, ``peak_device_mib`` is torch's peak. Raises DtkError where the process fails.
+    """
+    root, component = (source.root, source.component) if isinstance(source, ModelFolder) else (source, None)
+    job = MemoryJob(runner, str(root), component, device, options or {}, specs, batch)
+    with tempfile.TemporaryDirectory(prefix="dtk-memory-") as folder:
+        question, answer = Path(folder) / "job.json", Path(folder) / "result.json"
+        write_json(question, asdict(job))
+        command = [sys.executable, "-m", "profiles.memory", str(question), str(answer)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise DtkError(
+                f"Measuring the memory of the runner {runner} failed at batch {batch}.",
+                found=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}",
+                do="leave out this batch size if memory ran out",
+            )
+        result: dict[str, Any] = read_json(answer)
+    return result
+
+
+def work(question: Path, answer: Path) -> None:
+    """The measuring process: open the runner, call it, write down the peak."""
+    job = read_json(question)
+    specs = {name: InputSpec(tuple(spec["shape"]), spec["dtype"], spec["upper"]) for name, spec in job["specs"].items()}
+    source = Path(job["source"])
+    folder = source if job["component"] is None else ModelFolder(source, job["component"])
+    inputs = example_inputs(specs, job["batch"], device=job["device"])
+    imports_mib = _status_mib("VmRSS")
+    runner = open_runner(job["runner"], folder, device=job["device"], **job["options"])
+    for _ in range(CALLS):
+        runner(**inputs)
+    figures = {"batch": job["batch"], "imports_rss_mib": imports_mib, "peak_rss_mib": _peak_rss_mib()}
+    if job["device"].startswith("cuda"):
+        import torch
+
+        figures["peak_device_mib"] = torch.cuda.max_memory_allocated(job["device"]) / 2**20
+    write_json(answer, figures)
+
+
+def _peak_rss_mib() -> float:
+    """High-water mark of this process. Not getrusage where /proc is: that one counts the parent's before exec."""
+    measured = _status_mib("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 if measured is None else measured
+
+
+def _status_mib(field: str) -> float | None:
+    if not STATUS.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
+    return int(lines[field].split()[0]) / 2**10 if field in lines else None
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,83 @@
+"""The profile stage: what compression won in size, MACs, latency and memory, dense beside compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from profiles.config import ProfileSettings
+from toolkit.environment import machine, versions
+from toolkit.errors import DtkError
+from toolkit.files import read_json, value_sha256, write_json
+from toolkit.models import ModelFolder
+from toolkit.progress import Progress, silent
+from toolkit.run_folder import Request, Run
+from toolkit.runners.registry import runner_reads
+
+
+def profile(
+    run: Run, settings: ProfileSettings, dense: ModelFolder, compressed: ModelFolder, *, progress: Progress = silent
+) -> dict[str, Any]:
+    """Write RUN/profile/profile.json and return it: the figures of profiles.comparison.
+
+    A finished stage is read, not repeated, on the same models, settings, machine and versions. Raises DtkError where a
+    runner reads an export that has not been made, or that is of other models.
+    """
+    models = {"dense": dense, "compressed": compressed}
+    device = _device(settings.device)
+    inputs = {name: model.sha256 for name, model in models.items()}
+    inputs["machine"] = value_sha256([machine(device), versions()])
+    exported = any(runner_reads(name) == "onnx" for name in settings.runners)
+    if exported:
+        inputs["export"] = value_sha256(_export_of(run, models)["outputs"])
+    request = Request(stage="profile", settings=settings.model_dump(mode="json"), inputs=inputs)
+    if not run.is_current(request):
+        with run.writing(request, device=device) as folder:
+            write_json(folder / "profile.json", _measure(run.path, settings, models, device, progress))
+    result: dict[str, Any] = read_json(run.path / "profile" / "profile.json")
+    return result
+
+
+def _export_of(run: Run, models: dict[str, ModelFolder]) -> dict[str, Any]:
+    command = f"dtk export {run.path}"
+    record = run.require("export", command)
+    stale = [name for name, model in models.items() if record["inputs"][name] != model.sha256]
+    if stale:
+        raise DtkError(f"The export in {run.path} is of another {' and another '.join(stale)} model.", do=command)
+    return record
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return asked
+
+
+def _measure(
+    run: Path, settings: ProfileSettings, models: dict[str, ModelFolder], device: str, progress: Progress
+) -> dict[str, Any]:
+    from profiles.comparison import compare_models, compare_runner
+
+    sources: dict[str, Mapping[str, ModelFolder | Path]] = {
+        "model": models,
+        "onnx": {name: run / "export" / "onnx" / f"{name}.onnx" for name in models},
+    }
+    figures = compare_models(models["dense"], models["compressed"], settings.tokens)
+    count, total = 0, len(settings.runners) * (len(settings.batches) + 2)
+
+    def done() -> None:
+        nonlocal count
+        count += 1
+        progress("profile", count, total)
+
+    progress("profile", 0, total)
+    runners = {
+        name: compare_runner(
+            name, sources[runner_reads(name)], models["dense"], figures["ratios"]["macs"], settings, device, done
+        )
+        for name in settings.runners
+    }
+    return figures | {"device": device, "machine": machine(device), "runners": runners}

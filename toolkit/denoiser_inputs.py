@@ -1,0 +1,107 @@
+"""What a denoiser takes: names, shapes and example values of its inputs, read off its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from toolkit.errors import DtkError, unknown
+from toolkit.noise import generator
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENS = 77  # CLIP's context length; the config does not hold it, and no convolution or linear depends on it
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input: ``shape`` of a single item, the batch dimension left out.
+
+    Integer inputs lie in [0, ``upper``).
+    """
+
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int64"] = "float32"
+    upper: int = 0
+
+
+def input_specs(
+    class_name: str, config: Mapping[str, Any], *, timesteps: int = 1000, tokens: int = TOKENS
+) -> dict[str, InputSpec]:
+    """The inputs of a denoiser in the order of its call: sample, timestep, then what conditions it.
+
+    ``timesteps`` is the number of training timesteps T, ``tokens`` the length of a text context.
+    Raises DtkError for a class that is not known or a config that leaves the shape open.
+    """
+    if class_name not in _CONDITIONING:
+        raise unknown("model class", class_name, list(_CONDITIONING))
+    size = config.get("sample_size")
+    if size is None:
+        raise DtkError(
+            f"The config of this {class_name} has no sample_size, so the shape of its input is not known.",
+            do="put the height and width it was trained at into config.json as sample_size",
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    return {
+        "sample": InputSpec((config["in_channels"], height, width)),
+        "timestep": InputSpec((), "int64", timesteps),
+        **_CONDITIONING[class_name](config, tokens),
+    }
+
+
+def _class_labels(config: Mapping[str, Any], tokens: int) -> dict[str, InputSpec]:
+    kind, classes = config.get("class_embed_type"), config.get("num_class_embeds")
+    if kind is None and classes is None:
+        return {}
+    if kind not in (None, "timestep"):
+        raise DtkError(
+            f"Class embeddings of type {kind!r} are not supported.", expected="num_class_embeds, or the type 'timestep'"
+        )
+    return {"class_labels": InputSpec((), "int64", classes or 1000)}
+
+
+def _context(config: Mapping[str, Any], tokens: int) -> dict[str, InputSpec]:
+    width = config.get("encoder_hid_dim") or config["cross_attention_dim"]
+    return {"encoder_hidden_states": InputSpec((tokens, width)), **_class_labels(config, tokens)}
+
+
+def _dit_labels(config: Mapping[str, Any], tokens: int) -> dict[str, InputSpec]:
+    return {"class_labels": InputSpec((), "int64", config["num_embeds_ada_norm"])}
+
+
+_CONDITIONING = {
+    "UNet2DModel": _class_labels,
+    "UNet2DConditionModel": _context,
+    "DiTTransformer2DModel": _dit_labels,
+}
+
+
+def example_inputs(
+    specs: Mapping[str, InputSpec], batch: int, *, seed: int = 0, device: str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """Reproducible inputs of ``batch`` items: standard normal floats, uniform integers; on ``meta`` shapes alone.
+
+    Item i is the same in every batch, so that batches of different sizes can be compared.
+    """
+    import torch
+
+    if device == "meta":
+        return {
+            name: torch.empty((batch, *spec.shape), dtype=getattr(torch, spec.dtype), device="meta")
+            for name, spec in specs.items()
+        }
+    items = {
+        name: np.stack([_example(name, spec, seed, item) for item in range(batch)]) for name, spec in specs.items()
+    }
+    return {name: torch.from_numpy(values).to(device) for name, values in items.items()}
+
+
+def _example(name: str, spec: InputSpec, seed: int, item: int) -> np.ndarray:
+    draw = generator(f"example {name}", seed, item)
+    if spec.dtype == "int64":
+        return np.asarray(draw.integers(spec.upper, size=spec.shape, dtype=np.int64))
+    return draw.standard_normal(spec.shape, dtype=np.float32)

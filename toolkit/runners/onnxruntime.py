@@ -1,0 +1,91 @@
+"""The runner on ONNX Runtime: the provider that was asked for, or an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch  # before a CUDA session: it brings the CUDA libraries that onnxruntime-gpu links to
+
+from toolkit.errors import DtkError, MissingToolError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+OUTPUT = "prediction"
+
+
+class OnnxRuntimeRunner:
+    """An exported denoiser (``.onnx``) in ONNX Runtime, with as many threads as torch has.
+
+    Raises MissingToolError where the installed ONNX Runtime lacks the device's provider, DtkError where the session
+    did not get it or the file is no ONNX model.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+        self.device = device
+        self._session = _session(path, device)
+        self._inputs = [node.name for node in self._session.get_inputs()]
+
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        feed = {"sample": sample, "timestep": timestep, **conditioning}
+        if set(feed) != set(self._inputs):
+            raise DtkError(
+                "The exported denoiser takes other inputs.", found=", ".join(feed), expected=", ".join(self._inputs)
+            )
+        return self._bound(feed) if self.device.startswith("cuda") else self._copied(feed)
+
+    def _copied(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in feed.items()}
+        (prediction,) = self._session.run([OUTPUT], arrays)
+        return torch.from_numpy(prediction)
+
+    def _bound(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Read and write the tensors where they lie on the GPU."""
+        binding = self._session.io_binding()
+        tensors = {name: tensor.to(self.device).contiguous() for name, tensor in feed.items()}
+        for name, tensor in tensors.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.from_dlpack(tensor))
+        binding.bind_output(OUTPUT, "cuda", torch.device(self.device).index or 0)
+        torch.cuda.current_stream(self.device).synchronize()  # the session runs on a stream of its own
+        self._session.run_with_iobinding(binding)
+        return torch.from_dlpack(binding.get_outputs()[0])
+
+    def close(self) -> None:
+        del self._session
+
+
+def provider_reason(device: str) -> str | None:
+    """Why this ONNX Runtime cannot compute on ``device``, None if it can."""
+    wanted, found = PROVIDERS[device.split(":")[0]], onnxruntime.get_available_providers()
+    return None if wanted in found else f"onnxruntime has no {wanted}, only {', '.join(found)}"
+
+
+def _session(path: Path, device: str) -> onnxruntime.InferenceSession:
+    if reason := provider_reason(device):
+        raise MissingToolError(
+            f"ONNX Runtime cannot run on {device}.",
+            found=reason,
+            do='pip install ".[gpu]" (onnxruntime-gpu in place of onnxruntime; never both)',
+        )
+    provider = PROVIDERS[device.split(":")[0]]
+    place = {} if device == "cpu" else {"device_id": torch.device(device).index or 0}
+    try:
+        session = onnxruntime.InferenceSession(path, _options(), providers=[(provider, place)])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise DtkError(f"ONNX Runtime cannot load {path}.", found=str(error).splitlines()[0]) from error
+    session.disable_fallback()
+    active = session.get_providers()[0]
+    if active != provider:
+        raise DtkError(
+            f"ONNX Runtime fell back on {active}.", expected=provider, do="`dtk doctor` tells which libraries"
+        )
+    return session
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return options

@@ -1,0 +1,106 @@
+"""The runners by name, and why one is not available on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from toolkit.errors import DtkError, MissingToolError, unknown
+from toolkit.models import ModelFolder
+from toolkit.runners.base import Runner
+
+
+@dataclass(frozen=True)
+class RunnerKind:
+    """How a runner is opened: what it reads (a diffusers folder or an ONNX file) and what it needs to be there."""
+
+    reads: Literal["model", "onnx"]
+    open: Callable[..., Runner]
+    unavailable: Callable[[str], str | None]
+
+
+def known_runners() -> list[str]:
+    """The names of all runners, whether they are available here or not."""
+    return list(_RUNNERS)
+
+
+def runner_reads(name: str) -> Literal["model", "onnx"]:
+    """What ``open_runner`` wants as the source of this runner: "model" a ModelFolder, "onnx" the path of a file."""
+    return _kind(name).reads
+
+
+def unavailable(name: str, device: str = "cpu") -> str | None:
+    """Why a runner cannot run on ``device`` of this machine, in words; None if it can."""
+    return _kind(name).unavailable(device) or _no_device(device)
+
+
+def open_runner(name: str, source: ModelFolder | Path, *, device: str = "cpu", **options: Any) -> Runner:
+    """Open a runner of ``source``; torch runners take ``dtype`` (fp32, fp16, bf16), a file has its own.
+
+    Raises UsageError for an unknown name, MissingToolError where the runner is not available on this machine.
+    """
+    kind = _kind(name)
+    if reason := unavailable(name, device):
+        raise MissingToolError(f"The runner {name} is not available on {device}.", found=reason)
+    if isinstance(source, ModelFolder) != (kind.reads == "model"):
+        raise DtkError(f"The runner {name} cannot open {source}.", expected=f"its {kind.reads}")
+    return kind.open(source, device=device, **options)
+
+
+def _kind(name: str) -> RunnerKind:
+    if name not in _RUNNERS:
+        raise unknown("runner", name, known_runners())
+    return _RUNNERS[name]
+
+
+def _no_device(device: str) -> str | None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA device"
+    return None
+
+
+def _compile_reason(device: str) -> str | None:
+    if device == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return "torch.compile needs a C++ compiler, and there is none on PATH"
+    if device.startswith("cuda") and find_spec("triton") is None:
+        return "torch.compile needs the package triton on a GPU"
+    return None
+
+
+def _onnxruntime_reason(device: str) -> str | None:
+    if find_spec("onnxruntime") is None:
+        return 'the package onnxruntime is not installed: pip install ".[cpu]" or ".[gpu]"'
+    from toolkit.runners.onnxruntime import provider_reason
+
+    return provider_reason(device)
+
+
+def _open_torch(source: ModelFolder, **options: Any) -> Runner:
+    from toolkit.runners.torch import TorchRunner
+
+    return TorchRunner(source, **options)
+
+
+def _open_compiled(source: ModelFolder, **options: Any) -> Runner:
+    from toolkit.runners.torch import CompiledRunner
+
+    return CompiledRunner(source, **options)
+
+
+def _open_onnxruntime(source: Path, **options: Any) -> Runner:
+    from toolkit.runners.onnxruntime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(source, **options)
+
+
+_RUNNERS = {
+    "torch": RunnerKind("model", _open_torch, lambda device: None),
+    "compile": RunnerKind("model", _open_compiled, _compile_reason),
+    "onnxruntime": RunnerKind("onnx", _open_onnxruntime, _onnxruntime_reason),
+}
