@@ -8,6 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from toolkit.errors import DtkError
+from toolkit.files import value_sha256
+
 
 class Reader(Protocol):
     """Reads image ``number`` as uint8 (H, W, C) of the set's shape."""
@@ -19,8 +22,9 @@ class Reader(Protocol):
 class Images:
     """Images of one shape: where they come from, how many, their hash, and a way to read them.
 
-    ``skipped`` names the files that were no readable images, with the reason. ``numbers`` are the images of this
-    subset, as numbers of the whole source, so that noise and order can be tied to an image.
+    ``sha256`` covers the stored bytes of every readable image of the source, in order. ``numbers`` are the images of
+    this subset, as numbers of the whole source, so that noise and order can be tied to an image. ``skipped`` names the
+    files that were no readable images, with the reason; ``preparation`` says how the stored images got this shape.
     """
 
     source: str
@@ -29,12 +33,21 @@ class Images:
     numbers: tuple[int, ...]
     reader: Reader
     skipped: tuple[str, ...] = ()
+    preparation: str = "as stored"
 
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what this subset yields: the source, the preparation, the shape and the images' numbers."""
+        return value_sha256([self.sha256, self.preparation, self.shape, self.numbers])
+
     def read_uint8(self, indices: Sequence[int]) -> np.ndarray:
         """The images at ``indices`` of this subset, uint8 (N, H, W, C)."""
+        if not len(indices):
+            channels, height, width = self.shape
+            return np.empty((0, height, width, channels), np.uint8)
         return np.stack([self.reader(self.numbers[index]) for index in indices])
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
@@ -45,3 +58,14 @@ class Images:
     def subset(self, indices: Sequence[int]) -> Images:
         """The images at ``indices``, in that order."""
         return replace(self, numbers=tuple(self.numbers[index] for index in indices))
+
+    def require(self, count: int, purpose: str) -> None:
+        """Raise DtkError unless there are ``count`` images; ``purpose`` says what wants them."""
+        if len(self) < count:
+            skipped = f" ({len(self.skipped)} files were skipped)" if self.skipped else ""
+            raise DtkError(
+                f"Too few images in {self.source} for {purpose}.",
+                found=f"{len(self)} images{skipped}",
+                expected=f"at least {count}",
+                do="give more images, or ask for fewer",
+            )

@@ -1,0 +1,44 @@
+"""The `datasets` package itself, on a data set that lies on the disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.data.test_open import SHAPE, fill, picture
+from toolkit.data.decoded import images_of_files
+from toolkit.data.hub import hub_files
+from toolkit.errors import DtkError
+
+pytest.importorskip("datasets", reason="the package datasets is not installed (it is optional)")
+
+
+@pytest.fixture
+def somewhere(tmp_path, monkeypatch):
+    """A folder in which ``somebody/pictures`` is a data set: load_dataset looks there before it asks the hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_images_of_a_data_set(somewhere):
+    fill(somewhere / "somebody" / "pictures" / "train", 3)
+    images = images_of_files(hub_files("somebody/pictures"), SHAPE)
+    np.testing.assert_array_equal(images.read_uint8(range(3)), [np.asarray(picture(number)) for number in range(3)])
+    assert images.source == "somebody/pictures"
+
+
+def test_split_by_name(somewhere):
+    fill(somewhere / "somebody" / "pictures" / "train", 3)
+    fill(somewhere / "somebody" / "pictures" / "test", 2)
+    assert len(hub_files("somebody/pictures:test").names) == 2
+    with pytest.raises(DtkError, match="No such data: somebody/pictures:nothing"):
+        hub_files("somebody/pictures:nothing")
+
+
+def test_data_set_without_images(somewhere):
+    (somewhere / "somebody" / "words").mkdir(parents=True)
+    (somewhere / "somebody" / "words" / "train.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DtkError, match=r"has no images") as error:
+        hub_files("somebody/words")
+    assert "the columns a, b" in str(error.value)

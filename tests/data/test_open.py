@@ -1,0 +1,309 @@
+"""Every kind of source gives the same images; everything bad is named in words."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolkit.data.open import open_images
+from toolkit.errors import DtkError, MissingToolError
+
+SHAPE = (3, 8, 8)
+
+
+def picture(number, mode="RGB", size=(8, 8)):
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    values = np.random.default_rng(number).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
+    return Image.fromarray(values.squeeze(), mode=None)
+
+
+def fill(folder, count=4, mode="RGB", size=(8, 8)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        picture(number, mode, size).save(folder / f"{number:03}.png")
+    return folder
+
+
+def zipped(folder, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return target
+
+
+def pixels(images):
+    return images.read_uint8(range(len(images)))
+
+
+def test_folder_zip_and_npz_give_the_same_images(tmp_path):
+    folder = fill(tmp_path / "images" / "a")
+    fill(tmp_path / "images" / "b", 2)
+    expected = np.stack([np.asarray(picture(number)) for number in (0, 1, 2, 3, 0, 1)])
+    np.savez(tmp_path / "images.npz", expected)
+    sources = [folder.parent, zipped(folder.parent, tmp_path / "images.zip"), tmp_path / "images.npz"]
+    opened = [open_images(source, SHAPE) for source in sources]
+    for images in opened:
+        np.testing.assert_array_equal(pixels(images), expected)
+    assert opened[0].sha256 == opened[1].sha256
+
+
+def test_read_is_channels_first_float_in_minus_one_to_one(tmp_path):
+    images = open_images(fill(tmp_path / "images"), SHAPE)
+    read = images.read([2, 0])
+    assert read.dtype == np.float32
+    assert read.shape == (2, 3, 8, 8)
+    expected = np.asarray(picture(0)).astype(np.float64).transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(read[1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_npz_of_either_layout(tmp_path, layout):
+    stored = np.stack([np.asarray(picture(number)) for number in range(3)])
+    np.savez(tmp_path / "x.npz", images=stored if layout == "NHWC" else stored.transpose(0, 3, 1, 2), labels=[0, 1, 2])
+    np.testing.assert_array_equal(pixels(open_images(tmp_path / "x.npz", SHAPE)), stored)
+
+
+def test_resizing_covers_the_model_and_crops_the_centre(tmp_path):
+    left_to_right = np.repeat(np.arange(0, 96, dtype=np.uint8)[None], 32, axis=0)  # 96 wide, 32 high
+    (tmp_path / "images").mkdir()
+    Image.fromarray(left_to_right).save(tmp_path / "images" / "ramp.png")
+    images = open_images(tmp_path / "images", (1, 8, 8))
+    row = pixels(images)[0, 4, :, 0].astype(float)
+    np.testing.assert_allclose(row, 32 + 4 * np.arange(8) + 1.5, atol=1)  # the middle 32 columns, averaged by fours
+    assert "resized to cover 8x8" in images.preparation
+
+
+def test_enlarged_images_are_counted(tmp_path):
+    folder = fill(tmp_path / "images", 3)
+    picture(9, size=(4, 4)).save(folder / "small.png")
+    assert "1 enlarged" in open_images(folder, SHAPE).preparation
+
+
+def test_shrinking_is_antialiased(tmp_path):
+    (tmp_path / "images").mkdir()
+    checks = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(checks).save(tmp_path / "images" / "checks.png")
+    np.testing.assert_allclose(pixels(open_images(tmp_path / "images", (1, 8, 8))), 127.5, atol=2)
+
+
+def test_turned_photographs_stand_upright(tmp_path):
+    (tmp_path / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise
+    picture(0).save(tmp_path / "images" / "photo.png", exif=exif)
+    turned = np.rot90(np.asarray(picture(0)), k=-1)
+    np.testing.assert_array_equal(pixels(open_images(tmp_path / "images", SHAPE))[0], turned)
+
+
+def bad_files(folder):
+    fill(folder)
+    (folder / "notes.txt").write_text("not a picture")
+    content = io.BytesIO()
+    picture(1, size=(64, 64)).save(content, "JPEG")
+    (folder / "cut.jpg").write_bytes(content.getvalue()[:-400])
+    (folder / "empty.png").touch()
+    (folder / ".hidden.png").write_bytes(b"ignored")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_bad_images_are_named_counted_and_left_out(tmp_path, kind):
+    folder = bad_files(tmp_path / "images")
+    images = open_images(folder if kind == "folder" else zipped(folder, tmp_path / "images.zip"), SHAPE)
+    assert len(images) == 4
+    assert len(images.skipped) == 3
+    assert any(line.startswith("notes.txt: not an image") for line in images.skipped)
+    assert any(line.startswith("cut.jpg: damaged: ") and "truncated" in line for line in images.skipped)
+    assert images.sha256 == open_images(fill(tmp_path / "good"), SHAPE).sha256
+
+
+def test_zip_member_with_a_wrong_checksum_is_skipped(tmp_path):
+    path = zipped(fill(tmp_path / "images"), tmp_path / "images.zip")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 20] ^= 0xFF
+    path.write_bytes(content)
+    images = open_images(path, SHAPE)
+    assert len(images) == 3
+    assert images.skipped[0].startswith("000.png: ")
+
+
+def test_large_sets_are_decoded_when_read(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "images")
+    kept = open_images(folder, SHAPE)
+    monkeypatch.setattr("toolkit.data.decoded.MEMORY_BYTES", 0)
+    lazy = open_images(folder, SHAPE)
+    np.testing.assert_array_equal(pixels(lazy), pixels(kept))
+    assert lazy.fingerprint == kept.fingerprint
+
+
+def test_a_few_grey_images_of_a_colour_set_are_converted_and_counted(tmp_path):
+    folder = fill(tmp_path / "images")
+    picture(7, "L").save(folder / "zz.png")
+    images = open_images(folder, SHAPE)
+    np.testing.assert_array_equal(pixels(images)[4], np.repeat(np.asarray(picture(7, "L"))[..., None], 3, axis=2))
+    assert "1 converted to colour (3 channels)" in images.preparation
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "found", "expected"),
+    [
+        ("L", 3, "4 of 4 images are grey (1 channel)", "colour (3 channels), which is what the model makes"),
+        ("RGB", 1, "4 of 4 images are colour (3 channels)", "grey (1 channel), which is what the model makes"),
+    ],
+)
+def test_a_set_of_the_wrong_channels_is_an_error_that_names_both(tmp_path, mode, channels, found, expected):
+    with pytest.raises(DtkError, match="do not have the model's number of channels") as error:
+        open_images(fill(tmp_path / "images", mode=mode), (channels, 8, 8))
+    assert found in str(error.value)
+    assert expected in str(error.value)
+
+
+def test_grey_pictures_stored_as_rgb_fit_a_grey_model(tmp_path):
+    (tmp_path / "images").mkdir()
+    picture(0, "L").convert("RGB").save(tmp_path / "images" / "grey.png")
+    images = open_images(tmp_path / "images", (1, 8, 8))
+    np.testing.assert_array_equal(pixels(images)[0, ..., 0], np.asarray(picture(0, "L")))
+    assert "converted" not in images.preparation
+
+
+def test_sixteen_bit_grey_is_scaled(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.full((8, 8), 0x8040, np.uint16)).save(tmp_path / "images" / "deep.png")
+    assert (pixels(open_images(tmp_path / "images", (1, 8, 8))) == 0x80).all()
+
+
+def test_transparency_is_laid_on_black(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGBA", (8, 8), (200, 100, 50, 0)).save(tmp_path / "images" / "clear.png")
+    assert (pixels(open_images(tmp_path / "images", SHAPE)) == 0).all()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_models_of_other_channels_want_arrays(tmp_path, channels):
+    with pytest.raises(DtkError, match=f"a model of {channels} channels"):
+        open_images(fill(tmp_path / "images"), (channels, 8, 8))
+    stored = np.zeros((5, 8, 8, channels), np.uint8)
+    np.savez(tmp_path / "x.npz", stored)
+    assert len(open_images(tmp_path / "x.npz", (channels, 8, 8))) == 5
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(DtkError, match=r"No images in .*\n  found: no files\n  expected: image files"):
+        open_images(tmp_path, SHAPE)
+
+
+def test_folder_without_an_image_says_what_is_there(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text("words")
+    with pytest.raises(DtkError, match=r"5 files, none of them .*0\.txt: not an image.*and 2 more"):
+        open_images(tmp_path, SHAPE)
+
+
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "./missing", "missing.zip", "missing.npz"])
+def test_nothing_there(source):
+    with pytest.raises(DtkError, match="No such data"):
+        open_images(source, SHAPE)
+
+
+def test_a_file_that_is_no_set_of_images(tmp_path):
+    (tmp_path / "images.tar").write_bytes(b"x")
+    with pytest.raises(DtkError, match="is not a set of images"):
+        open_images(tmp_path / "images.tar", SHAPE)
+
+
+def test_damaged_zip(tmp_path):
+    (tmp_path / "images.zip").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(DtkError, match="is not a readable zip"):
+        open_images(tmp_path / "images.zip", SHAPE)
+
+
+def test_truncated_npz(tmp_path):
+    np.savez(tmp_path / "x.npz", np.zeros((9, 8, 8, 3), np.uint8))
+    content = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DtkError, match=r"Cannot read .*x\.npz"):
+        open_images(tmp_path / "x.npz", SHAPE)
+
+
+def test_pickled_npz_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", np.array([{"a": 1}], dtype=object))
+    with pytest.raises(DtkError, match="allow_pickle"):
+        open_images(tmp_path / "x.npz", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (np.zeros((4, 8, 8, 3), np.float32), "a float32 array"),
+        (np.zeros((4, 8, 8), np.uint8), r"shape \(4, 8, 8, 1\)"),
+        (np.zeros((0, 8, 8, 3), np.uint8), r"shape \(0, 8, 8, 3\)"),
+    ],
+)
+def test_npz_of_something_else(tmp_path, stored, words):
+    np.savez(tmp_path / "x.npz", stored)
+    with pytest.raises(DtkError, match=words):
+        open_images(tmp_path / "x.npz", SHAPE)
+
+
+def test_npz_with_several_arrays(tmp_path):
+    np.savez(tmp_path / "x.npz", first=np.zeros(1), second=np.zeros(1))
+    with pytest.raises(DtkError, match="first, second"):
+        open_images(tmp_path / "x.npz", SHAPE)
+
+
+def test_too_few_images(tmp_path):
+    images = open_images(bad_files(tmp_path / "images"), SHAPE)
+    images.require(4, "one batch")
+    with pytest.raises(DtkError, match=r"for one batch") as error:
+        images.require(64, "one batch")
+    assert "4 images (3 files were skipped)" in str(error.value)
+    assert "at least 64" in str(error.value)
+
+
+def test_embedded_images_are_padded_and_pooled():
+    images = open_images(None, (1, 16, 16))
+    whole = open_images(None, (1, 32, 32))
+    assert len(images) == 10_000
+    full = whole.read_uint8([3, 9_999]).astype(float)
+    pooled = full.reshape(2, 16, 2, 16, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(images.read_uint8([3, 9_999])[..., 0], pooled, atol=0.5)
+    assert (full[:, :2] == 0).all()
+    assert "mean-pooled 2x2" in images.preparation
+
+
+def test_embedded_images_do_not_fit_every_model():
+    with pytest.raises(DtkError, match="a model of 3 channels at 32x32"):
+        open_images(None, (3, 32, 32))
+
+
+def test_progress_ends_at_the_total(tmp_path):
+    told = []
+    open_images(fill(tmp_path / "images"), SHAPE, lambda *report: told.append(report))
+    assert told[-1] == ("reading images", 4, 4)
+
+
+def test_hub_without_its_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingToolError, match="pip install datasets"):
+        open_images("somebody/pictures", SHAPE)
+
+
+def test_fingerprint_tells_subsets_and_preparations_apart(tmp_path):
+    folder = fill(tmp_path / "images", size=(16, 16))
+    images = open_images(folder, SHAPE)
+    others = [images, images.subset([0, 1]), images.subset([1, 0]), open_images(folder, (3, 4, 4))]
+    assert len({one.fingerprint for one in others}) == 4
+    assert images.subset([1, 3]).subset([1]).numbers == (3,)
+
+
+def test_sha256_changes_with_any_file(tmp_path):
+    before = open_images(fill(tmp_path / "images"), SHAPE).sha256
+    picture(99).save(tmp_path / "images" / "002.png")
+    assert open_images(tmp_path / "images", SHAPE).sha256 != before
+    assert len(before) == len(hashlib.sha256().hexdigest())

@@ -1,0 +1,97 @@
+"""Images that are stored as arrays: an .npz, and the embedded default."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from toolkit import default
+from toolkit.data.images import Images
+from toolkit.data.prepare import MODES, prepare
+from toolkit.errors import DtkError
+
+EMBEDDED = "fashion-mnist (embedded)"
+IDX_HEADER_BYTES = 16
+PADDED = 32  # 28x28 images get a black border of two
+
+
+def npz_images(path: Path, shape: tuple[int, int, int]) -> Images:
+    """The images of an .npz: its array ``images``, ``arr_0`` or only array.
+
+    It is uint8 (N, H, W, C), (N, C, H, W) or, grey, (N, H, W). The images are resized and
+    cropped to ``shape`` (C, H, W) where they have another size. Raises DtkError where the file is damaged or pickled,
+    holds no such array, or has other channels than the model.
+    """
+    stored = _channels_last(_load(path), shape[0], path)
+    digest = hashlib.sha256(str(stored.shape).encode() + stored.tobytes()).hexdigest()
+    if stored.shape[1:3] == shape[1:]:
+        return _of_array(str(path), stored, shape, digest, "as stored")
+    if shape[0] not in MODES:
+        raise DtkError(
+            f"The images of {path} do not have the model's size, and only grey and RGB images can be resized.",
+            found=f"{stored.shape[2]}x{stored.shape[1]}",
+            expected=f"{shape[2]}x{shape[1]}",
+        )
+    resized = np.stack([prepare(Image.fromarray(one.squeeze()), shape).pixels for one in stored])
+    how = f"resized to cover {shape[2]}x{shape[1]} (Pillow bicubic, antialiased), centre crop"
+    return _of_array(str(path), resized, shape, digest, how)
+
+
+def embedded_images(shape: tuple[int, int, int]) -> Images:
+    """Fashion-MNIST's 10,000 test images: 28x28 padded with black to 32x32, then mean-pooled to the model's size."""
+    channels, height, width = shape
+    if channels != 1 or height != width or PADDED % height:
+        raise DtkError(
+            "The embedded images do not fit this model.",
+            found=f"a model of {channels} channels at {width}x{height}",
+            expected="1 channel at 32x32, 16x16 or 8x8",
+            do="give the images the model was trained on: --data",
+        )
+    content = gzip.decompress(default.IMAGES.read_bytes())
+    stored = np.frombuffer(content, np.uint8, offset=IDX_HEADER_BYTES).reshape(-1, 28, 28)
+    padded = np.pad(stored, ((0, 0), (2, 2), (2, 2)))
+    pool = PADDED // height
+    pooled = padded.reshape(-1, height, pool, width, pool).mean(axis=(2, 4)).round().astype(np.uint8)
+    how = f"padded with black to 32x32, mean-pooled {pool}x{pool}" if pool > 1 else "padded with black to 32x32"
+    return _of_array(EMBEDDED, pooled[..., None], shape, hashlib.sha256(content).hexdigest(), how)
+
+
+def _of_array(source: str, pixels: np.ndarray, shape: tuple[int, int, int], digest: str, how: str) -> Images:
+    return Images(source, shape, digest, tuple(range(len(pixels))), lambda number: pixels[number], (), how)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = list(arrays.files)
+            name = next((n for n in ("images", "arr_0") if n in names), names[0] if len(names) == 1 else None)
+            if name is not None:
+                return np.asarray(arrays[name])
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise DtkError(f"Cannot read {path}.", found=error, expected="an .npz with a uint8 array of images") from error
+    raise DtkError(
+        f"{path} does not say which of its arrays holds the images.",
+        found=", ".join(names) or "no arrays",
+        expected="an array called images or arr_0, or one array alone",
+    )
+
+
+def _channels_last(stored: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    if stored.ndim == 3:
+        stored = stored[..., None]
+    if stored.ndim == 4 and stored.dtype == np.uint8 and len(stored):
+        if stored.shape[3] == channels:
+            return stored
+        if stored.shape[1] == channels:
+            return stored.transpose(0, 2, 3, 1)
+    raise DtkError(
+        f"The images of {path} do not have the model's number of channels, or are no images.",
+        found=f"a {stored.dtype} array of shape {stored.shape}",
+        expected=f"uint8, (N, H, W, {channels}) or (N, {channels}, H, W): the model has {channels} channels",
+    )

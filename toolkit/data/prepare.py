@@ -1,0 +1,82 @@
+"""One stored image made into an array of the model's shape."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from toolkit.errors import DtkError
+
+GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+MODES = {1: "L", 3: "RGB"}
+
+
+class UnreadableImageError(Exception):
+    """A file that is no image, or a damaged one; the message is the reason, in words."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pixels uint8 (H, W, C), and what had to be done to them beyond shrinking and cropping."""
+
+    pixels: np.ndarray
+    recoloured: bool  # grey became RGB or colour became grey
+    enlarged: bool
+
+
+def check_shape(shape: tuple[int, int, int]) -> None:
+    """Raise DtkError for a model whose channels no image file has."""
+    if shape[0] not in MODES:
+        raise DtkError(
+            "Image files do not fit this model.",
+            found=f"a model of {shape[0]} channels",
+            expected="1 channel (grey) or 3 (RGB)",
+            do="give an .npz with a uint8 array of that many channels",
+        )
+
+
+def decode(content: bytes, shape: tuple[int, int, int]) -> Prepared:
+    """Decode an image file and bring it to ``shape`` (C, H, W); raises UnreadableImageError."""
+    try:
+        with Image.open(io.BytesIO(content)) as stored:
+            return prepare(ImageOps.exif_transpose(stored), shape)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableImageError(f"damaged: {reason}") from error
+
+
+def prepare(image: Image.Image, shape: tuple[int, int, int]) -> Prepared:
+    """Resize so that the shorter side fits, crop the centre, and take the model's colour mode.
+
+    Resizing is Pillow's bicubic, which widens its kernel when it shrinks (Parmar et al. 2022 on why that matters for
+    distances between images).
+    """
+    channels, height, width = shape
+    enlarged = image.width < width or image.height < height
+    colour = to_eight_bits(image)
+    recoloured = (colour.mode == "L") != (channels == 1) and not (channels == 1 and _is_grey(colour))
+    pixels = np.asarray(ImageOps.fit(colour.convert(MODES[channels]), (width, height), Image.Resampling.BICUBIC))
+    return Prepared(pixels.reshape(height, width, channels), recoloured, enlarged)
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """The image in mode L or RGB; 16-bit grey is scaled, transparency is laid on black."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in GREY_MODES - {"LA", "La"}:
+        return image.convert("L")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        opaque = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+        return opaque.convert("L") if image.mode in GREY_MODES else opaque
+    return image.convert("RGB")
+
+
+def _is_grey(image: Image.Image) -> bool:
+    pixels = np.asarray(image)
+    return bool((pixels == pixels[..., :1]).all())
