@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from toolkit.noise import generator
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.engine import Engine
 from toolkit.pruning.selection import Scores
-from toolkit.noise import generator
 
 D, A, U, B = "DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"
 

@@ -32,7 +32,9 @@ class KeptNorm(nn.Module):
             out[:, kept] = nn.functional.group_norm(chosen, self.groups, norm.weight[kept], norm.bias[kept], norm.eps)
         else:
             chosen = x.index_select(-1, kept)
-            out[..., kept] = nn.functional.layer_norm(chosen, (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps)
+            out[..., kept] = nn.functional.layer_norm(
+                chosen, (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps
+            )
         return out
 
 
@@ -61,5 +63,9 @@ def silenced(dense: nn.Module, layout: Layout, kept: Mapping[str, np.ndarray], p
         segments = layout.tensors.get(f"{name}.weight", {}).get(0)
         if segments is not None:
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, KeptNorm(norm, kept_indices(segments, kept), pruned.config.norm_num_groups))
+            setattr(
+                model.get_submodule(parent),
+                leaf,
+                KeptNorm(norm, kept_indices(segments, kept), pruned.config.norm_num_groups),
+            )
     return model

@@ -10,8 +10,8 @@ from tests.pruning.cases import UNETS, engine_of, random_scores
 from tests.pruning.reference import silenced
 from tests.tiny import tiny_unet
 from toolkit.denoiser_inputs import example_inputs, input_specs
-from toolkit.pruning import surgery
 from toolkit.models import plain_config
+from toolkit.pruning import surgery
 from toolkit.pruning.engine import Engine
 
 T = 100

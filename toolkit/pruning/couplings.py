@@ -74,6 +74,6 @@ def _places(owners: Owners, layer: str, dim: int) -> list[tuple[str, int]]:
 def _bind_heads(table: Layout, head_sizes: Mapping[str, int], whole_heads: bool) -> Layout:
     groups: dict[str, Group] = dict(table.groups)
     for name, size in head_sizes.items():
-        bound = {"unit": size} if whole_heads else {"block": size}
-        groups[name] = replace(groups[name], **bound)
+        group = groups[name]
+        groups[name] = replace(group, unit=size) if whole_heads else replace(group, block=size)
     return table.with_groups(groups)

@@ -62,12 +62,14 @@ def accumulate(
         loss = loss_at(model, calibration, t)
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
-            raise DtkError(f"The calibration loss at timestep {t} is {losses[-1]}.", expected="finite weights and images")
+            raise DtkError(
+                f"The calibration loss at timestep {t} is {losses[-1]}.", expected="finite weights and images"
+            )
         while waiting and losses[-1] < waiting[0] * max(losses):
             yield waiting.pop(0), t, losses
         if not waiting:
             break
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         progress("scoring", t + 1, steps)
     for threshold in waiting:
         yield threshold, steps, losses

@@ -58,14 +58,13 @@ def _unreachable(space: Space, target: Target, cost: Callable[[Values], float], 
     costs = sorted({round(cost(values)) for values in space})
     below = [c for c in costs if c < goal]
     above = [c for c in costs if c > goal]
-    name = "--min-width" if not below else "--target"
 
     def told(found: list[int], pick: int) -> str:
         return f"{target.figure}={found[pick] / dense:.4f} ({found[pick]:,})" if found else "none"
 
+    narrower = "" if below else ", allow narrower levels with --min-width"
     return DtkError(
-        f"No stock configuration has {target.figure} within {TOLERANCE:.0%} of {goal:,.0f} ({goal / dense:.4g} of dense).",
+        f"No stock configuration has {target.figure} within {TOLERANCE:.0%} of {goal:,.0f}.",
         found=f"nearest below {told(below, -1)}, nearest above {told(above, 0)}",
-        do=f"choose one of these with --target{', or allow narrower levels with --min-width' if name == '--min-width' else ''}"
-        ", or a smaller --align",
+        do=f"choose one of these with --target{narrower}, or try a smaller --align",
     )

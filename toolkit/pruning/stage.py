@@ -73,7 +73,9 @@ def prune(
     task = Task(model, engine.layout, scored_on, _thresholds(settings), settings.norm_term, settings.seed, progress)
     with run.writing(request, device=device) as folder:
         scorings, key = _scorings(run, settings, request, criterion, task)
-        choice = _choose(engine, settings, count, scorings, model, held_out, criterion, timesteps_and_kind(scheduler)[0])
+        choice = _choose(
+            engine, settings, count, scorings, model, held_out, criterion, timesteps_and_kind(scheduler)[0]
+        )
         facts = _figures(engine, settings, choice.values, count) | {
             **_record(choice, held_out_loss(model, held_out)),
             "calibration": _calibration_record(train, settings),
@@ -91,8 +93,10 @@ def _load(dense: models.ModelFolder, device: str) -> ModelMixin:
     every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     tied = set(every) - {name for name, _ in model.named_parameters()}
     if tied:
-        raise DtkError(f"Tensors of {dense.root} share their memory.", found=", ".join(sorted(tied)), expected="untied weights")
-    return model.to(device)  # type: ignore[arg-type, no-any-return]
+        raise DtkError(
+            f"Tensors of {dense.root} share their memory.", found=", ".join(sorted(tied)), expected="untied weights"
+        )
+    return model.to(device)
 
 
 def _thresholds(settings: PruneSettings) -> tuple[float, ...]:
@@ -124,9 +128,9 @@ def _choose(
     def build(values: Values, kept: Mapping[str, Any]) -> tuple[ModelMixin, float]:
         config = engine.space.configure(values)
         if criterion.fresh_weights:
-            return surgery.fresh(engine.class_name, config, settings.seed).to(device), 0.0  # type: ignore[arg-type]
+            return surgery.fresh(engine.class_name, config, settings.seed).to(device), 0.0
         pruned, error = surgery.prune(model, config, engine.layout, kept, timesteps)
-        return pruned.to(device), error  # type: ignore[arg-type]
+        return pruned.to(device), error
 
     def loss(pruned: torch.nn.Module) -> float:
         return held_out_loss(pruned, held_out)

@@ -40,9 +40,7 @@ def slice_state(state: Mapping[str, torch.Tensor], layout: Layout, kept: Kept) -
     return sliced
 
 
-def prune(
-    dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timesteps: int
-) -> tuple[ModelMixin, float]:
+def prune(dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timesteps: int) -> tuple[ModelMixin, float]:
     """The model of ``config`` with the kept channels of ``dense``; ``timesteps`` is the scheduler's T.
 
     Also returns the relative error of the narrower time embedding, the one part that is not exact on the kept channels.

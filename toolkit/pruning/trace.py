@@ -67,7 +67,7 @@ def _dimensions(module: nn.Module, name: str, outward: bool) -> list[tuple[str, 
 
 
 def assign(owners: Owners, places: list[tuple[str, int]], group: str, repeat: int = 1) -> None:
-    """Hand whole dimensions to ``group``; with ``repeat`` 2 each holds the group's channels twice, one after another."""
+    """Hand whole dimensions to ``group``; with ``repeat`` 2 each holds the channels twice, one after another."""
     for place in places:
         owner, channel = owners[place]
         owner[:] = group
@@ -85,7 +85,9 @@ def layout(owners: Owners) -> Layout:
     for tensor, dims in tensors.items():
         for segment in (segment for segments in dims.values() for segment in segments):
             if segment.group != FIXED and segment.size != sizes[segment.group]:
-                raise DtkError(f"{tensor} holds {segment.size} of the {sizes[segment.group]} channels of {segment.group}.")
+                raise DtkError(
+                    f"{tensor} holds {segment.size} of the {sizes[segment.group]} channels of {segment.group}."
+                )
     return Layout({name: Group(name, size, block=size) for name, size in sizes.items()}, tensors)
 
 

@@ -49,5 +49,8 @@ class Batches:
         """The image of a sample: each epoch is a permutation of its own."""
         epoch, place = divmod(sample, len(self.images))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, generator("recovery order", self.seed, epoch).permutation(len(self.images))
+            self._epoch, self._order = (
+                epoch,
+                generator("recovery order", self.seed, epoch).permutation(len(self.images)),
+            )
         return int(self._order[place])

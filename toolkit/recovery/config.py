@@ -22,7 +22,7 @@ class RecoverSettings(Settings):
     steps: int = Field(default=500, ge=1)
     batch_size: int = Field(default=64, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
-    losses: dict[str, float] = {"noise": 1.0, "distillation": 1.0}
+    losses: dict[str, float] = Field(default={"noise": 1.0, "distillation": 1.0}, min_length=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=50, ge=0)

@@ -73,7 +73,7 @@ def _one_step(training: Training, state: State) -> Losses:
         for name, value in _backward(training, part, share, last=part is parts[-1]).items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value * share
     norm = accelerator.clip_grad_norm_(training.student.parameters(), settings.gradient_clip)
-    losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}  # type: ignore[arg-type]
+    losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
     if not all(map(math.isfinite, [*losses.values(), float(norm)])) and settings.mixed_precision != "fp16":
         raise DtkError(
             f"The loss at step {state.step} is not finite: {json.dumps({k: str(v) for k, v in losses.items()})}.",

@@ -59,9 +59,7 @@ def recover(
     result = {"steps": state.step, "losses": losses, "images_seen": state.step * settings.batch_size}
     if training.accelerator.is_main_process:
         _publish(run, pruned, state)
-        run.finish(
-            request, ("model",), seconds=time.monotonic() - started, device=device, facts={"result": result}
-        )
+        run.finish(request, ("model",), seconds=time.monotonic() - started, device=device, facts={"result": result})
     return result
 
 
@@ -89,10 +87,10 @@ def _prepare(
 ) -> tuple[Training, State]:
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
     scheduler = models.load_scheduler(dense)
-    student = models.load_denoiser(pruned).to(accelerator.device).train()  # type: ignore[arg-type]
+    student = models.load_denoiser(pruned).to(accelerator.device).train()
     teacher = None
     if any(catalog.loss(name).needs_teacher for name in settings.losses):
-        teacher = models.load_denoiser(dense).to(accelerator.device).requires_grad_(False)  # type: ignore[arg-type]
+        teacher = models.load_denoiser(dense).to(accelerator.device).requires_grad_(False)
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
@@ -128,4 +126,4 @@ def _publish(run: Run, pruned: models.ModelFolder, state: State) -> None:
     """Write the averaged weights as RUN/model."""
     state.model.load_state_dict({**state.model.state_dict(), **state.average})
     with replacing(run.path / "model") as folder:
-        models.save(pruned, state.model.eval(), folder)  # type: ignore[arg-type]
+        models.save(pruned, state.model.eval(), folder)

@@ -29,7 +29,7 @@ class State:
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights, keeping ``decay`` of it."""
         with torch.no_grad():
-            weights = [self.model.get_parameter(name) for name in self.average]
+            weights: list[torch.Tensor] = [self.model.get_parameter(name) for name in self.average]
             torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
 
@@ -85,10 +85,10 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
 
 def _load(state: State, tensors: dict[str, torch.Tensor]) -> None:
     device = next(state.model.parameters()).device
-    part = {name.partition("/")[0]: {} for name in tensors}  # type: dict[str, dict[str, torch.Tensor]]
+    part: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
-        part[group][rest] = tensor
+        part.setdefault(group, {})[rest] = tensor
     moments = {
         name: {moment: part["optimizer"][f"{name}/{moment}"] for moment in MOMENTS}
         for name, _ in state.model.named_parameters()

@@ -16,7 +16,7 @@ class Magnitude:
     def score(self, task: Task) -> dict[float, Scored]:
         norm_term = (lambda weight: weight.abs()) if task.norm_term else None
         scored = Scored(score_channels(task.model, task.layout, lambda weight: weight.square(), norm_term), {})
-        return {threshold: scored for threshold in task.thresholds}
+        return dict.fromkeys(task.thresholds, scored)
 
 
 CRITERION = Magnitude()

@@ -22,7 +22,7 @@ class Random:
 
     def score(self, task: Task) -> dict[float, Scored]:
         scored = uniform_scores(task.layout, task.seed)
-        return {threshold: scored for threshold in task.thresholds}
+        return dict.fromkeys(task.thresholds, scored)
 
 
 CRITERION = Random()

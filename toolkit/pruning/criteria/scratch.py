@@ -16,7 +16,7 @@ class Scratch:
 
     def score(self, task: Task) -> dict[float, Scored]:
         scored = uniform_scores(task.layout, task.seed)
-        return {threshold: scored for threshold in task.thresholds}
+        return dict.fromkeys(task.thresholds, scored)
 
 
 CRITERION = Scratch()

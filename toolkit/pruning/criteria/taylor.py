@@ -18,7 +18,7 @@ class Taylor:
 
     def score(self, task: Task) -> dict[float, Scored]:
         (scored,) = DiffPruning().score(replace(task, thresholds=(0.0,))).values()
-        return {threshold: scored for threshold in task.thresholds}
+        return dict.fromkeys(task.thresholds, scored)
 
 
 CRITERION = Taylor()

@@ -1,0 +1,160 @@
+"""Scores equal a naive second implementation, and every criterion obeys the same laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from tests.pruning.cases import UNETS, engine_of
+from tests.pruning.naive import channel_score, summed_gradients
+from tests.tiny import tiny_unet
+from toolkit.errors import DtkError, UsageError
+from toolkit.models import plain_config
+from toolkit.noise import normal
+from toolkit.progress import silent
+from toolkit.pruning import catalog, selection
+from toolkit.pruning.criteria.base import Task
+from toolkit.pruning.engine import Engine
+from toolkit.pruning.scores_file import read_scores, write_scores
+from toolkit.pruning.scoring import Calibration
+
+T = 30
+CASES = ("heads", "scale-shift", "one-head")
+
+
+def task(name: str, thresholds: tuple[float, ...] = (0.05,), norm_term: bool = False) -> tuple[Task, Engine]:
+    model = tiny_unet(**UNETS[name])
+    engine = engine_of(plain_config(model.config))
+    size = model.config.sample_size
+    shape = (2, 3, size, size)
+    images = torch.from_numpy(normal("test images", 0, shape=shape)).tanh()
+    noise = torch.from_numpy(normal("test noise", 0, shape=shape))
+    calibration = Calibration(images, noise, DDPMScheduler(num_train_timesteps=T, beta_end=0.2))
+    return Task(model, engine.layout, calibration, thresholds, norm_term, 0, silent), engine
+
+
+def stop_between(model, calibration) -> float:
+    """A threshold at which the loop stops somewhere in the middle."""
+    gradients = []
+    for t in range(T):
+        timesteps = torch.full((2,), t)
+        x_t = calibration.scheduler.add_noise(calibration.images, calibration.noise, timesteps)
+        with torch.no_grad():
+            error = calibration.noise - model(x_t, timesteps).sample
+        gradients.append(float(error.square().sum() / 2))
+    running = np.maximum.accumulate(gradients)
+    ratios = np.minimum.accumulate(np.array(gradients) / running)
+    middle = [r for r in np.unique(ratios) if ratios[T // 4] >= r > ratios[-1]]
+    return float(middle[len(middle) // 2]) if middle else 0.0
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("stops", [False, True], ids=["to the end", "stops"])
+def test_diff_pruning_equals_the_formula(name: str, stops: bool) -> None:
+    asked, engine = task(name)
+    model, calibration = asked.model, asked.calibration
+    threshold = stop_between(model, calibration) if stops else 0.0
+    gradients, stop = summed_gradients(
+        model, calibration.images, calibration.noise, calibration.scheduler.alphas_cumprod, threshold
+    )
+    assert (0 < stop < T) == stops, "the case does not test what it says"
+    scored = catalog.criterion("diff-pruning").score(
+        Task(model, engine.layout, calibration, (threshold,), False, 0, silent)
+    )[threshold]
+    assert scored.facts["stop_timestep"] == stop
+    weights = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
+    for group_name, group in engine.layout.groups.items():
+        for channel in {0, 1, group.size // 2, group.size - 1}:
+            places = []
+            for tensor, dim, segments in engine.layout.dimensions():
+                start = 0
+                for segment in segments:
+                    if segment.group == group_name and tensor.removesuffix(".weight") in weights:
+                        places.append((tensor, dim, start + channel))
+                    start += segment.size
+            expected = channel_score(model, gradients, places)
+            assert scored.scores[group_name][channel] == pytest.approx(expected, rel=1e-5), (group_name, channel)
+
+
+@pytest.mark.parametrize("criterion", catalog.known_criteria())
+def test_every_criterion_scores_every_channel(criterion: str) -> None:
+    asked, engine = task("heads", thresholds=(0.5, 0.0))
+    scorings = catalog.criterion(criterion).score(asked)
+    assert set(scorings) == {0.5, 0.0}
+    for scored in scorings.values():
+        assert {n: len(s) for n, s in scored.scores.items()} == {n: g.size for n, g in engine.layout.groups.items()}
+        assert all(np.isfinite(s).all() and (s >= 0).all() for s in scored.scores.values())
+        assert any(len(set(s.tolist())) > 1 for s in scored.scores.values())
+
+
+def test_norm_term_adds_the_norms_unsquared() -> None:
+    plain, engine = task("heads")
+    with_term, _ = task("heads", norm_term=True)
+    without = catalog.criterion("magnitude").score(plain)[0.05].scores
+    added = catalog.criterion("magnitude").score(with_term)[0.05].scores
+    weight = dict(plain.model.named_parameters())["conv_norm_out.weight"].abs().detach().numpy()
+    (segment,) = engine.layout.tensors["conv_norm_out.weight"][0]
+    np.testing.assert_allclose(added[segment.group] - without[segment.group], weight, rtol=1e-5)
+
+
+def test_unknown_criterion_lists_the_known() -> None:
+    with pytest.raises(
+        UsageError, match=r"Unknown criterion 'fisher'[\s\S]*diff-pruning, magnitude, random, scratch, taylor"
+    ):
+        catalog.criterion("fisher")
+
+
+def test_a_loss_that_is_not_finite_names_the_timestep() -> None:
+    asked, _ = task("heads")
+    asked.calibration.images[0, 0, 0, 0] = torch.nan
+    with pytest.raises(DtkError, match="calibration loss at timestep 0 is nan"):
+        catalog.criterion("diff-pruning").score(asked)
+
+
+def test_scores_survive_the_disk_and_know_what_they_are_of(tmp_path) -> None:
+    asked, _ = task("heads", thresholds=(0.5, 0.0))
+    scorings = catalog.criterion("diff-pruning").score(asked)
+    path = tmp_path / "scores.safetensors"
+    write_scores(path, scorings, "this")
+    again = read_scores(path, "this")
+    assert again is not None and set(again) == set(scorings)
+    for threshold, scored in scorings.items():
+        assert again[threshold].facts == scored.facts
+        assert all(np.array_equal(again[threshold].scores[n], s) for n, s in scored.scores.items())
+    assert read_scores(path, "another") is None
+    path.write_bytes(path.read_bytes()[:40])
+    assert read_scores(path, "this") is None
+
+
+@pytest.mark.parametrize("count", [8, 16, 24, 32])
+@pytest.mark.parametrize(("block", "unit"), [(32, 1), (4, 1), (8, 1), (32, 8), (32, 4)])
+def test_kept_channels_are_the_best_their_binding_allows(count: int, block: int, unit: int) -> None:
+    from toolkit.pruning.layout import Group
+
+    scores = np.random.Generator(np.random.Philox(1)).random(32)
+    kept = selection.keep(Group("g", 32, block, unit), scores, count)
+    assert len(kept) == count and (np.diff(kept) > 0).all()
+    per_block = np.bincount(kept // block, minlength=32 // block)
+    assert (per_block == count * block // 32).all()
+    units = np.bincount(kept // unit, minlength=32 // unit)
+    assert set(units) <= {0, unit}
+    for start in range(0, 32, block):
+        inside = [u for u in range(32 // unit) if start <= u * unit < start + block]
+        sums = {u: scores[u * unit : (u + 1) * unit].sum() for u in inside}
+        chosen = {u for u in inside if units[u]}
+        assert (
+            not chosen
+            or not set(inside) - chosen
+            or min(sums[u] for u in chosen) >= max(sums[u] for u in set(inside) - chosen)
+        )
+
+
+def test_less_than_one_head_is_refused() -> None:
+    from toolkit.pruning.layout import Group
+
+    with pytest.raises(
+        DtkError, match=r"Cannot keep 4 of the 32 channels of g\.[\s\S]*a multiple of 8, and at least one"
+    ):
+        selection.keep(Group("g", 32, 32, unit=8), np.ones(32), 4)

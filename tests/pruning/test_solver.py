@@ -1,0 +1,152 @@
+"""Targets are met, over stock configurations, or refused with the nearest ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiles.macs import count_macs, count_params
+from tests.pruning.cases import UNETS, A, B, D, U, engine_of
+from tests.tiny import tiny_unet
+from toolkit import models
+from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.errors import DtkError, UsageError
+from toolkit.models import plain_config
+from toolkit.pruning.adapters.base import Limits
+from toolkit.pruning.cost import Cost, price
+from toolkit.pruning.engine import Engine
+from toolkit.pruning.solver import solve
+from toolkit.pruning.targets import TOLERANCE, parse_target
+
+DDPM = {"layers_per_block": 2, "downsample_padding": 0, "norm_eps": 1e-6, "attention_head_dim": None}
+PUBLISHED = {
+    "cifar10-32": (
+        {**DDPM, "sample_size": 32, "block_out_channels": (128, 256, 256, 256)}
+        | {"down_block_types": (D, A, D, D), "up_block_types": (U, U, B, U)},
+        (35_746_307, 6.222e9, 20_725_379, 3.533e9),
+    ),
+    "celeba-64": (
+        {**DDPM, "sample_size": 64, "block_out_channels": (128, 256, 256, 256, 512)}
+        | {"down_block_types": (D, D, A, D, D), "up_block_types": (U, U, B, U, U)},
+        (78.70e6, 24.051e9, 45_187_523, 13.566e9),
+    ),
+    "lsun-256": (
+        {**DDPM, "sample_size": 256, "block_out_channels": (128, 128, 256, 256, 512, 512)}
+        | {"down_block_types": (D, D, D, D, A, D), "up_block_types": (U, B, U, U, U, U)},
+        (113_673_219, 248.514e9, 65_048_579, 139.939e9),
+    ),
+}
+
+
+def count(config: dict) -> Cost:
+    model = models.build("UNet2DModel", config)
+    inputs = example_inputs(input_specs("UNet2DModel", config), batch=1, device="meta")
+    return Cost(count_params(model), count_macs(model, inputs).macs)
+
+
+def published(name: str) -> dict:
+    return plain_config(models.build("UNet2DModel", PUBLISHED[name][0]).config)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    dense_params, dense_macs, params, macs = PUBLISHED[name][1]
+    engine = Engine("UNet2DModel", published(name), Limits())
+    values = solve(engine.space, parse_target("width=0.75"), count).uniform
+    dense, got = count(engine.config), count(engine.space.configure(values))
+    assert dense.params == pytest.approx(dense_params, rel=1e-4) and dense.macs == pytest.approx(dense_macs, rel=1e-4)
+    assert got.params == params and got.macs == pytest.approx(macs, rel=1e-4)
+
+
+@pytest.mark.parametrize("groups", ["within", "whole"])
+@pytest.mark.parametrize("name", UNETS)
+def test_prices_are_exact_for_every_configuration(name: str, groups: str) -> None:
+    engine = engine_of(plain_config(tiny_unet(**UNETS[name]).config), groups)
+    prices = price(engine.space, count, ("params", "macs"))
+    for values in list(engine.space)[::3]:
+        cost = count(engine.space.configure(values))
+        assert prices["params"](values) == pytest.approx(cost.params, rel=1e-9)
+        assert prices["macs"](values) == pytest.approx(cost.macs, rel=1e-9)
+
+
+@given(figure=st.sampled_from(["macs", "params"]), fraction=st.floats(0.2, 1.0))
+@settings(max_examples=15, deadline=None)
+def test_a_target_is_met_or_the_nearest_are_named(figure: str, fraction: float) -> None:
+    engine = Engine("UNet2DModel", plain_config(tiny_unet().config), Limits(align=4))
+    dense = count(engine.config)
+    try:
+        values = solve(engine.space, parse_target(f"{figure}={fraction}"), count).uniform
+    except DtkError as error:
+        assert "nearest below" in str(error) and "nearest above" in str(error)
+        costs = [count(engine.space.configure(v))[figure] for v in engine.space]
+        assert not any(abs(c - fraction * dense[figure]) <= TOLERANCE * fraction * dense[figure] for c in costs)
+    else:
+        got = count(engine.space.configure(values))[figure]
+        assert abs(got - fraction * dense[figure]) <= TOLERANCE * fraction * dense[figure] * 1.0001
+
+
+def test_levels_keep_their_equalities() -> None:
+    engine = Engine("UNet2DModel", published("lsun-256"), Limits())
+    for values in engine.space:
+        widths = engine.space.configure(values)["block_out_channels"]
+        assert widths[0] == widths[1] != widths[2] == widths[3] != widths[4] == widths[5]
+        assert all(width % 32 == 0 for width in widths)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("flops=0.5", "Unknown target 'flops'[\\s\\S]*macs, params, width"),
+        ("macs", "figure=value"),
+        ("macs=fast", "figure=value"),
+        ("macs=1.2.3", "Cannot read the number"),
+        ("width=2", "out of range"),
+        ("macs=0", "out of range"),
+    ],
+)
+def test_bad_targets_are_refused_in_words(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_target(text)
+
+
+def test_absolute_targets_carry_a_unit() -> None:
+    assert parse_target("params=20M").goal(1e9) == 20e6
+    assert parse_target("macs=3.4G").goal(1e9) == 3.4e9
+    assert parse_target("macs=0.5").goal(1e9) == 5e8
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"norm_num_groups": 5, "block_out_channels": (16, 32, 32)}, "norm groups do not divide"),
+        ({"down_block_types": ("SkipDownBlock2D", D, A)}, "SkipDownBlock2D"),
+        ({"time_embedding_type": "fourier"}, "cannot narrow this time embedding"),
+    ],
+)
+def test_variants_that_cannot_be_followed_are_refused(change: dict, words: str) -> None:
+    config = plain_config(tiny_unet().config) | change
+    with pytest.raises(DtkError, match=words):
+        _ = Engine("UNet2DModel", config, Limits()).space
+
+
+def test_both_attention_processors_agree_after_pruning() -> None:
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    from tests.pruning.cases import random_scores
+    from toolkit.pruning import surgery
+
+    dense = tiny_unet(**UNETS["one-head"])
+    engine = engine_of(plain_config(dense.config))
+    config = engine.space.configure(min(engine.space))
+    pruned, _ = surgery.prune(dense, config, engine.layout, engine.kept(random_scores(engine), config), 100)
+    inputs = example_inputs(input_specs("UNet2DModel", config, timesteps=100), batch=2)
+    outputs = []
+    for processor in (AttnProcessor(), AttnProcessor2_0()):
+        for module in pruned.modules():
+            if hasattr(module, "set_processor"):
+                module.set_processor(processor)
+        with torch.no_grad():
+            outputs.append(pruned(**inputs).sample)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5)

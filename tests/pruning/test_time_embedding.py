@@ -1,0 +1,59 @@
+"""The narrower sinusoid follows the dense one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+
+from toolkit.noise import normal
+from toolkit.pruning.time_embedding import refit, sinusoid
+
+T = 1000
+
+
+def config(width: int, shift: float, flip: bool) -> dict:
+    return {"block_out_channels": [width], "freq_shift": shift, "flip_sin_to_cos": flip}
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize(
+    ("dense", "narrow", "tolerance"), [(128, 96, 1e-6), (192, 128, 1e-6), (320, 256, 1e-6), (32, 24, 1e-5)]
+)
+def test_refit_layer_gives_the_dense_embedding(
+    dense: int, narrow: int, tolerance: float, shift: int, flip: bool
+) -> None:
+    """Through diffusers' own modules, in float32, over every timestep."""
+    layers = [TimestepEmbedding(width, 4 * dense) for width in (dense, narrow)]
+    weight = torch.from_numpy(normal("weight", 0, shape=(4 * dense, dense))) / dense**0.5
+    bias = torch.from_numpy(normal("bias", 0, shape=(4 * dense,))) * 0.1
+    narrow_shift = shift - (dense - narrow) // 2
+    new_weight, new_bias, error = refit(weight, bias, config(dense, shift, flip), config(narrow, narrow_shift, flip), T)
+    outputs = []
+    for layer, (w, b), s, width in zip(
+        layers, ((weight, bias), (new_weight, new_bias)), (shift, narrow_shift), (dense, narrow), strict=True
+    ):
+        with torch.no_grad():
+            outputs.append(torch.nn.functional.linear(Timesteps(width, flip, s)(torch.arange(T)), w, b))
+        assert layer.linear_1.weight.shape == w.shape
+    measured = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max())
+    assert error < tolerance
+    assert measured < tolerance + 2e-6  # float32 sinusoids
+
+
+def test_half_of_the_frequencies_cannot_carry_all_of_it() -> None:
+    """Half the width of a narrow level loses function, and the error says so instead of hiding it."""
+    weight = torch.from_numpy(normal("weight", 0, shape=(128, 32)))
+    _, _, error = refit(weight, torch.zeros(128), config(32, 0, True), config(16, -8, True), T)
+    assert 0.1 < error < 1
+
+
+@pytest.mark.parametrize(("narrow", "tolerance"), [(96, 3e-3), (64, 2e-2)])
+def test_half_precision_can_bear_the_new_weights(narrow: int, tolerance: float) -> None:
+    weight = torch.from_numpy(normal("weight", 0, shape=(512, 128))) / 128**0.5
+    narrow_config = config(narrow, -(128 - narrow) // 2, True)
+    new_weight, new_bias, _ = refit(weight, torch.zeros(512), config(128, 0, True), narrow_config, T)
+    wanted = sinusoid(config(128, 0, True), T) @ weight.double().T
+    got = sinusoid(narrow_config, T) @ new_weight.bfloat16().double().T + new_bias.bfloat16().double()
+    assert (got - wanted).abs().max() / wanted.abs().max() < tolerance

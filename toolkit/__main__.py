@@ -1,0 +1,5 @@
+"""``python -m toolkit`` is ``dtk``."""
+
+from toolkit.cli import app
+
+app()

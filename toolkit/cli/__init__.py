@@ -1,0 +1,5 @@
+"""The command line: each command parses, calls one function of the pipeline, and says what came of it."""
+
+from toolkit.cli.app import app
+
+__all__ = ["app"]

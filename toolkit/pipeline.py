@@ -1,0 +1,282 @@
+"""Stage after stage over one run folder; a stage whose inputs have not changed is skipped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toolkit import models, recipe, results
+from toolkit.data.images import Images
+from toolkit.errors import DtkError, UsageError, unknown
+from toolkit.files import write_json
+from toolkit.progress import Progress, silent
+from toolkit.recipe import Recipe
+from toolkit.run_folder import Run
+from toolkit.settings import Settings
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run folder with its recipe, and whom to tell about progress."""
+
+    run: Run
+    recipe: Recipe
+    progress: Progress = silent
+    notice: Notice = lambda message: None
+
+    @cached_property
+    def dense(self) -> models.ModelFolder:
+        """The model the run started from."""
+        return models.find(self.recipe.model)
+
+    @property
+    def compressed(self) -> models.ModelFolder:
+        """The run's result."""
+        if not (self.run.path / "model").is_dir():
+            raise DtkError(f"{self.run.path} has no model yet.", do=f"dtk compress -o {self.run.path}")
+        return models.find(self.run.path / "model")
+
+    @cached_property
+    def device(self) -> str:
+        """Where to compute."""
+        import torch
+
+        if self.recipe.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.recipe.device.startswith("cuda") and not torch.cuda.is_available():
+            raise DtkError("torch sees no CUDA device here.", found=f"--device {self.recipe.device}", expected="cpu")
+        return self.recipe.device
+
+    @cached_property
+    def images(self) -> tuple[Images, Images]:
+        """Images to train on, and images to judge by."""
+        from toolkit.data.open import open_images
+        from toolkit.data.split import split
+
+        data, shape = self.recipe.data, image_shape(self.dense)
+        source = open_images(data.source, shape, self.progress)
+        for skipped in source.skipped[:5]:
+            self.notice(f"Skipped {skipped}")
+        if len(source.skipped) > 5:
+            self.notice(f"Skipped {len(source.skipped)} files of {source.source} in all.")
+        if data.reference is not None:
+            return source, open_images(data.reference, shape, self.progress)
+        return split(source, data.holdout, data.seed)
+
+
+def image_shape(folder: models.ModelFolder) -> tuple[int, int, int]:
+    """(C, H, W) of what the denoiser takes."""
+    from toolkit.denoiser_inputs import input_specs
+
+    channels, height, width = input_specs(folder.class_name, folder.config)["sample"].shape
+    return channels, height, width
+
+
+def count(folder: models.ModelFolder) -> Any:
+    """The function that counts parameters and MACs of a configuration of the folder's class, for the solver."""
+    from profiles.macs import count_macs, count_params
+    from toolkit.denoiser_inputs import example_inputs, input_specs
+    from toolkit.pruning.cost import Cost
+
+    def counted(config: dict[str, Any]) -> Cost:
+        module = models.build(folder.class_name, config)
+        inputs = example_inputs(input_specs(folder.class_name, config), batch=1, device="meta")
+        return Cost(count_params(module), count_macs(module, inputs).macs)
+
+    return counted
+
+
+def dry_run(asked: Recipe) -> dict[str, Any]:
+    """The plan a recipe leads to, by width alone: loads no weights, reads no data, writes nothing."""
+    from toolkit.pruning.stage import plan_by_width
+
+    dense = models.find(asked.model)
+    return plan_by_width(dense, asked.prune, count(dense))
+
+
+def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, notice: Notice) -> Job:
+    """Make or take up the run folder. One of another recipe is refused, or emptied with ``overwrite``."""
+    models.find(asked.model)
+    written = path / "recipe.yaml"
+    if written.is_file() and not overwrite:
+        differ = recipe.differences(recipe.read(written), asked, frozenset({"device", "recover.steps"}))
+        if differ:
+            raise DtkError(
+                f"{path} holds a run of another recipe.",
+                found="; ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""),
+                do="choose another folder with -o, or add --overwrite to replace it",
+            )
+    if overwrite and (path / "run.json").is_file():
+        shutil.rmtree(path)
+    run = Run.create(path)
+    asked.write(written)
+    return Job(run, asked, progress, notice)
+
+
+def take_up(path: Path, progress: Progress = silent, notice: Notice = lambda message: None) -> Job:
+    """The job of an existing run folder."""
+    run = Run.open(path)
+    return Job(run, recipe.read(path / "recipe.yaml"), progress, notice)
+
+
+def with_settings(job: Job, stage: str, settings: Settings) -> Job:
+    """The job with other settings of one stage, written into its recipe."""
+    changed = job.recipe.model_copy(update={stage: settings})
+    changed.write(job.run.path / "recipe.yaml")
+    return Job(job.run, changed, job.progress, job.notice)
+
+
+def prune(job: Job) -> dict[str, Any]:
+    """The prune stage; without recovery its model is the result."""
+    from toolkit.pruning.stage import prune as stage
+
+    facts = stage(
+        job.run,
+        job.recipe.prune,
+        job.dense,
+        job.images[0],
+        count(job.dense),
+        device=job.device,
+        progress=job.progress,
+    )
+    if job.recipe.recover is None:
+        job.run.publish_model(job.run.path / "prune" / "model")
+    return facts
+
+
+def recover(job: Job) -> dict[str, Any]:
+    """The recover stage."""
+    from toolkit.recovery.stage import recover as stage
+
+    if job.recipe.recover is None:
+        raise DtkError("This recipe has no recovery.", do="dtk recover RUN --steps N")
+    job.run.require("prune", f"dtk compress -o {job.run.path}")
+    return stage(
+        job.run,
+        job.recipe.recover,
+        job.dense,
+        job.images[0],
+        device=job.device,
+        progress=job.progress,
+        notice=job.notice,
+    )
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """The evaluate stage."""
+    from toolkit.evaluation.config import EvaluateSettings
+    from toolkit.evaluation.stage import evaluate as stage
+
+    settings = job.recipe.evaluate or EvaluateSettings()
+    return stage(job.run, settings, job.dense, job.compressed, job.images[1], device=job.device, progress=job.progress)
+
+
+def export(job: Job) -> dict[str, Any]:
+    """The export stage."""
+    from exporters.config import ExportSettings
+    from exporters.stage import export as stage
+
+    return stage(job.run, job.recipe.export or ExportSettings(), job.dense, job.compressed, progress=job.progress)
+
+
+def profile(job: Job) -> dict[str, Any]:
+    """The profile stage."""
+    from profiles.config import ProfileSettings
+    from profiles.stage import profile as stage
+
+    return stage(job.run, job.recipe.profile or ProfileSettings(), job.dense, job.compressed, progress=job.progress)
+
+
+VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "prune": prune,
+    "recover": recover,
+    "evaluate": evaluate,
+    "export": export,
+    "profile": profile,
+}
+
+
+def run_all(job: Job) -> dict[str, Any]:
+    """Every stage the recipe has, then the report."""
+    for stage, verb in VERBS.items():
+        if getattr(job.recipe, stage) is not None:
+            verb(job)
+    return report(job)
+
+
+def report(job: Job) -> dict[str, Any]:
+    """Write RUN/report.json: what each finished stage found, in one file; returns it."""
+    value = {
+        "model": job.recipe.model or "the embedded default",
+        "data": job.recipe.data.source or "the embedded default",
+        **results.read(job.run),
+    }
+    write_json(job.run.path / "report.json", value)
+    return value
+
+
+def settings_for(job: Job, stage: str, **changes: Any) -> Settings:
+    """The recipe's settings of a stage with ``changes`` (None = as they were), validated."""
+    old = getattr(job.recipe, stage)
+    values = (old.model_dump(mode="json") if old else {}) | {k: v for k, v in changes.items() if v is not None}
+    new: Settings = getattr(recipe.make({stage: values}, f"The {stage} settings"), stage)
+    return new
+
+
+def compress_recipe(
+    model: str | None,
+    data: str | None,
+    *,
+    device: str,
+    seed: int | None,
+    prune: dict[str, Any],
+    recover: dict[str, Any] | None,
+) -> Recipe:
+    """The recipe of `dtk compress`: prune and recover alone. A setting that is None takes its default."""
+
+    def given(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
+    values = {
+        "model": model,
+        "data": given({"source": data, "seed": seed}),
+        "device": device,
+        "prune": given(prune),
+        "recover": None if recover is None else given(recover),
+        **dict.fromkeys(("evaluate", "export", "profile")),
+    }
+    return recipe.make(values, "The command line")
+
+
+def folder_of(path: Path, out: Path | None) -> Path:
+    """The run folder of a recipe: ``out``, or the folder it lies in if that is a run."""
+    if out is not None:
+        return out
+    if (path.parent / "run.json").is_file():
+        return path.parent
+    raise UsageError(f"No run folder was given for {path}.", do="add -o RUN")
+
+
+def known(kind: str) -> dict[str, str]:
+    """Names and descriptions of what dtk knows of a kind."""
+    from toolkit.pruning.catalog import known_adapters, known_criteria
+    from toolkit.recovery.catalog import known_losses
+    from toolkit.runners.registry import known_runners, unavailable
+    from toolkit.sampling import SAMPLERS
+
+    kinds: dict[str, Callable[[], dict[str, str]]] = {
+        "criteria": lambda: {name: c.description for name, c in known_criteria().items()},
+        "adapters": lambda: {name: (type(a).__doc__ or "").strip() for name, a in known_adapters().items()},
+        "losses": lambda: {name: loss.description for name, loss in known_losses().items()},
+        "runners": lambda: {name: unavailable(name) or "available" for name in known_runners()},
+        "samplers": lambda: {name: s.scheduler_class for name, s in SAMPLERS.items()},
+    }
+    if kind not in kinds:
+        raise unknown("kind", kind, list(kinds))
+    return kinds[kind]()

@@ -1,0 +1,101 @@
+"""The recipe of a run: one YAML file that says all of it, validated once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from exporters.config import ExportSettings
+from profiles.config import ProfileSettings
+from toolkit.errors import DtkError, UsageError
+from toolkit.evaluation.config import EvaluateSettings
+from toolkit.files import write_text
+from toolkit.pruning.config import PruneSettings
+from toolkit.recovery.config import RecoverSettings
+from toolkit.settings import Settings
+
+STAGES = ("prune", "recover", "evaluate", "export", "profile")
+
+
+class DataSettings(Settings):
+    """Where images come from: ``source`` None is the embedded default.
+
+    ``reference`` names images that are judged by and never trained on; without it the share ``holdout`` of the source
+    is kept apart for that.
+    """
+
+    source: str | None = None
+    reference: str | None = None
+    holdout: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Recipe(Settings):
+    """A run: the model, its data, and the settings of each stage; a stage that is None is left out."""
+
+    model: str | None = None
+    data: DataSettings = DataSettings()
+    device: str = "auto"
+    prune: PruneSettings = PruneSettings()
+    recover: RecoverSettings | None = RecoverSettings()
+    evaluate: EvaluateSettings | None = EvaluateSettings()
+    export: ExportSettings | None = ExportSettings()
+    profile: ProfileSettings | None = ProfileSettings()
+
+    def write(self, path: Path) -> None:
+        """Write the resolved recipe; ``dtk run`` repeats it."""
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def make(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe from plain values; a wrong one is a UsageError that names the keys."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"{where} is not a recipe dtk can follow.", found=faults) from error
+
+
+def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe and apply ``changes`` such as ``recover.steps=2000``."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DtkError(f"Cannot read the recipe {path}.", found=error, expected="a YAML file") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a recipe dtk can follow.", expected="a mapping of stages to settings")
+    for change in changes:
+        _apply(values, change)
+    return make(values, str(path))
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    place, equals, text = change.partition("=")
+    if not equals:
+        raise UsageError(f"Cannot apply {change!r}.", expected="key.subkey=value, such as recover.steps=2000")
+    *parents, last = place.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        values[parent] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[parent]
+    values[last] = yaml.safe_load(text)
+
+
+def differences(old: Recipe, new: Recipe, ignore: frozenset[str] = frozenset()) -> list[str]:
+    """The dotted keys at which two recipes differ, with both values."""
+    before, after = (_flat(recipe.model_dump(mode="json")) for recipe in (old, new))
+    return [
+        f"{key}: {before.get(key)} there, {after.get(key)} asked"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in ignore
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
