@@ -49,7 +49,7 @@ def test_half_of_the_frequencies_cannot_carry_all_of_it() -> None:
     assert 0.1 < error < 1
 
 
-@pytest.mark.parametrize(("narrow", "tolerance"), [(96, 3e-3), (64, 2e-2)])
+@pytest.mark.parametrize(("narrow", "tolerance"), [(96, 3e-3), (64, 3e-2)])
 def test_half_precision_can_bear_the_new_weights(narrow: int, tolerance: float) -> None:
     weight = torch.from_numpy(normal("weight", 0, shape=(512, 128))) / 128**0.5
     narrow_config = config(narrow, -(128 - narrow) // 2, True)
