@@ -1,0 +1,64 @@
+"""The sampling loop over images that differ in seed, steps and class: none depends on its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from .engine import OnnxRuntimeEngine
+from .request import Wish
+from .schedule import Schedule, Trajectory
+
+
+class SampleNoise(Protocol):
+    """toolkit.noise.sample_noise: float32 (B, *shape), one seed an image."""
+
+    def __call__(self, seeds: Sequence[int], step: int, shape: tuple[int, ...]) -> np.ndarray: ...
+
+
+class Loop:
+    """Samples a batch on one engine. ``noise`` is toolkit.noise.sample_noise, here or its copy."""
+
+    def __init__(
+        self, engine: OnnxRuntimeEngine, schedule: Schedule, shape: tuple[int, ...], noise: SampleNoise
+    ) -> None:
+        self._engine, self._schedule, self._shape, self._noise = engine, schedule, shape, noise
+        self._inputs = set(engine.inputs)
+
+    def sample(self, wishes: Sequence[Wish]) -> np.ndarray:
+        """One image a wish, float32 (B, C, H, W) in [0, 1].
+
+        The longest trajectories come first, so that the images under way are always the first rows and the finished
+        ones fall off the end: a short request costs its own steps only.
+        """
+        order = sorted(range(len(wishes)), key=lambda number: -wishes[number].steps)
+        ranked = [wishes[number] for number in order]
+        ways = [self._schedule.trajectories[wish.steps] for wish in ranked]
+        images = np.empty((len(wishes), *self._shape), np.float32)
+        images[order] = self._descend(ranked, ways)
+        return np.clip(images / 2 + 0.5, 0.0, 1.0)
+
+    def _descend(self, ranked: Sequence[Wish], ways: Sequence[Trajectory]) -> np.ndarray:
+        done = np.empty((len(ranked), *self._shape), np.float32)
+        start = self._noise([wish.seed for wish in ranked], 0, self._shape)
+        self._engine.load(start * np.float32(self._schedule.initial_sigma))
+        active = len(ranked)
+        for number in range(ranked[0].steps):
+            self._engine.step(active, self._feed(ranked[:active], ways[:active], number))
+            left = sum(wish.steps > number + 1 for wish in ranked)
+            done[left:active] = self._engine.rows(left, active)
+            active = left
+        return done
+
+    def _feed(self, ranked: Sequence[Wish], ways: Sequence[Trajectory], number: int) -> dict[str, np.ndarray]:
+        feed = {
+            "timestep": np.stack([way.timesteps[number] for way in ways]),
+            "coefficients": np.stack([way.coefficients[number] for way in ways]),
+        }
+        if "noise" in self._inputs:
+            feed["noise"] = self._noise([wish.seed for wish in ranked], number + 1, self._shape)
+        for name in ranked[0].conditioning:
+            feed[name] = np.stack([wish.conditioning[name] for wish in ranked])
+        return feed

@@ -1,0 +1,1 @@
+"""Files that travel with a handoff as they are; none of them is run by dtk itself."""

@@ -1,0 +1,48 @@
+"""The folder a server takes: a Triton model repository, and what a person needs around it."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+from string import Template
+
+import toolkit.noise
+from toolkit.files import write_json, write_text
+from toolkit.handoff.config import HandoffSettings
+from toolkit.handoff.pbtxt import dumps
+from toolkit.handoff.step_graph import StepGraph
+from toolkit.handoff.triton import configuration
+
+REPOSITORY = "model_repository"
+VERSION = "1"
+FILLED_IN = ("README.md", "Dockerfile", "compose.yaml", "kubernetes.yaml")
+
+
+def write_repository(folder: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int) -> Path:
+    """Write the model repository below ``folder``; returns the folder of the model's version."""
+    model = folder / REPOSITORY / settings.name
+    version = model / VERSION
+    version.mkdir(parents=True)
+    write_text(model / "config.pbtxt", dumps(configuration(graph, settings, max_batch)))
+    for file in graph.files:
+        shutil.copyfile(file, version / file.name)
+    write_json(version / "schedule.json", graph.schedule(settings.max_steps))
+    copy_server(version)
+    return version
+
+
+def copy_server(version: Path) -> None:
+    """Copy the server's code to a model version: model.py, the package dtk_server, and in it toolkit/noise.py."""
+    with as_file(files("toolkit.handoff")) as source:
+        shutil.copyfile(source / "files" / "model.py", version / "model.py")
+        shutil.copytree(source / "dtk_server", version / "dtk_server", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(Path(str(toolkit.noise.__file__)), version / "dtk_server" / "noise.py")
+
+
+def write_surroundings(folder: Path, values: dict[str, str]) -> None:
+    """Write README.md, Dockerfile, compose.yaml, kubernetes.yaml and client.py beside the repository."""
+    source = files("toolkit.handoff") / "files"
+    for name in FILLED_IN:
+        write_text(folder / name, Template((source / name).read_text(encoding="utf-8")).substitute(values))
+    write_text(folder / "client.py", (source / "client.py").read_text(encoding="utf-8"))

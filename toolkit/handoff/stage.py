@@ -1,0 +1,75 @@
+"""The handoff stage: a model repository that a server takes as it is, with the manifest it checks itself against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import UsageError
+from toolkit.files import folder_sha256, read_json, value_sha256
+from toolkit.handoff.config import HandoffSettings
+from toolkit.progress import Progress, silent
+from toolkit.run_folder import Request, Run
+
+STAGE = "handoff"
+
+
+def handoff(run: Run, settings: HandoffSettings, *, progress: Progress = silent) -> dict[str, Any]:
+    """Write RUN/handoff from RUN/export and return its manifest (handoff.json).
+
+    The manifest holds the hashes of every file, the server's inputs and outputs, its limits, the versions it needs and
+    a known image. Raises DtkError where the run has no exported step graph, UsageError where the limits contradict
+    each other or the graph.
+    """
+    from toolkit.handoff.step_graph import StepGraph
+
+    run.require("export", f"dtk export {run.path}")
+    graph = StepGraph.read(run.path / "export" / "onnx" / "compressed_step.onnx")
+    request = Request(
+        stage=STAGE,
+        settings=settings.model_dump(mode="json"),
+        inputs={"graph": graph.sha256, "server": value_sha256(folder_sha256(Path(__file__).parent))},
+    )
+    if not run.is_current(request):
+        with run.writing(request) as folder:
+            _write(folder, graph, settings, progress)
+    manifest: dict[str, Any] = read_json(run.path / STAGE / "handoff.json")
+    return manifest
+
+
+def _write(folder: Path, graph: Any, settings: HandoffSettings, progress: Progress) -> None:
+    from toolkit.handoff.manifest import known_image, write_manifest
+    from toolkit.handoff.repository import write_repository
+
+    max_batch = batch_limit(settings, graph.image, graph.max_batch)
+    check_steps(settings, graph.longest)
+    progress(STAGE, 0, 3)
+    version = write_repository(folder, graph, settings, max_batch)
+    progress(STAGE, 1, 3)
+    known_image(version, graph, settings, max_batch)
+    progress(STAGE, 2, 3)
+    write_manifest(folder, version, graph, settings, max_batch)
+    progress(STAGE, 3, 3)
+
+
+def batch_limit(settings: HandoffSettings, image: Sequence[int], exported: int | None) -> int:
+    """The most images of one batch that the settings, the pixels and the exported graph allow."""
+    by_pixels = settings.max_pixels // (image[-1] * image[-2])
+    if by_pixels < 1:
+        raise UsageError(
+            f"An image of {image[-1]}x{image[-2]} has more pixels than a batch may have.",
+            found=f"max_pixels {settings.max_pixels}",
+            expected=f"at least {image[-1] * image[-2]}",
+        )
+    return min(settings.max_batch, by_pixels, exported or settings.max_batch)
+
+
+def check_steps(settings: HandoffSettings, longest: int) -> None:
+    """Refuse limits of steps that contradict each other or the schedule the model was trained with."""
+    if not settings.default_steps <= settings.max_steps <= longest:
+        raise UsageError(
+            "The limits of steps contradict each other.",
+            found=f"default_steps {settings.default_steps}, max_steps {settings.max_steps}",
+            expected=f"default_steps <= max_steps <= {longest}, the steps the model was trained with",
+        )
