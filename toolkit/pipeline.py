@@ -174,7 +174,17 @@ def evaluate(job: Job) -> dict[str, Any]:
     from toolkit.evaluation.stage import evaluate as stage
 
     settings = job.recipe.evaluate or EvaluateSettings()
-    return stage(job.run, settings, job.dense, job.compressed, job.images[1], device=job.device, progress=job.progress)
+    train, reference = job.images
+    return stage(
+        job.run,
+        settings,
+        job.dense,
+        job.compressed,
+        reference,
+        train=train,
+        device=job.device,
+        progress=job.progress,
+    )
 
 
 def export(job: Job) -> dict[str, Any]:

@@ -35,17 +35,54 @@ def recovery(result: dict[str, Any]) -> Iterator[Any]:
 
 def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
     """Distances to real images, and how near the compressed model stays to the dense one."""
-    raise NotImplementedError
+    distances, settings = metrics["frechet_distance"], metrics["settings"]
+    dense = distances["dense"]
+    sampler = f"{settings['sampler']}, {settings['sampling_steps']} steps"
+    table = _table(f"Quality ({dense['count']:,} samples, {sampler})", "", "dense", "compressed", "real against real")
+    floor = f"{distances['floor']['value']:.3f}" if "floor" in distances else "-"
+    table.add_row(dense["metric"], f"{dense['value']:.3f}", f"{distances['compressed']['value']:.3f}", floor)
+    yield table
+    if distances["excess_ratio"] is not None:
+        yield f"excess over real against real: {distances['excess_ratio']:.2f} x the dense model's"
+    pairs = metrics["pairs"]
+    yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, PSNR {pairs['psnr_db']:.1f} dB"
 
 
 def parity(exported: dict[str, Any]) -> Iterator[Any]:
     """How far each export is from torch."""
-    raise NotImplementedError
+    table = _table("ONNX against torch", "", "relative error", "tolerance", "images after the whole loop")
+    for model, rungs in exported["parity"].items():
+        for dtype, found in rungs.items():
+            if "not_run" in found:
+                table.add_row(f"{model} {dtype}", found["not_run"], "", "")
+                continue
+            predictions, least = found["predictions"], found["loop"]["least_psnr_db"]
+            error, tolerance = f"{predictions['worst']['relative_error']:.1e}", f"{predictions['tolerance']:.0e}"
+            table.add_row(f"{model} {dtype}", error, tolerance, "equal" if least is None else f"{least:.0f} dB")
+    yield table
 
 
 def profile(figures: dict[str, Any]) -> Iterator[Any]:
     """Size, latency and what of the MACs ratio became speed."""
-    raise NotImplementedError
+    models, ratios = figures["models"], figures["ratios"]
+    size = _table("Size", "", "dense", "compressed", "ratio")
+    for name in ("params", "macs", "weights_bytes"):
+        size.add_row(name, *(f"{models[m][name]:,}" for m in ("dense", "compressed")), f"{ratios[name]:.2f}x")
+    yield size
+    columns = ("p50 of", "batch", "dense ms", "compressed ms", "speed-up (95 %)", "of the MACs ratio")
+    table = _table(f"Latency on {figures['device']}, interleaved", *columns)
+    for runner, measured in figures["runners"].items():
+        for batch, cell in measured["latency"].items():
+            p50 = [f"{cell[model]['p50_ms']:.2f}" for model in ("dense", "compressed")]
+            faster = cell["speedup"]
+            speedup = f"{faster['value']:.2f}x ({faster['low']:.2f}-{faster['high']:.2f})"
+            share = "inconclusive" if faster["verdict"] == "inconclusive" else f"{cell['realised_share']:.0%}"
+            table.add_row(runner, batch, *p50, speedup, share)
+    yield table
+    memory = _table("Peak memory", "runner", "dense MiB", "compressed MiB")
+    for runner, measured in figures["runners"].items():
+        memory.add_row(runner, *(f"{measured['memory'][m]['peak_rss_mib']:.0f}" for m in ("dense", "compressed")))
+    yield memory
 
 
 STAGES = {"prune": plan, "recover": recovery, "evaluate": evaluation, "export": parity, "profile": profile}
