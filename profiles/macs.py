@@ -60,7 +60,7 @@ def count_macs(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Macs:
     flops = counter.get_flop_counts()
     root = type(module).__name__
     parts = {name: _by_kind(flops.get(f"{root}.{name}", {})) for name, _ in top_level_parts(module)}
-    return Macs(_by_kind(flops["Global"]), {name: kinds for name, kinds in parts.items() if kinds})
+    return Macs(_by_kind(flops.get("Global", {})), {name: kinds for name, kinds in parts.items() if kinds})
 
 
 def top_level_parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

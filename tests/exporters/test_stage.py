@@ -1,0 +1,98 @@
+"""The export stage on real models: what it leaves, that it is not repeated, and that a fault stops it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import exporters.ladder
+from exporters.config import ExportSettings
+from exporters.stage import export
+from tests.tiny import tiny_folder
+from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.errors import DtkError
+from toolkit.models import ModelFolder, load_denoiser
+from toolkit.run_folder import Run
+from toolkit.runners.registry import open_runner
+
+pytestmark = pytest.mark.slow
+SETTINGS = ExportSettings(dtype="fp16", batch="1:2:4", loop_steps=3, loop_images=2)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, ModelFolder]:
+    folder = tmp_path_factory.mktemp("models")
+    narrow = tiny_folder(folder / "narrow", seed=1, block_out_channels=(8, 16, 16))
+    return tiny_folder(folder / "wide"), narrow
+
+
+@pytest.fixture(scope="module")
+def finished(models: tuple[ModelFolder, ModelFolder], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Any, Any]:
+    run, told = Run.create(tmp_path_factory.mktemp("run")), []
+    result = export(run, SETTINGS, *models, progress=lambda *progress: told.append(progress))
+    return run, result, told
+
+
+def test_leaves_both_models_with_their_descriptions_and_nothing_else(finished: tuple[Run, Any, Any]) -> None:
+    run, result, _ = finished
+    files = sorted(str(path.relative_to(run.path)) for path in (run.path / "export").rglob("*") if path.is_file())
+    names = ["onnx/compressed.json", "onnx/compressed.onnx", "onnx/dense.json", "onnx/dense.onnx", "parity.json"]
+    assert files == [f"export/{name}" for name in names]
+    assert result["parity"] == json.loads((run.path / "export" / "parity.json").read_text())
+    assert {found["dtype"] for found in result["onnx"].values()} == {"fp16"}
+    assert all((run.path / found["file"]).is_file() for found in result["onnx"].values())
+
+
+def test_climbs_from_full_to_half_precision(finished: tuple[Run, Any, Any]) -> None:
+    for rungs in finished[1]["parity"].values():
+        assert list(rungs) == ["fp32", "fp16"]
+        full, half = (rungs[dtype]["predictions"]["worst"]["relative_error"] for dtype in rungs)
+        assert full < 1e-5 < half < 1e-2
+        assert set(rungs["fp16"]["predictions"]["by_batch"]) == {"1", "2", "4"}
+        assert set(rungs["fp16"]["predictions"]["by_timestep"]) == {"0", "1", "25", "50", "75", "99"}
+        assert len(rungs["fp16"]["loop"]["psnr_db"]) == SETTINGS.loop_images
+
+
+def test_each_file_is_the_model_it_is_named_after(
+    finished: tuple[Run, Any, Any], models: tuple[ModelFolder, ModelFolder]
+) -> None:
+    for name, model in zip(("dense", "compressed"), models, strict=True):
+        inputs = example_inputs(input_specs(model.class_name, model.config, timesteps=100), 3)
+        with torch.no_grad():
+            expected = load_denoiser(model)(**inputs).sample
+        got = open_runner("onnxruntime", finished[0].path / "export" / "onnx" / f"{name}.onnx")(**inputs)
+        torch.testing.assert_close(got, expected, rtol=0, atol=0.01 * expected.abs().max().item())
+
+
+def test_says_how_far_it_is(finished: tuple[Run, Any, Any]) -> None:
+    assert finished[2] == [("export", done, 4) for done in range(5)]
+
+
+def test_a_finished_stage_is_read_not_repeated(
+    finished: tuple[Run, Any, Any], models: tuple[ModelFolder, ModelFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporters.ladder, "export_onnx", lambda *args, **options: pytest.fail("exported again"))
+    assert export(finished[0], SETTINGS, *models) == finished[1]
+
+
+def test_out_of_tolerance_is_an_error_that_leaves_no_half_stage(
+    models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(exporters.ladder.TOLERANCES, "fp32", 1e-12)
+    run = Run.create(tmp_path / "run")
+    with pytest.raises(DtkError, match="The dense model as ONNX fp32 does not compute what torch computes") as raised:
+        export(run, SETTINGS, *models)
+    assert raised.value.exit_code == 1
+    assert [path.name for path in run.path.iterdir()] == ["run.json"]
+    assert run.stage("export") is None
+
+
+def test_bf16_is_proven_as_far_as_this_machine_can(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"dtype": "bf16", "opset": 23})
+    found = export(Run.create(tmp_path / "run"), settings, models[1], models[1])["parity"]["dense"]
+    assert found["fp32"]["predictions"]["worst"]["relative_error"] < 1e-5
+    assert "no bfloat16 matrix product on a CPU" in found["bf16"]["not_run"]

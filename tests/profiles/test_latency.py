@@ -1,0 +1,119 @@
+"""Latency: how times are taken and what may be said of them. Nothing here is timed: clocks are made of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+import profiles.latency
+from profiles.config import Rounds
+from profiles.latency import WARM_UP_CALLS, clock_of, compare_latency, interleave, speedup, summary
+from toolkit.errors import DtkError
+
+
+def noisy(median_ms: float, spread: float, count: int = 101, seed: int = 0) -> np.ndarray:
+    draw = np.random.Generator(np.random.Philox(seed))
+    return median_ms * np.exp(spread * draw.standard_normal(count))
+
+
+def test_runners_take_turns_and_are_warm_before_the_first_time_counts() -> None:
+    calls: list[str] = []
+
+    def clock(work: Callable[[], object]) -> float:
+        work()
+        return 1.0 if calls[-1] == "A" else 2.0
+
+    rounds = Rounds(seconds=1e-9, least=7, most=7)
+    dense, compressed = interleave(lambda: calls.append("A"), lambda: calls.append("B"), clock, rounds)
+    assert calls == ["A", "B"] * (WARM_UP_CALLS + 7)
+    assert dense.tolist() == [1.0] * 7
+    assert compressed.tolist() == [2.0] * 7
+
+
+@pytest.mark.parametrize(("call_ms", "expected"), [(0.01, 50), (10.0, 25), (1000.0, 11)])
+def test_as_many_rounds_as_fit_the_time_within_bounds(call_ms: float, expected: int) -> None:
+    rounds = Rounds(seconds=0.5, least=11, most=50)
+    dense, _ = interleave(lambda: None, lambda: None, lambda work: call_ms, rounds)
+    assert len(dense) == expected
+
+
+@pytest.mark.parametrize("stuck", [0.0, -1.0])
+def test_a_clock_that_does_not_advance_is_an_error(stuck: float) -> None:
+    with pytest.raises(DtkError, match="clock stood still or went backwards"):
+        interleave(lambda: None, lambda: None, lambda work: stuck, Rounds(seconds=1e-9))
+
+
+def test_clocks_measure_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([100.0, 100.25])
+    monkeypatch.setattr(profiles.latency.time, "perf_counter", lambda: next(ticks))
+    assert clock_of("cpu")(lambda: None) == 250.0
+
+
+def test_drift_that_meets_both_leaves_the_ratio_alone() -> None:
+    drift = np.linspace(1, 3, 101)
+    found = speedup(20 * drift, 10 * drift)
+    assert (found.value, found.low, found.high, found.verdict) == (2.0, 2.0, 2.0, "faster")
+
+
+@pytest.mark.parametrize("count", [6, 11, 50, 201])
+def test_the_interval_is_made_of_order_statistics_that_cover_the_median(count: int) -> None:
+    """An independent account: between the k-th and the (n+1-k)-th value, k the largest with 2 P(B < k) <= 0.05."""
+    ratios = np.sort(noisy(1.5, 0.1, count))
+    k = max(k for k in range(1, count) if 2 * binom.cdf(k - 1, count, 0.5) <= 0.05)
+    found = speedup(ratios, np.ones(count))
+    assert (found.low, found.high) == (ratios[k - 1], ratios[count - k])
+
+
+@pytest.mark.parametrize(
+    ("dense_ms", "compressed_ms", "verdict"),
+    [
+        (noisy(20, 0.02, seed=1), noisy(10, 0.02, seed=2), "faster"),
+        (noisy(10, 0.02, seed=1), noisy(20, 0.02, seed=2), "slower"),
+        (noisy(10, 0.005, seed=1), noisy(10, 0.005, seed=2), "no difference"),
+        (noisy(10, 0.2, seed=1), noisy(10, 0.2, seed=2), "inconclusive"),
+        (noisy(20, 2.0, 11, seed=1), noisy(10, 2.0, 11, seed=2), "inconclusive"),
+    ],
+    ids=["faster", "slower", "no difference", "nearly equal in noise", "twice in much noise"],
+)
+def test_no_more_is_said_than_the_interval_allows(
+    dense_ms: np.ndarray, compressed_ms: np.ndarray, verdict: str
+) -> None:
+    assert speedup(dense_ms, compressed_ms).verdict == verdict
+
+
+def test_a_real_difference_is_seldom_claimed_where_there_is_none() -> None:
+    said = [speedup(noisy(10, 0.05, seed=2 * n), noisy(10, 0.05, seed=2 * n + 1)).verdict for n in range(200)]
+    assert sum(verdict in ("faster", "slower") for verdict in said) <= 200 * 0.05 + 3 * (200 * 0.05 * 0.95) ** 0.5
+
+
+def test_percentiles_are_in_order_and_images_come_from_the_median() -> None:
+    found = summary(np.arange(1.0, 102.0), batch=8)
+    assert found == {"p50_ms": 51, "p90_ms": 91, "p95_ms": 96, "p99_ms": 100, "images_per_s": pytest.approx(8000 / 51)}
+
+
+class Idle:
+    """A runner that does nothing, and remembers what it was given."""
+
+    name, device = "idle", "cpu"
+
+    def __init__(self) -> None:
+        self.given: list[torch.Tensor] = []
+
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        self.given.append(sample)
+        return sample
+
+    def close(self) -> None: ...
+
+
+def test_both_runners_get_the_same_inputs() -> None:
+    dense, compressed = Idle(), Idle()
+    inputs = {"sample": torch.zeros(4, 3, 2, 2), "timestep": torch.zeros(4, dtype=torch.int64)}
+    found = compare_latency(dense, compressed, inputs, Rounds(seconds=1e-9, least=6))
+    assert found["rounds"] == 6
+    assert len(dense.given) == len(compressed.given) == 6 + WARM_UP_CALLS
+    assert all(sample is inputs["sample"] for sample in dense.given + compressed.given)

@@ -1,0 +1,36 @@
+"""Peak memory, in real processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from profiles.memory import measure_memory
+from tests.exported import specs_of, tiny_model
+from toolkit.denoiser_inputs import InputSpec
+from toolkit.errors import DtkError
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_batch_that_holds_more_takes_more() -> None:
+    small = measure_memory("torch", tiny_model(), specs_of(tiny_model()), 1)
+    large = measure_memory("torch", tiny_model(), specs_of(tiny_model()), 1024)
+    sample_mib = 1024 * 3 * 8 * 8 * 4 / 2**20
+    assert large["peak_rss_mib"] > small["peak_rss_mib"] + 10 * sample_mib  # 16 channels at full size alone are 5
+    assert small["peak_rss_mib"] > small["imports_rss_mib"] > 10
+
+
+def test_what_this_process_holds_is_not_counted() -> None:
+    before = measure_memory("torch", tiny_model(), specs_of(tiny_model()), 1)["peak_rss_mib"]
+    ballast = bytearray(1 << 30)
+    ballast[:: 1 << 12] = b"x" * (1 << 18)  # every page is really there
+    after = measure_memory("torch", tiny_model(), specs_of(tiny_model()), 1)["peak_rss_mib"]
+    assert abs(after - before) < 200, len(ballast)
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    specs = {"sample": InputSpec((1, 2, 2)), "timestep": InputSpec((), "int64", 10)}
+    with pytest.raises(DtkError, match=r"memory of the runner onnxruntime failed at batch 3[\s\S]*found: "):
+        measure_memory("onnxruntime", tmp_path / "absent.onnx", specs, 3)

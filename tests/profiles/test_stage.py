@@ -1,0 +1,99 @@
+"""The profile stage on real models, and what stops it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import profiles.comparison
+from exporters.config import ExportSettings
+from exporters.stage import export
+from profiles.config import ProfileSettings, Rounds
+from profiles.stage import profile
+from tests.tiny import tiny_folder
+from toolkit.errors import DtkError, UsageError
+from toolkit.files import read_json
+from toolkit.models import ModelFolder, load_denoiser
+from toolkit.run_folder import Run
+
+ROUNDS = Rounds(seconds=1e-9, least=6)
+SETTINGS = ProfileSettings(runners=("torch", "onnxruntime"), batches=(1, 3), rounds=ROUNDS, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, ModelFolder]:
+    folder = tmp_path_factory.mktemp("models")
+    return tiny_folder(folder / "wide"), tiny_folder(folder / "narrow", block_out_channels=(8, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def finished(models: tuple[ModelFolder, ModelFolder], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Any, Any]:
+    run, told = Run.create(tmp_path_factory.mktemp("run")), []
+    export(run, ExportSettings(loop_steps=1, loop_images=1), *models)
+    return run, profile(run, SETTINGS, *models, progress=lambda *progress: told.append(progress)), told
+
+
+@pytest.mark.slow
+def test_counts_what_the_models_are(finished: tuple[Run, Any, Any], models: tuple[ModelFolder, ModelFolder]) -> None:
+    result = finished[1]
+    for name, model in zip(("dense", "compressed"), models, strict=True):
+        figures = result["models"][name]
+        assert figures["params"] == sum(tensor.numel() for tensor in load_denoiser(model).parameters())
+        assert figures["macs"] == sum(figures["macs_by_kind"].values())
+        assert 4 * figures["params"] < figures["weights_bytes"] < 4 * figures["params"] + 50_000
+    for figure, ratio in result["ratios"].items():
+        assert ratio == result["models"]["dense"][figure] / result["models"]["compressed"][figure] > 2
+
+
+@pytest.mark.slow
+def test_every_runner_is_measured_at_every_batch(finished: tuple[Run, Any, Any]) -> None:
+    run, result, told = finished
+    assert list(result["runners"]) == ["torch", "onnxruntime"]
+    for figures in result["runners"].values():
+        assert list(figures["latency"]) == ["1", "3"]
+        for latency in figures["latency"].values():
+            assert latency["rounds"] == 6
+            share = latency["speedup"]["value"] / result["ratios"]["macs"]
+            assert latency["realised_share"] == pytest.approx(share)
+            for name in ("dense", "compressed"):
+                assert 0 < latency[name]["p50_ms"] <= latency[name]["p90_ms"] <= latency[name]["p99_ms"]
+        assert figures["memory"]["dense"]["batch"] == 3
+        assert figures["memory"]["compressed"]["peak_rss_mib"] > 10
+    assert result == read_json(run.path / "profile" / "profile.json")
+    assert told == [("profile", done, 8) for done in range(9)]
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_read_not_repeated(
+    finished: tuple[Run, Any, Any], models: tuple[ModelFolder, ModelFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles.comparison, "compare_models", lambda *args: pytest.fail("measured again"))
+    assert profile(finished[0], SETTINGS, *models) == finished[1]
+
+
+@pytest.mark.slow
+def test_an_export_of_other_models_is_refused(
+    finished: tuple[Run, Any, Any], models: tuple[ModelFolder, ModelFolder]
+) -> None:
+    dense, compressed = models
+    with pytest.raises(DtkError, match=r"is of another dense and another compressed model[\s\S]*dtk export"):
+        profile(finished[0], SETTINGS, compressed, dense)
+
+
+def test_a_runner_that_reads_an_export_wants_one(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    with pytest.raises(DtkError, match=rf"no finished export stage[\s\S]*do: dtk export {run.path}"):
+        profile(run, SETTINGS, *models)
+
+
+def test_a_misspelt_runner_names_the_known(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Unknown runner 'torhc'[\s\S]*torch"):
+        profile(Run.create(tmp_path / "run"), ProfileSettings(runners=("torhc",)), *models)
+
+
+@pytest.mark.parametrize("settings", [{"runners": ()}, {"batches": ()}, {"batches": (0, 1)}, {"rounds": {"most": 3}}])
+def test_settings_that_measure_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        ProfileSettings(**settings)

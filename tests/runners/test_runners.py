@@ -1,0 +1,95 @@
+"""Laws every runner keeps."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.exported import exported, specs_of, tiny_model
+from toolkit.denoiser_inputs import example_inputs
+from toolkit.errors import DtkError, MissingToolError, UsageError
+from toolkit.models import ModelFolder, load_denoiser
+from toolkit.runners.base import Runner
+from toolkit.runners.registry import known_runners, open_runner, runner_reads, unavailable
+
+SLOW = {"compile"}
+each_runner = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in known_runners()]
+)
+
+
+def opened(name: str, classes: int | None = None) -> Runner:
+    if reason := unavailable(name):
+        pytest.skip(reason)
+    sources: dict[str, ModelFolder | Path] = {"model": tiny_model(classes)}
+    if runner_reads(name) == "onnx":
+        sources["onnx"] = exported(classes=classes)
+    return open_runner(name, sources[runner_reads(name)])
+
+
+@each_runner
+@pytest.mark.parametrize("classes", [None, 5])
+def test_agrees_with_the_diffusers_model(name: str, classes: int | None) -> None:
+    model = tiny_model(classes)
+    reference = load_denoiser(model)
+    with closing(opened(name, classes)) as runner:
+        for batch in (1, 3):
+            inputs = example_inputs(specs_of(model), batch)
+            with torch.no_grad():
+                expected = reference(**inputs).sample
+            prediction = runner(**inputs)
+            assert prediction.shape == expected.shape
+            assert prediction.dtype == torch.float32
+            torch.testing.assert_close(prediction, expected, rtol=1e-4, atol=1e-4)
+
+
+@each_runner
+def test_leaves_its_inputs_and_earlier_predictions_alone(name: str) -> None:
+    with closing(opened(name)) as runner:
+        first = example_inputs(specs_of(tiny_model()), 2)
+        copies = {key: value.clone() for key, value in first.items()}
+        prediction = runner(**first)
+        kept = prediction.clone()
+        runner(**example_inputs(specs_of(tiny_model()), 2, seed=1))
+        assert torch.equal(prediction, kept)
+        assert all(torch.equal(first[key], copies[key]) for key in first)
+
+
+@each_runner
+def test_says_who_and_where_it_is(name: str) -> None:
+    with closing(opened(name)) as runner:
+        assert (runner.name, runner.device) == (name, "cpu")
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_torch_computes_in_half_precision_behind_float_borders(dtype: str) -> None:
+    inputs = example_inputs(specs_of(tiny_model()), 2)
+    exact, half = open_runner("torch", tiny_model()), open_runner("torch", tiny_model(), dtype=dtype)
+    expected, prediction = exact(**inputs), half(**inputs)
+    assert prediction.dtype == torch.float32
+    error = ((prediction - expected).abs().max() / expected.abs().max()).item()
+    assert 1e-5 < error < 5e-2  # rounded, and only rounded
+
+
+@each_runner
+def test_a_missing_gpu_is_a_reason_not_a_fallback(name: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert unavailable(name, "cuda")
+    with pytest.raises(MissingToolError, match=f"The runner {name} is not available on cuda"):
+        open_runner(name, tiny_model(), device="cuda")
+
+
+def test_an_unknown_runner_names_the_known() -> None:
+    with pytest.raises(UsageError, match=r"Unknown runner 'tflite'.\n.*onnxruntime, .*torch"):
+        open_runner("tflite", tiny_model())
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_a_source_of_the_wrong_kind_is_refused(name: str) -> None:
+    wrong: ModelFolder | Path = tiny_model() if runner_reads(name) == "onnx" else Path("model.onnx")
+    with pytest.raises(DtkError, match=f"The runner {name} cannot open"):
+        open_runner(name, wrong)
