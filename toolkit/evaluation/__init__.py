@@ -1,0 +1,1 @@
+"""How good the compressed model is: against the dense one, pair by pair, and against real images."""

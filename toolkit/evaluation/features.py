@@ -1,0 +1,72 @@
+"""Feature extractors: images in, one vector an image out. A distance always names the one it was measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit.errors import unknown
+from toolkit.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH = 64
+
+
+@dataclass
+class Extractor:
+    """A network whose features are compared: its name, the SHA-256 of its weights, and how to load it.
+
+    ``load`` returns a module that takes pixels float32 (B, 3, H, W) in [0, 255] and returns features (B, D): resizing
+    and normalising belong to the module, as they are part of what the name stands for. Any torch module of that form
+    will do.
+    """
+
+    name: str
+    sha256: str
+    load: Callable[[], torch.nn.Module]
+    device: str = "cpu"
+
+    @cached_property
+    def _module(self) -> torch.nn.Module:
+        return self.load().eval().requires_grad_(False).to(self.device)
+
+    def __call__(self, images: np.ndarray, progress: Progress = silent, work: str = "features") -> np.ndarray:
+        """Features float32 (N, D) of ``images`` uint8 (N, H, W, C); grey images are given to all three channels."""
+        features = []
+        for start in range(0, len(images), BATCH):
+            features.append(self._batch(images[start : start + BATCH]))
+            progress(work, min(start + BATCH, len(images)), len(images))
+        return np.concatenate(features)
+
+    def _batch(self, images: np.ndarray) -> np.ndarray:
+        import torch
+
+        pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(self.device)
+        with torch.inference_mode():
+            features = self._module(pixels.float().expand(-1, 3, -1, -1))
+        return np.asarray(features.float().cpu().numpy())
+
+
+def open_extractor(name: str, device: str = "cpu") -> Extractor:
+    """The extractor of that name; its network is loaded at the first call.
+
+    Raises UsageError for an unknown name, MissingToolError where its packages are not installed.
+    """
+    if name not in EXTRACTORS:
+        raise unknown("feature extractor", name, list(EXTRACTORS))
+    return EXTRACTORS[name](device)
+
+
+def _efficientnet_lite0(device: str) -> Extractor:
+    from toolkit.evaluation.efficientnet import efficientnet_lite0
+
+    return efficientnet_lite0(device)
+
+
+EXTRACTORS: dict[str, Callable[[str], Extractor]] = {"efficientnet-lite0": _efficientnet_lite0}

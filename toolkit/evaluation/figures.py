@@ -1,0 +1,55 @@
+"""A figure never stands alone: count, extractor and reference go with it, and only equals are compared."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from toolkit.errors import DtkError
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a distance depends on besides the images judged."""
+
+    count: int  # images a side
+    extractor: str
+    extractor_sha256: str
+    reference_sha256: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with the metric's name and the conditions it was measured under."""
+
+    metric: str
+    value: float
+    conditions: Conditions
+
+    def to_json(self) -> dict[str, Any]:
+        return {"metric": self.metric, "value": self.value, **asdict(self.conditions)}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Figure:
+        """The figure that ``to_json`` wrote; further keys are left aside."""
+        conditions = Conditions(**{name: record[name] for name in Conditions.__annotations__})
+        return cls(record["metric"], record["value"], conditions)
+
+
+def difference(first: Figure, second: Figure) -> Figure:
+    """``first`` minus ``second``; raises DtkError unless metric and conditions are the same."""
+    check_comparable(first, second)
+    return replace(first, value=first.value - second.value)
+
+
+def check_comparable(first: Figure, second: Figure) -> None:
+    """Raise DtkError where two figures cannot be compared, naming what differs."""
+    one, other = (figure.to_json() | {"value": None} for figure in (first, second))
+    differing = [name for name in one if one[name] != other[name]]
+    if differing:
+        raise DtkError(
+            "These figures cannot be compared: a distance depends on the count, the extractor and the reference.",
+            found="; ".join(f"{name} {one[name]} against {other[name]}" for name in differing),
+            expected="figures measured alike",
+            do="evaluate both again with the same settings",
+        )
