@@ -12,32 +12,26 @@ import numpy as np
 from toolkit.environment import machine, versions
 from toolkit.files import folder_sha256, write_json
 from toolkit.handoff.config import HandoffSettings
-from toolkit.handoff.dtk_server.engine import OnnxRuntimeEngine
-from toolkit.handoff.dtk_server.loop import Loop
 from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION
-from toolkit.handoff.dtk_server.png import encode, to_uint8
-from toolkit.handoff.dtk_server.request import Wish
-from toolkit.handoff.dtk_server.schedule import Schedule
+from toolkit.handoff.dtk_server.png import COLOUR_TYPES, encode
+from toolkit.handoff.dtk_server.serving import Service
 from toolkit.handoff.repository import REPOSITORY, write_surroundings
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.handoff.triton import io_schema
 from toolkit.noise import sample_noise
 
 KNOWN_SEED = 0
+KNOWN_IMAGE = "expected.npy"
 NUMPY = "1.24"  # the Philox and ziggurat streams are the same from there on; tried with 1.26 and 2.4
 
 
-def known_image(version: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int) -> None:
-    """Store the image of seed 0 as the server's own loop makes it here, uint8 (C, H, W), and as PNG where it can be."""
-    engine = OnnxRuntimeEngine(
-        version / graph.file, device="cpu", device_id=0, threads=settings.threads, image=graph.image, batch=max_batch
-    )
-    loop = Loop(engine, Schedule.read(version / "schedule.json"), graph.image, sample_noise)
-    conditioning = {} if graph.classes is None else {"class_labels": np.array(0, np.int64)}
-    (image,) = loop.sample([Wish(KNOWN_SEED, settings.default_steps, conditioning)])
-    np.save(version / "expected.npy", to_uint8(image), allow_pickle=False)
-    if graph.image[0] in (1, 3):
-        (version / "expected.png").write_bytes(encode(image))
+def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> None:
+    """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG where it can be."""
+    service = Service(version, manifest, sample_noise, device="cpu", device_id=0, threads=threads)
+    image = service.known_image(manifest["expected"]["seed"], manifest["expected"]["steps"])
+    np.save(version / KNOWN_IMAGE, image, allow_pickle=False)
+    if len(image) in COLOUR_TYPES:
+        (version / "expected.png").write_bytes(encode(image / 255))
 
 
 def write_manifest(
@@ -48,7 +42,7 @@ def write_manifest(
     write_surroundings(
         folder, {"name": settings.name, "container": settings.container, "onnxruntime": runtime, **_limits(settings)}
     )
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "target": settings.to,
         "repository": REPOSITORY,
@@ -69,12 +63,13 @@ def write_manifest(
         "expected": {
             "seed": KNOWN_SEED,
             "steps": settings.default_steps,
-            "file": (version / "expected.npy").relative_to(folder).as_posix(),
+            "file": (version / KNOWN_IMAGE).relative_to(folder).as_posix(),
             "tolerance": settings.tolerance,
         },
         "made_with": versions() | {"machine": machine()},
-        "files": folder_sha256(folder),
     }
+    store_known_image(version, manifest, settings.threads)
+    manifest["files"] = folder_sha256(folder)
     write_json(folder / FILE, manifest)
     shutil.copyfile(folder / FILE, version / FILE)
     return manifest

@@ -39,18 +39,16 @@ def handoff(run: Run, settings: HandoffSettings, *, progress: Progress = silent)
 
 
 def _write(folder: Path, graph: Any, settings: HandoffSettings, progress: Progress) -> None:
-    from toolkit.handoff.manifest import known_image, write_manifest
+    from toolkit.handoff.manifest import write_manifest
     from toolkit.handoff.repository import write_repository
 
     max_batch = batch_limit(settings, graph.image, graph.max_batch)
     check_steps(settings, graph.longest)
-    progress(STAGE, 0, 3)
+    progress(STAGE, 0, 2)
     version = write_repository(folder, graph, settings, max_batch)
-    progress(STAGE, 1, 3)
-    known_image(version, graph, settings, max_batch)
-    progress(STAGE, 2, 3)
+    progress(STAGE, 1, 2)
     write_manifest(folder, version, graph, settings, max_batch)
-    progress(STAGE, 3, 3)
+    progress(STAGE, 2, 2)
 
 
 def batch_limit(settings: HandoffSettings, image: Sequence[int], exported: int | None) -> int:

@@ -45,7 +45,7 @@ def wishes(arrays: Mapping[str, np.ndarray | None], limits: Limits) -> list[Wish
     conditioning = _classes(arrays, count, limits)
     return [
         Wish(int(seed), int(number), {name: rows[row] for name, rows in conditioning.items()})
-        for row, (seed, number) in enumerate(zip(_column(arrays, "SEED", count), steps))  # noqa: B905 (equal by check)
+        for row, (seed, number) in enumerate(zip(_column(arrays, "SEED", count), steps, strict=True))
     ]
 
 

@@ -1,0 +1,167 @@
+"""What goes wrong around a server: killed, stopped, damaged files, swapped models."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.http
+from geventhttpclient.response import HTTPConnectionClosed
+from tritonclient.utils import InferenceServerException
+
+from tests.architecture.source import ROOT
+from tests.handoff.asking import LEVEL, PROTOCOLS, ask, client, reference
+from tests.handoff.conftest import SERVER_ENVIRONMENT, SETTINGS
+from toolkit.errors import DtkError
+from toolkit.files import read_json, write_json
+from toolkit.handoff.config import ServeSettings
+from toolkit.handoff.repository import REPOSITORY
+from toolkit.handoff.server import ADMIN_HEADER, running, stop
+from toolkit.handoff.stage import handoff
+from toolkit.run_folder import Run
+
+pytestmark = pytest.mark.slow
+
+# Faults are told to a client by its own library's error or by the socket's.
+LOST = (HTTPConnectionClosed, InferenceServerException, OSError, EOFError)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_killed_server_is_an_error_for_its_clients_and_starts_again(
+    handed_off: Run, serve_settings: ServeSettings, tmp_path: Path, protocol: str
+) -> None:
+    repository = handed_off.path / "handoff" / REPOSITORY
+    outcomes: list[BaseException | None] = []
+
+    def keep_asking(address: object) -> None:
+        connection = client(address, protocol)  # type: ignore[arg-type]
+        try:
+            while True:
+                ask(connection, range(8), 40, protocol)
+        except LOST as error:
+            outcomes.append(error)
+
+    with running(repository, serve_settings, tmp_path / "first.log") as server:
+        threads = [threading.Thread(target=keep_asking, args=(server,), daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        os.killpg(server.process.pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(30)
+    assert len(outcomes) == len(threads), "a client hangs"
+    with running(repository, serve_settings, tmp_path / "second.log") as server:
+        assert np.abs(ask(client(server, protocol), [1], 2, protocol)["IMAGE"][0] - reference(1, 2)).max() <= LEVEL
+
+
+def test_a_stopped_server_answers_what_is_under_way(
+    handed_off: Run, serve_settings: ServeSettings, tmp_path: Path
+) -> None:
+    answers: list[np.ndarray] = []
+    with running(handed_off.path / "handoff" / REPOSITORY, serve_settings, tmp_path / "serve.log") as server:
+        asking = threading.Thread(target=lambda: answers.append(ask(client(server), range(8), 40)["IMAGE"]))
+        asking.start()
+        time.sleep(0.15)
+        stop(server, drain_s=30)
+        asking.join(30)
+    assert server.process.returncode == 0
+    (images,) = answers
+    assert np.abs(images[3] - reference(3, 40)).max() <= LEVEL
+
+
+@pytest.mark.parametrize("file", ["compressed_step.onnx", "dtk_server/loop.py", "schedule.json", "expected.npy"])
+def test_a_damaged_file_is_refused_by_its_hash(repository_copy: Path, serve_settings: ServeSettings, file: str) -> None:
+    path = repository_copy / SETTINGS.name / "1" / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x20
+    path.write_bytes(content)
+    with pytest.raises(DtkError, match=f"{file} is damaged or was changed"):
+        with running(repository_copy, serve_settings, repository_copy / "serve.log"):
+            pass
+
+
+def _edit(repository: Path, **changes: object) -> None:
+    path = repository / SETTINGS.name / "1" / "handoff.json"
+    write_json(path, read_json(path) | changes)
+
+
+def test_a_runtime_older_than_the_handoff_is_refused(repository_copy: Path, serve_settings: ServeSettings) -> None:
+    _edit(repository_copy, requires={"onnxruntime": "99.1"})
+    with pytest.raises(DtkError, match=r"needs onnxruntime 99\.1 or newer; installed is 1\."):
+        with running(repository_copy, serve_settings, repository_copy / "serve.log"):
+            pass
+
+
+def test_another_image_than_the_known_one_is_refused(repository_copy: Path, serve_settings: ServeSettings) -> None:
+    manifest = read_json(repository_copy / SETTINGS.name / "1" / "handoff.json")
+    _edit(repository_copy, expected=manifest["expected"] | {"seed": 1})
+    with pytest.raises(DtkError, match="image of seed 1 is off by"):
+        with running(repository_copy, serve_settings, repository_copy / "serve.log"):
+            pass
+
+
+def test_a_model_is_swapped_while_serving(
+    exported: Run, repository_copy: Path, serve_settings: ServeSettings, tmp_path: Path
+) -> None:
+    other = Run(Path(shutil.copytree(exported.path, tmp_path / "other")))
+    handoff(other, SETTINGS.model_copy(update={"default_steps": 3}))
+    failures: list[Exception] = []
+    done = threading.Event()
+
+    def keep_asking(address: object) -> None:
+        connection = client(address)  # type: ignore[arg-type]
+        while not done.is_set():
+            try:
+                ask(connection, [0], 2)
+            except InferenceServerException as error:
+                failures.append(error)
+
+    with running(repository_copy, serve_settings, tmp_path / "serve.log") as server:
+        assert np.abs(ask(client(server), [0])["IMAGE"][0] - reference(0, 20)).max() <= LEVEL
+        asking = threading.Thread(target=keep_asking, args=(server,))
+        asking.start()
+        model, new = repository_copy / SETTINGS.name, other.path / "handoff" / REPOSITORY / SETTINGS.name
+        model.rename(tmp_path / "old")
+        shutil.copytree(new, model)
+        client(server, network_timeout=120).load_model(SETTINGS.name, headers={ADMIN_HEADER: server.admin_key})
+        assert np.abs(ask(client(server), [0])["IMAGE"][0] - reference(0, 3)).max() <= LEVEL
+        (model / "1" / "schedule.json").write_text("{}")
+        with pytest.raises(InferenceServerException, match=r"schedule\.json is damaged"):
+            client(server, network_timeout=120).load_model(SETTINGS.name, headers={ADMIN_HEADER: server.admin_key})
+        assert np.abs(ask(client(server), [0])["IMAGE"][0] - reference(0, 3)).max() <= LEVEL  # the good one stays
+        done.set()
+        asking.join()
+    assert not failures
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from toolkit.handoff.config import ServeSettings
+from toolkit.handoff.server import serve
+from toolkit.run_folder import Run
+settings = ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=Path(sys.argv[2]))
+sys.exit(serve(Run.open(Path(sys.argv[1])), settings, ready=lambda server: print(server.http, flush=True)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_ends_cleanly_on_a_signal(handed_off: Run, serve_settings: ServeSettings, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", SERVE, str(handed_off.path), str(SERVER_ENVIRONMENT)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        connection = tritonclient.http.InferenceServerClient(address)
+        assert connection.is_server_ready()
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    with pytest.raises(OSError):
+        connection.is_server_ready()
