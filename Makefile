@@ -8,7 +8,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 
 # The CPU build of torch, so that no CUDA libraries arrive; where the index in use has none, PyTorch's own has.
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# Only the server inside is used. Its Python code wants numpy 1, hence --no-deps.
+# The tritonserver that tests and `dtk serve --environment` run: in an environment of its own, as its Python backend was
+# built for numpy 1. Only the server inside nvidia-pytriton is used, hence --no-deps.
+SERVER := $(VENV)-server
 PYTRITON := nvidia-pytriton==0.7.0
 
 .DEFAULT_GOAL := help
@@ -20,12 +22,12 @@ help:  ## this list
 demo: $(VENV)/.installed  ## the whole job on the embedded model: runs/demo holds the result
 	$(BIN)/dtk run recipes/demo.yaml -o runs/demo
 
-install: $(VENV)/.installed-dev  ## everything development needs, in .venv
+install: $(VENV)/.installed-dev $(SERVER)/.installed  ## everything development needs, in .venv
 
 test: $(VENV)/.installed-dev  ## what a newcomer runs: minutes
 	$(PYTEST) -m 'not slow and not interop'
 
-test-all: $(VENV)/.installed-dev  ## the long ones too: every architecture, engines, server load, browser
+test-all: $(VENV)/.installed-dev $(SERVER)/.installed  ## the long ones too: every architecture, engines, server load, browser
 	$(PYTEST) -m 'not interop'
 
 test-interop: $(VENV)/.installed-dev  ## against other tools' packages, in environments of their own
@@ -46,11 +48,11 @@ wheel: $(VENV)/.installed  ## dist/dtk-*.whl
 	$(PIP) wheel --no-deps --wheel-dir dist .
 
 constraints: $(VENV)/.installed-dev  ## pin what is installed now, after the tests passed on it
-	{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --all --exclude pip --exclude dtk --exclude nvidia-pytriton | sed -n 's/+cpu$$//; /==/p'; } > constraints.new
+	{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --all --exclude pip --exclude dtk | sed -n 's/+cpu$$//; /==/p'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:  ## remove .venv and what was built; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/.python:
 	@test -n '$(PYTHON)' || { echo 'dtk needs Python 3.11 or newer; none is on PATH. Name one: make PYTHON=/path/to/python3.12' >&2; exit 1; }
@@ -69,5 +71,11 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --quiet -c constraints.txt -e '.[cpu,dev]'
-	$(PIP) install --quiet --no-deps '$(PYTRITON)'
+	touch $@
+
+$(SERVER)/.installed: $(VENV)/.installed constraints.txt
+	$(BIN)/python -m venv $(SERVER)
+	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps '$(PYTRITON)'
+	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check 'numpy<2' \
+		"$$(sed -n '/^onnxruntime==/p' constraints.txt)"
 	touch $@

@@ -83,9 +83,11 @@ def test_a_damaged_file_is_refused_by_its_hash(repository_copy: Path, serve_sett
     content = bytearray(path.read_bytes())
     content[-1] ^= 0x20
     path.write_bytes(content)
-    with pytest.raises(DtkError, match=f"{file} is damaged or was changed"):
-        with running(repository_copy, serve_settings, repository_copy / "serve.log"):
-            pass
+    with (
+        pytest.raises(DtkError, match=f"{file} is damaged or was changed"),
+        running(repository_copy, serve_settings, repository_copy / "serve.log"),
+    ):
+        pass
 
 
 def _edit(repository: Path, **changes: object) -> None:
@@ -95,17 +97,21 @@ def _edit(repository: Path, **changes: object) -> None:
 
 def test_a_runtime_older_than_the_handoff_is_refused(repository_copy: Path, serve_settings: ServeSettings) -> None:
     _edit(repository_copy, requires={"onnxruntime": "99.1"})
-    with pytest.raises(DtkError, match=r"needs onnxruntime 99\.1 or newer; installed is 1\."):
-        with running(repository_copy, serve_settings, repository_copy / "serve.log"):
-            pass
+    with (
+        pytest.raises(DtkError, match=r"needs onnxruntime 99\.1 or newer; installed is 1\."),
+        running(repository_copy, serve_settings, repository_copy / "serve.log"),
+    ):
+        pass
 
 
 def test_another_image_than_the_known_one_is_refused(repository_copy: Path, serve_settings: ServeSettings) -> None:
     manifest = read_json(repository_copy / SETTINGS.name / "1" / "handoff.json")
     _edit(repository_copy, expected=manifest["expected"] | {"seed": 1})
-    with pytest.raises(DtkError, match="image of seed 1 is off by"):
-        with running(repository_copy, serve_settings, repository_copy / "serve.log"):
-            pass
+    with (
+        pytest.raises(DtkError, match="image of seed 1 is off by"),
+        running(repository_copy, serve_settings, repository_copy / "serve.log"),
+    ):
+        pass
 
 
 def test_a_model_is_swapped_while_serving(
