@@ -1,0 +1,122 @@
+"""Samples depend on the model, the sampler and the seed, and on nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import tiny_folder
+from toolkit.denoiser_inputs import input_specs
+from toolkit.errors import DtkError
+from toolkit.evaluation import samples
+from toolkit.evaluation.samples import SamplingPlan, conditioning, sample_images, to_pixels
+
+PLAN = SamplingPlan("ddim", 3, 0, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(samples, "SHARD", 6)
+
+
+def assert_same_pictures(first, second):
+    """Convolutions may sum in another order at another batch size, so a value at a rounding border may move by one."""
+    assert np.abs(first.astype(int) - second.astype(int)).max() <= 1
+
+
+def test_images_in_pixels(model, tmp_path):
+    images = sample_images(model, PLAN, 10, tmp_path)
+    assert images.dtype == np.uint8
+    assert images.shape == (10, 8, 8, 3)
+    assert len(np.unique(images.reshape(10, -1), axis=0)) == 10
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_changes_no_image(model, tmp_path, batch_size):
+    whole = sample_images(model, PLAN, 10, tmp_path / "a")
+    other = SamplingPlan("ddim", 3, 0, batch_size)
+    assert other.key(model, "cpu") == PLAN.key(model, "cpu")
+    assert_same_pictures(sample_images(model, other, 10, tmp_path / "b"), whole)
+
+
+def test_image_i_is_made_from_seed_plus_i(model, tmp_path):
+    shifted = sample_images(model, SamplingPlan("ddim", 3, 4, 4), 6, tmp_path / "a")
+    assert_same_pictures(shifted, sample_images(model, PLAN, 10, tmp_path / "b")[4:])
+
+
+def test_goes_on_where_it_stopped(model, tmp_path, monkeypatch):
+    whole = sample_images(model, PLAN, 16, tmp_path / "a")
+    drawn = []
+    original = samples.sample
+
+    def fails_at_the_third_shard(predict, scheduler, seeds, *args, **kwargs):
+        if 12 in seeds and not drawn.count(seeds):
+            drawn.append(seeds)
+            raise KeyboardInterrupt
+        drawn.append(seeds)
+        return original(predict, scheduler, seeds, *args, **kwargs)
+
+    monkeypatch.setattr(samples, "sample", fails_at_the_third_shard)
+    with pytest.raises(KeyboardInterrupt):
+        sample_images(model, PLAN, 16, tmp_path / "b")
+    del drawn[:-1]
+    np.testing.assert_array_equal(sample_images(model, PLAN, 16, tmp_path / "b"), whole)
+    assert drawn[1:] == [[12, 13, 14, 15]]
+
+
+def test_more_images_reuse_whole_shards_and_fewer_all(model, tmp_path, monkeypatch):
+    ten = sample_images(model, PLAN, 10, tmp_path)
+    np.testing.assert_array_equal(sample_images(model, PLAN, 16, tmp_path)[:10], ten)
+    monkeypatch.setattr(samples, "open_runner", None)  # would be called if anything were missing
+    np.testing.assert_array_equal(sample_images(model, PLAN, 8, tmp_path), ten[:8])
+
+
+def test_damaged_shard_is_made_again(model, tmp_path):
+    whole = sample_images(model, PLAN, 10, tmp_path)
+    shard = sorted(tmp_path.rglob("*.npy"))[0]
+    shard.write_bytes(shard.read_bytes()[:200])
+    np.testing.assert_array_equal(sample_images(model, PLAN, 10, tmp_path), whole)
+
+
+@pytest.mark.parametrize("change", [{"sampler": "ddpm"}, {"steps": 4}, {"seed": 1}])
+def test_other_plans_have_other_keys(model, change):
+    assert SamplingPlan(**({"sampler": "ddim", "steps": 3, "seed": 0} | change)).key(model, "cpu") != PLAN.key(
+        model, "cpu"
+    )
+
+
+def test_progress_ends_at_the_total(model, tmp_path):
+    told = []
+    sample_images(model, PLAN, 10, tmp_path, progress=lambda *report: told.append(report))
+    assert told[0] == ("sampling", 0, 10)
+    assert told[-1] == ("sampling", 10, 10)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_classes_are_drawn_from_the_images_seed(tmp_path):
+    model = tiny_folder(tmp_path / "model", num_class_embeds=5)
+    specs = input_specs(model.class_name, model.config)
+    labels = conditioning(specs, range(50))["class_labels"]
+    assert torch.equal(conditioning(specs, range(10, 20))["class_labels"], labels[10:20])
+    assert set(labels.tolist()) == {0, 1, 2, 3, 4}
+    assert sample_images(model, PLAN, 5, tmp_path).shape == (5, 8, 8, 3)
+
+
+def test_pixels_are_rounded_as_a_saved_picture():
+    values = torch.tensor([-3.0, -1.0, -0.999, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 1, 7)
+    expected = ((values / 2 + 0.5).clamp(0, 1).numpy() * 255).round().astype(np.uint8)  # diffusers' numpy_to_pil
+    np.testing.assert_array_equal(to_pixels(values, None, [0]).ravel(), expected.ravel())
+
+
+def test_images_that_are_not_finite_are_an_error(model):
+    broken = torch.zeros(3, 1, 2, 2)
+    broken[1, 0, 0, 0] = float("nan")
+    with pytest.raises(DtkError, match="not finite") as error:
+        to_pixels(broken, model, [7, 8, 9])
+    assert "1 of 3 images, the first from seed 8" in str(error.value)
