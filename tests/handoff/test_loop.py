@@ -22,7 +22,7 @@ SIGMA = 0.25
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The coefficients' columns are a and b the timestep is multiplied by zero, so that it is an input in use."""
+    """The coefficients' columns are a and b; the timestep is multiplied by zero, so that it is an input in use."""
     image = ["batch", *SHAPE]
     nodes = [
         helper.make_node("Split", ["coefficients"], ["a", "b"], axis=1, num_outputs=2),
