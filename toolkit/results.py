@@ -24,7 +24,7 @@ def _recover(run: Run) -> dict[str, Any]:
 
 
 def _file(*parts: str) -> Callable[[Run], dict[str, Any]]:
-    return lambda run: read_json(run.path.joinpath(*parts))  # type: ignore[no-any-return]
+    return lambda run: read_json(run.path.joinpath(*parts))
 
 
 READERS: dict[str, Callable[[Run], dict[str, Any]]] = {

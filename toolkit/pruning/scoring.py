@@ -69,8 +69,8 @@ def accumulate(
             yield waiting.pop(0), t, losses
         if not waiting:
             break
+        progress("scoring", t, steps)
         loss.backward()
-        progress("scoring", t + 1, steps)
     for threshold in waiting:
         yield threshold, steps, losses
     progress("scoring", steps, steps)

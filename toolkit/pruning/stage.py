@@ -60,13 +60,14 @@ def prune(
 ) -> dict[str, Any]:
     """Write RUN/prune: scores.safetensors, plan.json and model/, the pruned and not yet recovered model."""
     criterion = catalog.criterion(settings.criterion)
-    parse_target(settings.target)
+    target = parse_target(settings.target)
     request = Request(
         "prune", settings.model_dump(), {"model": dense.sha256, "images": value_sha256([train.sha256, train.numbers])}
     )
     if run.is_current(request):
         return dict(read_plan(run.path / "prune" / "plan.json").facts)
     engine = engine_for(dense, settings)
+    solve(engine.space, target, count)  # an unreachable target is told before the scoring, not after it
     model = _load(dense, device)
     scheduler = models.load_scheduler(dense)
     scored_on, held_out = calibration.draw(train, settings.calibration_images, settings.seed, scheduler, device)

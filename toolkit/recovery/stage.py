@@ -48,7 +48,7 @@ def recover(
     request = Request("recover", settings.model_dump(), inputs)
     if run.is_current(request):
         return dict(run.require("recover", "dtk recover RUN")["result"])
-    _check(settings, train_images)
+    check(settings, train_images)
     started = time.monotonic()
     folder = run.path / "recover"
     training, state = _prepare(settings, dense, pruned, train_images, device)
@@ -70,7 +70,8 @@ IDENTITY = (
 """The settings that make it the same training; how far it goes and how often it saves do not."""
 
 
-def _check(settings: RecoverSettings, images: Images) -> None:
+def check(settings: RecoverSettings, images: Images) -> None:
+    """Refuse losses that are not known and data smaller than a batch; before pruning, too, where recovery follows."""
     for name in settings.losses:
         catalog.loss(name)
     if len(images) < settings.batch_size:

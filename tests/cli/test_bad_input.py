@@ -1,0 +1,221 @@
+"""Bad input: a clear error in words, an exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.cli.conftest import FAST, dtk
+from toolkit.files import folder_sha256
+
+WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
+
+
+def edited(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def compress(model: object, data: Path, out: Path, *more: object):
+    return dtk("compress", model, "--data", data, "-o", out, *FAST, *more)
+
+
+def missing(model: Path) -> str:
+    return str(model / "nowhere")
+
+
+def foreign(model: Path) -> Path:
+    (model / "model_index.json").unlink()
+    shutil.rmtree(model / "unet")
+    return model
+
+
+def truncated(model: Path) -> Path:
+    (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes()[:-1000])
+    return model
+
+
+def tampered(model: Path) -> Path:
+    content = bytearray((model / WEIGHTS).read_bytes())
+    content[10:14] = b"!!!!"
+    (model / WEIGHTS).write_bytes(bytes(content))
+    return model
+
+
+def lacking(model: Path) -> Path:
+    tensors = load_file(model / WEIGHTS)
+    del tensors["conv_in.weight"]
+    save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
+    return model
+
+
+def not_finite(model: Path) -> Path:
+    tensors = load_file(model / WEIGHTS)
+    tensors["conv_in.weight"][0] = torch.nan
+    save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
+    return model
+
+
+def unknown_class(model: Path) -> Path:
+    edited(model / "unet" / "config.json", _class_name="UVit2DModel")
+    return model
+
+
+def pickled_file(model: Path) -> Path:
+    torch.save({"a": torch.zeros(1)}, model / "unet.pth")
+    return model / "unet.pth"
+
+
+def pickled_folder(model: Path) -> Path:
+    (model / WEIGHTS).unlink()
+    torch.save({"a": torch.zeros(1)}, model / "unet" / "diffusion_pytorch_model.bin")
+    return model
+
+
+def without_scheduler(model: Path) -> Path:
+    shutil.rmtree(model / "scheduler")
+    return model
+
+
+def quantised(model: Path) -> Path:
+    edited(model / "unet" / "config.json", quantization_config={"quant_method": "torchao"})
+    return model
+
+
+BAD_MODELS = [
+    (missing, "No such model"),
+    (foreign, "neither a diffusers pipeline nor one of its components"),
+    (truncated, "truncated or changed"),
+    (tampered, "truncated or changed"),
+    (lacking, "missing conv_in.weight"),
+    (not_finite, "conv_in.weight .* holds NaN or infinity"),
+    (unknown_class, r"does not know the model class UVit2DModel[\s\S]*UNet2DModel"),
+    (pickled_file, "pickled checkpoint[\\s\\S]*unpickling can run any code"),
+    (pickled_folder, "no safetensors weights[\\s\\S]*pickled"),
+    (without_scheduler, "has no scheduler"),
+    (quantised, "is quantised"),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), BAD_MODELS, ids=[damage.__name__ for damage, _ in BAD_MODELS])
+def test_bad_models(damage, words: str, model: Path, data: Path, tmp_path: Path) -> None:
+    source = damage(shutil.copytree(model, tmp_path / "model"))
+    answer = compress(source, data, tmp_path / "run")
+    assert answer.code == 1
+    assert_words(words, answer.err)
+    assert not (tmp_path / "run" / "prune").exists()
+
+
+def assert_words(words: str, text: str) -> None:
+    import re
+
+    assert re.search(words, text), text
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (
+            ["--criterion", "fisher"],
+            2,
+            "Unknown criterion 'fisher'[\\s\\S]*diff-pruning, magnitude, random, scratch, taylor",
+        ),
+        (["--target", "flops=0.5"], 2, "Unknown target 'flops'[\\s\\S]*macs, params, width"),
+        (["--target", "macs=0.01"], 1, "nearest below none, nearest above macs=0"),
+        (["--target", "macs=0.93"], 1, "nearest below macs=0[\\s\\S]*nearest above macs=1"),
+        (["--threshold", "sometimes"], 2, "prune.threshold"),
+        (["--groups", "half"], 2, "prune.groups"),
+        (["--batch-size", "60"], 1, "fewer images than a batch[\\s\\S]*58 training images[\\s\\S]*at least 60"),
+        (["--calibration-images", "50"], 1, "too few images to calibrate on[\\s\\S]*58 training images[\\s\\S]*100"),
+        (["--device", "cuda"], 1, "torch sees no CUDA device"),
+    ],
+)
+def test_bad_options(options: list[str], code: int, words: str, model: Path, data: Path, tmp_path: Path) -> None:
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    answer = compress(model, data, tmp_path / "run", *options)
+    assert answer.code == code
+    assert_words(words, answer.err)
+
+
+def images_in(folder: Path, count: int, mode: str = "RGB") -> Path:
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.full((8, 8) if mode == "L" else (8, 8, 3), number, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+    return folder
+
+
+def test_an_empty_data_folder(model: Path, tmp_path: Path) -> None:
+    answer = compress(model, images_in(tmp_path / "images", 0), tmp_path / "run")
+    assert answer.code == 1
+    assert_words("images", answer.err)
+
+
+def test_bad_files_among_images_are_named_and_counted(model: Path, tmp_path: Path) -> None:
+    folder = images_in(tmp_path / "images", 40)
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "broken.png").write_bytes((folder / "001.png").read_bytes()[:40])
+    answer = compress(model, folder, tmp_path / "run", "--no-recover")
+    assert answer.code == 0, answer.err
+    assert_words("Skipped .*notes.txt", answer.err)
+    assert_words("Skipped .*broken.png", answer.err)
+    plan = json.loads((tmp_path / "run" / "prune" / "plan.json").read_text())
+    assert plan["calibration"]["skipped"] == 2
+
+
+def test_a_run_of_another_recipe_is_refused_and_kept(model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert compress(model, data, out).code == 0
+    before = folder_sha256(out)
+    answer = compress(model, data, out, "--target", "width=0.75")
+    assert answer.code == 1
+    assert_words("holds a run of another recipe[\\s\\S]*prune.target[\\s\\S]*--overwrite", answer.err)
+    assert folder_sha256(out) == before
+    assert compress(model, data, out, "--target", "width=0.75", "--overwrite").code == 0
+    assert json.loads((out / "prune" / "plan.json").read_text())["asked"]["target"] == "width=0.75"
+
+
+def test_a_folder_of_other_things_is_not_taken(model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    for more in ([], ["--overwrite"]):
+        answer = compress(model, data, tmp_path / "run", *more)
+        assert answer.code == 1
+        assert_words("a folder with other things in it", answer.err)
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("command", ["recover", "evaluate", "export", "profile", "report"])
+def test_commands_want_a_run_folder(command: str, tmp_path: Path) -> None:
+    answer = dtk(command, tmp_path / "nowhere")
+    assert answer.code == 1
+    assert_words("is not a run folder[\\s\\S]*no such folder", answer.err)
+
+
+def test_a_run_of_a_newer_schema_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    assert compress(model, data, tmp_path / "run", "--no-recover").code == 0
+    edited(tmp_path / "run" / "run.json", schema_version=99)
+    answer = dtk("export", tmp_path / "run")
+    assert answer.code == 1
+    assert_words("another version of dtk[\\s\\S]*schema version 99", answer.err)
+
+
+def test_a_misspelt_recipe_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("prune:\n  taget: macs=0.5\n")
+    answer = dtk("run", tmp_path / "recipe.yaml", "-o", tmp_path / "run")
+    assert answer.code == 2
+    assert_words("prune.taget", answer.err)
+
+
+def test_profile_before_export_says_what_to_do(model: Path, data: Path, tmp_path: Path) -> None:
+    assert compress(model, data, tmp_path / "run", "--no-recover").code == 0
+    answer = dtk("profile", tmp_path / "run", "--runner", "onnxruntime", "--batch", "1")
+    assert answer.code == 1
+    assert_words("no finished export stage[\\s\\S]*dtk export", answer.err)
