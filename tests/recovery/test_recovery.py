@@ -1,0 +1,177 @@
+"""Recovery is exact: the same weights however it is interrupted, split or batched."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny import tiny_folder, tiny_unet
+from toolkit import models
+from toolkit.data.images import Images
+from toolkit.errors import DtkError, UsageError
+from toolkit.noise import generator, normal
+from toolkit.recovery import catalog, loop
+from toolkit.recovery.batches import Batches
+from toolkit.recovery.config import RecoverSettings
+from toolkit.recovery.losses.base import Step
+from toolkit.recovery.stage import recover
+from toolkit.run_folder import Request, Run
+
+WEIGHTS = Path("model/unet/diffusion_pytorch_model.safetensors")
+SETTINGS = {"steps": 12, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 4, "log_every": 1, "flip": True}
+
+
+def tiny_images(count: int = 40) -> Images:
+    pixels = generator("tiny images", 0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return Images("test", (3, 8, 8), "0" * 64, tuple(range(count)), lambda number: pixels[number])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Run, models.ModelFolder]:
+    """A run whose prune stage has finished, and its dense model. What counts here is what recovery does with it."""
+    dense = tiny_folder(tmp_path / "dense", seed=0)
+    folder = Run.create(tmp_path / "run")
+    with folder.writing(Request("prune", {}, {})) as prune:
+        tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), norm_num_groups=4)
+    return folder, dense
+
+
+def again(source: Run, target: Path) -> Run:
+    import shutil
+
+    shutil.copytree(source.path, target)
+    return Run.create(target)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.path / WEIGHTS)
+
+
+def test_resumed_weights_equal_uninterrupted_ones_bit_by_bit(run, tmp_path: Path) -> None:
+    folder, dense = run
+    other = again(folder, tmp_path / "other")
+    settings = RecoverSettings(**SETTINGS)
+    recover(folder, settings, dense, tiny_images())
+
+    class Killed(Exception):
+        pass
+
+    def kill_at(step: int):
+        def progress(work: str, done: int, total: int) -> None:
+            if done == step:
+                raise Killed
+
+        return progress
+
+    for step in (3, 6, 11):
+        with pytest.raises(Killed):
+            recover(other, settings, dense, tiny_images(), progress=kill_at(step))
+    recover(other, settings, dense, tiny_images())
+    assert all(torch.equal(weights(other)[name], tensor) for name, tensor in weights(folder).items())
+    logs = [[json.loads(line) for line in (r.path / "recover" / "log.jsonl").open()] for r in (folder, other)]
+    for one, two in zip(*logs, strict=True):
+        assert {k: v for k, v in one.items() if k != "images_per_s"} == {
+            k: v for k, v in two.items() if k != "images_per_s"
+        }
+
+
+def test_micro_batches_change_memory_and_not_the_result(run, tmp_path: Path) -> None:
+    folder, dense = run
+    other = again(folder, tmp_path / "other")
+    recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    recover(other, RecoverSettings(**SETTINGS, micro_batch_size=3), dense, tiny_images())
+    for name, tensor in weights(folder).items():
+        torch.testing.assert_close(weights(other)[name], tensor, rtol=0, atol=2e-4)
+
+
+def test_more_steps_go_on_from_where_it_was(run) -> None:
+    folder, dense = run
+    settings = {**SETTINGS, "schedule": "constant"}
+    recover(folder, RecoverSettings(**settings), dense, tiny_images())
+    seen: list[int] = []
+    recover(
+        folder,
+        RecoverSettings(**settings | {"steps": 16}),
+        dense,
+        tiny_images(),
+        progress=lambda w, d, t: seen.append(d),
+    )
+    assert seen == [13, 14, 15, 16]
+
+
+def test_a_finished_recovery_is_not_repeated(run) -> None:
+    folder, dense = run
+    settings = RecoverSettings(**SETTINGS)
+    first = recover(folder, settings, dense, tiny_images())
+    seen: list[int] = []
+    assert recover(folder, settings, dense, tiny_images(), progress=lambda w, d, t: seen.append(d)) == first
+    assert seen == []
+
+
+def test_training_helps(run) -> None:
+    folder, dense = run
+    recover(folder, RecoverSettings(**SETTINGS | {"steps": 60, "losses": {"distillation": 1.0}}), dense, tiny_images())
+    log = [json.loads(line)["distillation"] for line in (folder.path / "recover" / "log.jsonl").open()]
+    assert np.mean(log[-10:]) < 0.7 * np.mean(log[:10])
+
+
+def test_a_loss_that_is_not_finite_stops_with_what_to_try(run) -> None:
+    folder, dense = run
+    settings = RecoverSettings(**SETTINGS | {"learning_rate": 1e25, "gradient_clip": 1e25, "warmup_steps": 0})
+    with pytest.raises(
+        DtkError, match=r"The loss at step \d+ is not finite[\s\S]*the last checkpoint[\s\S]*learning-rate"
+    ):
+        recover(folder, settings, dense, tiny_images())
+
+
+def test_an_unknown_loss_lists_the_known(run) -> None:
+    folder, dense = run
+    with pytest.raises(UsageError, match=r"Unknown loss 'perceptual'[\s\S]*distillation, noise"):
+        recover(folder, RecoverSettings(losses={"perceptual": 1.0}), dense, tiny_images(100))
+
+
+@pytest.mark.parametrize("name", catalog.known_losses())
+def test_every_loss_is_a_mean_squared_error_of_its_kind(name: str) -> None:
+    student, teacher = tiny_unet(1), tiny_unet(2)
+    x, target = (torch.from_numpy(normal("loss", i, shape=(4, 3, 8, 8))) for i in range(2))
+    t = torch.tensor([0, 10, 50, 99])
+    step = Step(student, teacher, x, t, target)
+    value = catalog.loss(name)(step)
+    assert value.ndim == 0 and value.requires_grad
+    with torch.no_grad():
+        wanted = {"noise": target, "distillation": teacher(x, t).sample}[name]
+        expected = ((student(x, t).sample - wanted) ** 2).sum() / x.numel()
+    assert float(value.detach()) == pytest.approx(float(expected), rel=1e-5)
+    value.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_sample_is_a_function_of_its_number() -> None:
+    images = tiny_images(10)
+    one, other = (Batches(images, 100, seed=3, flip=True) for _ in range(2))
+    whole = one(range(24), torch.device("cpu"))
+    for start in (16, 0, 8):
+        part = other(range(start, start + 8), torch.device("cpu"))
+        assert torch.equal(part.images, whole.images[start : start + 8])
+        assert torch.equal(part.noise, whole.noise[start : start + 8])
+        assert torch.equal(part.t, whole.t[start : start + 8])
+    first_epoch = {tuple(np.sort(image.flatten().numpy())) for image in whole.images[:10]}
+    assert len(first_epoch) == 10, "an epoch shows every image once"
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_learning_rate_rises_and_then_obeys_its_schedule(schedule: str) -> None:
+    settings = RecoverSettings(steps=100, warmup_steps=10, learning_rate=1.0, schedule=schedule)
+    rates = [loop.learning_rate(settings, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    if schedule == "constant":
+        assert set(rates[10:]) == {1.0}
+    else:
+        assert rates[55] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)))
+        assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
