@@ -64,10 +64,10 @@ def batch_limit(settings: HandoffSettings, image: Sequence[int], exported: int |
 
 
 def check_steps(settings: HandoffSettings, longest: int) -> None:
-    """Refuse limits of steps that contradict each other or the schedule the model was trained with."""
+    """Refuse limits of steps that contradict each other or the tables that were exported."""
     if not settings.default_steps <= settings.max_steps <= longest:
         raise UsageError(
             "The limits of steps contradict each other.",
             found=f"default_steps {settings.default_steps}, max_steps {settings.max_steps}",
-            expected=f"default_steps <= max_steps <= {longest}, the steps the model was trained with",
+            expected=f"default_steps <= max_steps <= {longest}, the longest loop that was exported",
         )

@@ -71,9 +71,8 @@ class StepGraph:
 
     @property
     def longest(self) -> int:
-        """The number of steps the model was trained with."""
-        steps: int = self.description["train_timesteps"]
-        return steps
+        """The most steps of a loop that the export has a table for."""
+        return max(int(steps) for steps in self.description["schedules"])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -84,6 +83,6 @@ class StepGraph:
         """The server's schedule.json: timesteps and coefficients of every loop of 1 to ``max_steps`` steps."""
         stored = self.description["schedules"]
         return {
-            "initial_sigma": self.description.get("initial_sigma", 1.0),
+            "initial_sigma": self.description["initial_sigma"],
             "by_steps": {str(steps): stored[str(steps)] for steps in range(1, max_steps + 1)},
         }
