@@ -206,12 +206,30 @@ def profile(job: Job) -> dict[str, Any]:
     return stage(job.run, job.recipe.profile or ProfileSettings(), job.dense, job.compressed, progress=job.progress)
 
 
+def handoff(job: Job) -> dict[str, Any]:
+    """The handoff stage."""
+    from toolkit.handoff.config import HandoffSettings
+    from toolkit.handoff.stage import handoff as stage
+
+    return stage(job.run, job.recipe.handoff or HandoffSettings(), progress=job.progress)
+
+
+def serve(path: Path, ready: Callable[[Any], None], **settings: Any) -> int:
+    """Serve a run's handoff until the process is told to stop; returns the server's exit code."""
+    from toolkit.handoff.config import ServeSettings
+    from toolkit.handoff.server import serve as server
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    return server(Run.open(path), ServeSettings(**given), ready=ready)
+
+
 VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "prune": prune,
     "recover": recover,
     "evaluate": evaluate,
     "export": export,
     "profile": profile,
+    "handoff": handoff,
 }
 
 
@@ -262,7 +280,7 @@ def compress_recipe(
         "device": device,
         "prune": given(prune),
         "recover": None if recover is None else given(recover),
-        **dict.fromkeys(("evaluate", "export", "profile")),
+        **dict.fromkeys(("evaluate", "export", "profile", "handoff")),
     }
     return recipe.make(values, "The command line")
 

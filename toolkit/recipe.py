@@ -13,11 +13,10 @@ from profiles.config import ProfileSettings
 from toolkit.errors import DtkError, UsageError
 from toolkit.evaluation.config import EvaluateSettings
 from toolkit.files import write_text
+from toolkit.handoff.config import HandoffSettings
 from toolkit.pruning.config import PruneSettings
 from toolkit.recovery.config import RecoverSettings
 from toolkit.settings import Settings
-
-STAGES = ("prune", "recover", "evaluate", "export", "profile")
 
 
 class DataSettings(Settings):
@@ -44,6 +43,7 @@ class Recipe(Settings):
     evaluate: EvaluateSettings | None = EvaluateSettings()
     export: ExportSettings | None = ExportSettings()
     profile: ProfileSettings | None = ProfileSettings()
+    handoff: HandoffSettings | None = None
 
     def write(self, path: Path) -> None:
         """Write the resolved recipe; ``dtk run`` repeats it."""

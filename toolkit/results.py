@@ -33,6 +33,7 @@ READERS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "evaluate": _file("evaluate", "metrics.json"),
     "export": lambda run: export_result(run.path / "export"),
     "profile": _file("profile", "profile.json"),
+    "handoff": _file("handoff", "handoff.json"),
 }
 
 

@@ -68,7 +68,14 @@ def working(out: Path, stage: str) -> Callable[[], bool]:
 
 def stop(recipe: Path, out: Path, stage: str, how: signal.Signals) -> tuple[int, str]:
     """Run until the stage is at work, send the signal, and return the exit code and what was said."""
-    process = subprocess.Popen(command(recipe, out), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(recipe, out),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     said: list[str] = []
     reader = threading.Thread(target=lambda: said.extend(process.stderr or []))
     reader.start()

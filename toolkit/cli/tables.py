@@ -85,7 +85,19 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
     yield memory
 
 
-STAGES = {"prune": plan, "recover": recovery, "evaluate": evaluation, "export": parity, "profile": profile}
+def handed(manifest: dict[str, Any]) -> Iterator[Any]:
+    """What a server gets."""
+    yield f"Model repository for {manifest['server']['container']}: `dtk serve RUN` runs it here."
+
+
+STAGES = {
+    "prune": plan,
+    "recover": recovery,
+    "evaluate": evaluation,
+    "export": parity,
+    "profile": profile,
+    "handoff": handed,
+}
 
 
 def report(value: dict[str, Any]) -> Iterator[Any]:

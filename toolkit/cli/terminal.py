@@ -74,4 +74,4 @@ def show(value: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]],
 
     console = Console()
     for part in table(value):
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str), highlight=False)

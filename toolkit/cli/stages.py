@@ -1,0 +1,92 @@
+"""One command a stage, on the run folder of an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from toolkit.cli.app import Json, RunFolder, app, option
+
+
+def _stage(path: Path, stage: str, json: bool, **changes: Any) -> None:
+    """Run one stage of an existing run with changed settings, and show what it found."""
+    from toolkit import pipeline
+    from toolkit.cli import tables
+    from toolkit.cli.terminal import show, terminal
+
+    with terminal(quiet=json) as told:
+        job = pipeline.take_up(path, told.progress, told.notice)
+        job = pipeline.with_settings(job, stage, pipeline.settings_for(job, stage, **changes))
+        value = pipeline.VERBS[stage](job)
+        pipeline.report(job)
+    table: Callable[[dict[str, Any]], Any] = tables.STAGES[stage]
+    show(value, json, table)
+
+
+@app.command()
+def recover(
+    run: RunFolder,
+    steps: Annotated[int | None, option("train up to this many steps in all")] = None,
+    seed: Annotated[int | None, option("seed of order and noise")] = None,
+    batch_size: Annotated[int | None, option("images a step")] = None,
+    learning_rate: Annotated[float | None, option("learning rate")] = None,
+    json: Json = False,
+) -> None:
+    """Train the pruned model on, with the dense one as teacher."""
+    _stage(run, "recover", json, steps=steps, seed=seed, batch_size=batch_size, learning_rate=learning_rate)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    images: Annotated[int | None, option("samples of each model")] = None,
+    sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver")] = None,
+    sampling_steps: Annotated[int | None, option("steps of the sampler")] = None,
+    features: Annotated[str | None, option("feature extractor of the distances")] = None,
+    seed: Annotated[int | None, option("seed of the first sample")] = None,
+    json: Json = False,
+) -> None:
+    """Sample dense and compressed side by side and measure both against real images."""
+    changes = {"sampler": sampler, "sampling_steps": sampling_steps, "features": features, "seed": seed}
+    _stage(run, "evaluate", json, images=images, **changes)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    dtype: Annotated[str | None, option("fp32, fp16 or bf16")] = None,
+    batch: Annotated[str | None, option("batch sizes min:opt:max, such as 1:8:64")] = None,
+    opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
+    json: Json = False,
+) -> None:
+    """Write ONNX files and prove them equal to torch."""
+    _stage(run, "export", json, dtype=dtype, batch=batch, opset=opset)
+
+
+@app.command()
+def profile(
+    run: RunFolder,
+    runner: Annotated[str | None, option("runners, by comma: torch,onnxruntime")] = None,
+    batch: Annotated[str | None, option("batch sizes, by comma: 1,16,64")] = None,
+    json: Json = False,
+) -> None:
+    """Measure dense against compressed: size, MACs, latency, memory."""
+    runners = runner.split(",") if runner else None
+    batches = batch.split(",") if batch else None
+    _stage(run, "profile", json, runners=runners, batches=batches)
+
+
+@app.command()
+def handoff(
+    run: RunFolder,
+    to: Annotated[str | None, option("triton")] = None,
+    device: Annotated[str | None, option("where the server computes: cpu or gpu")] = None,
+    instances: Annotated[int | None, option("copies of the model that work side by side")] = None,
+    max_batch: Annotated[int | None, option("images of one batch")] = None,
+    max_steps: Annotated[int | None, option("sampling steps a request may ask for")] = None,
+    json: Json = False,
+) -> None:
+    """Write a model repository that a server takes as it is."""
+    limits = {"max_batch": max_batch, "max_steps": max_steps}
+    _stage(run, "handoff", json, to=to, device=device, instances=instances, **limits)
