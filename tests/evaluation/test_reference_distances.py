@@ -12,6 +12,7 @@ from PIL import Image
 from tests.evaluation.cifar_resnet import load
 from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.frechet import frechet_distance
+from toolkit.evaluation.kernel import kernel_distance
 from toolkit.files import file_sha256
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -59,3 +60,10 @@ def test_frechet_distance(pair, features, published):
     first, second = pair.split("|")
     expected = published[f"resnet56-4bfd9763:{pair}"]["fid_eig"]
     assert frechet_distance(features[first], features[second]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_kernel_distance(pair, features, published):
+    first, second = pair.split("|")
+    expected = published[f"resnet56-4bfd9763:{pair}"]["kid"]
+    assert kernel_distance(features[first], features[second]) == pytest.approx(expected, abs=1e-4)

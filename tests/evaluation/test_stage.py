@@ -16,7 +16,8 @@ from toolkit.evaluation import stage
 from toolkit.evaluation.config import EvaluateSettings
 from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.figures import Figure
-from toolkit.evaluation.stage import evaluate, excess_ratio
+from toolkit.evaluation.metrics import excess_ratio
+from toolkit.evaluation.stage import evaluate
 from toolkit.run_folder import Run
 
 SETTINGS = EvaluateSettings(images=12, sampling_steps=2, batch_size=5)
@@ -79,8 +80,8 @@ def test_is_not_run_again_unless_something_changed(run, models, extractor, monke
     reference = pictures(30)
     first = evaluate(run, SETTINGS, *models, reference, extractor=extractor)
     judged = []
-    original = stage._judge
-    monkeypatch.setattr(stage, "_judge", lambda *args: (judged.append(1), original(*args))[1])
+    original = stage.judge
+    monkeypatch.setattr(stage, "judge", lambda *args: (judged.append(1), original(*args))[1])
     other_batches = SETTINGS.model_copy(update={"batch_size": 3})
     assert evaluate(run, other_batches, *models, reference, extractor=extractor) == first
     assert not judged
@@ -127,6 +128,25 @@ def test_a_failed_evaluation_leaves_no_folder(run, models, extractor, monkeypatc
         evaluate(run, SETTINGS, *models, pictures(30), extractor=extractor)
     assert not (run.path / "evaluate").exists()
     assert run.stage("evaluate") is None
+
+
+def test_samples_are_compared_with_the_training_images(run, models, extractor):
+    train = pictures(40, seed=1)
+    found = evaluate(run, SETTINGS, *models, pictures(30), train=train, extractor=extractor)["nearest_training_images"]
+    assert found["searched"] == 40
+    assert len(found["numbers"]) == len(found["held_out_images_to_their_nearest"]) == 10
+    assert (run.path / "evaluate" / "nearest.png").is_file()
+
+
+def test_controls_are_drawn_when_asked(run, models, extractor):
+    settings = SETTINGS.model_copy(update={"controls": True, "sampling_steps": 8})
+    found = evaluate(run, settings, *models, pictures(30), extractor=extractor)["controls"]
+    assert 0.2 < found["macs_ratio"] < 0.4
+    compressed, dense = found["curves"]["compressed"], found["curves"]["dense"]
+    assert [point["steps"] for point in compressed] == [2, 4, 8]
+    assert [point["steps"] for point in dense] == [1, 2, 8]
+    assert compressed[-1]["cost_in_dense_steps"] == pytest.approx(8 * found["macs_ratio"])
+    assert "dense" in found["verdict"]
 
 
 @pytest.mark.parametrize(

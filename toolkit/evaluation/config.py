@@ -16,3 +16,4 @@ class EvaluateSettings(Settings):
     batch_size: int = Field(default=64, ge=1)  # changes no image
     features: str = "efficientnet-lite0"
     seed: int = Field(default=0, ge=0)  # image i is made from seed + i
+    controls: bool = False  # also sample the dense model in fewer steps, at the compressed model's cost

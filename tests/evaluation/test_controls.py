@@ -1,0 +1,46 @@
+"""Cost, crossings and verdicts of the fewer-steps control."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.tiny import tiny_folder
+from toolkit.evaluation.controls import _verdict, crossings, step_macs
+from toolkit.models import load_denoiser
+
+
+def test_macs_are_those_of_convolutions_linears_and_attention(tmp_path):
+    model = tiny_folder(tmp_path / "model")
+    denoiser, macs = load_denoiser(model), []
+
+    def count(module, inputs, output):
+        macs.append(module.weight[0].numel() * output.numel())
+
+    for module in denoiser.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        denoiser(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long))
+    attention = 4 * 2 * 4 * 4 * 32  # four attentions of 4 positions and 32 channels, two products each
+    assert step_macs(model) == sum(macs) + attention
+
+
+def test_curves_that_cross_once():
+    falling = [(2.0, 10.0), (8.0, 2.0)]
+    flat = [(1.0, 6.0), (16.0, 6.0)]
+    assert crossings(falling, flat) == [pytest.approx(4.0)]  # half way in the logarithm
+
+
+def test_curves_that_do_not_cross():
+    assert crossings([(1.0, 5.0), (4.0, 3.0)], [(1.0, 6.0), (4.0, 4.0)]) == []
+
+
+def test_curves_without_common_costs():
+    assert crossings([(1.0, 5.0), (2.0, 3.0)], [(4.0, 6.0), (8.0, 4.0)]) == []
+
+
+def test_the_verdict_is_at_equal_cost():
+    dense = [(5.0, 9.0), (10.0, 6.0), (20.0, 5.0)]
+    assert "compressing wins: 5.500" in _verdict(10.0, {"dense": dense, "compressed": [(5.0, 8.0), (10.0, 5.5)]})
+    assert "fewer steps of the dense model win" in _verdict(10.0, {"dense": dense, "compressed": [(10.0, 6.5)]})

@@ -1,0 +1,97 @@
+"""The control that a compressed model must beat: the dense one, in fewer steps, at the same cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from toolkit import models
+from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.evaluation.config import EvaluateSettings
+from toolkit.evaluation.frechet import frechet_distance
+from toolkit.evaluation.judging import Judged, Subjects, Workplace, sampling_plan
+from toolkit.evaluation.samples import sample_images
+from toolkit.models import ModelFolder
+
+Curve = list[tuple[float, float]]  # (cost of an image in dense steps, distance), by rising cost
+
+
+def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Workplace) -> dict[str, Any]:
+    """Distance against cost for both models, where the two curves cross, and which is better at equal cost.
+
+    The compressed model takes all, half and a quarter of the steps, the dense model as many as cost the same; both also
+    stand at the full number. Cost is counted in MACs.
+    """
+    ratio = step_macs(subjects.compressed) / step_macs(subjects.dense)
+    full = settings.sampling_steps
+    steps = {"compressed": sorted({max(1, full // part) for part in (1, 2, 4)})}
+    steps["dense"] = sorted({full} | {max(1, round(taken * ratio)) for taken in steps["compressed"]})
+    curves = {name: [_point(name, taken, subjects, settings, judged, place) for taken in steps[name]] for name in steps}
+    costs = {"dense": 1.0, "compressed": ratio}
+    found = {name: [(taken * costs[name], value) for taken, value in curve] for name, curve in curves.items()}
+    return {
+        "macs_ratio": ratio,
+        "curves": {
+            name: [
+                {"steps": taken, "cost_in_dense_steps": taken * costs[name], "frechet_distance": value}
+                for taken, value in curve
+            ]
+            for name, curve in curves.items()
+        },
+        "crossings_in_dense_steps": crossings(found["compressed"], found["dense"]),
+        "verdict": _verdict(full * ratio, found),
+    }
+
+
+def step_macs(model: ModelFolder) -> int:
+    """MACs of one denoiser call at batch 1 as torch's counter sees them (convolutions, products, attention)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = example_inputs(input_specs(model.class_name, model.config), 1, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        models.build(model.class_name, model.config)(**inputs)
+    return counter.get_total_flops() // 2
+
+
+def crossings(first: Curve, second: Curve) -> list[float]:
+    """The costs at which two curves cross, each drawn straight between its points over the logarithm of the cost."""
+    costs = sorted({cost for cost, _ in first + second})
+    low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
+    places = np.log([cost for cost in costs if low <= cost <= high])
+    gaps = _read(first, places) - _read(second, places)
+    found = []
+    for left in range(len(places) - 1):
+        before, after = gaps[left], gaps[left + 1]
+        if before * after < 0:
+            found.append(float(np.exp(places[left] + (places[left + 1] - places[left]) * before / (before - after))))
+    return found
+
+
+def _read(curve: Curve, places: np.ndarray) -> np.ndarray:
+    return np.interp(places, np.log([cost for cost, _ in curve]), [value for _, value in curve])
+
+
+def _verdict(cost: float, curves: dict[str, Curve]) -> str:
+    compressed, dense = (float(_read(curves[name], np.log([cost]))[0]) for name in ("compressed", "dense"))
+    better = "compressing wins" if compressed < dense else "fewer steps of the dense model win"
+    return f"at the cost of {cost:.1f} dense steps {better}: {compressed:.3f} compressed, {dense:.3f} dense"
+
+
+def _point(
+    name: str, steps: int, subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Workplace
+) -> tuple[int, float]:
+    features = judged.features[name]
+    if steps != settings.sampling_steps:
+        images = sample_images(
+            subjects.models[name],
+            sampling_plan(settings, steps),
+            settings.images,
+            place.cache,
+            device=place.device,
+            progress=place.progress,
+            work=f"sampling the {name} model in {steps} steps",
+        )
+        features = subjects.extractor(images, place.progress, f"features of {steps} steps")
+    return steps, frechet_distance(features, judged.features["reference"])

@@ -1,0 +1,93 @@
+"""Who is judged by what, and the images and features all figures are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.data.images import Images
+from toolkit.evaluation.config import EvaluateSettings
+from toolkit.evaluation.features import Extractor
+from toolkit.evaluation.figures import Conditions
+from toolkit.evaluation.real import features_of, floor_images
+from toolkit.evaluation.samples import SamplingPlan, sample_images
+from toolkit.models import ModelFolder
+from toolkit.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The two models, the real images that judge them, and the features they are compared by."""
+
+    dense: ModelFolder
+    compressed: ModelFolder
+    reference: Images
+    train: Images | None
+    extractor: Extractor
+
+    @property
+    def models(self) -> dict[str, ModelFolder]:
+        return {"dense": self.dense, "compressed": self.compressed}
+
+    def hashes(self) -> dict[str, str]:
+        """What an evaluation reads, for its record."""
+        return {
+            "dense": self.dense.sha256,
+            "compressed": self.compressed.sha256,
+            "reference": self.reference.fingerprint,
+            "train": self.train.fingerprint if self.train else "",
+            "extractor": f"{self.extractor.name} {self.extractor.sha256}",
+        }
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where shards and features are kept, what computes, and who is told."""
+
+    cache: Path
+    device: str = "cpu"
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Samples uint8 (N, H, W, C) of the dense and the compressed model, and features float32 (N, D) by name.
+
+    The features are of the dense and the compressed model's samples, of the reference, and of the floor's images where
+    there are any; ``floor`` says what those are, or why there are none.
+    """
+
+    samples: dict[str, np.ndarray]
+    features: dict[str, np.ndarray]
+    floor: str
+    conditions: Conditions
+
+
+def sampling_plan(settings: EvaluateSettings, steps: int | None = None) -> SamplingPlan:
+    """How the settings want images made, or how in another number of steps."""
+    return SamplingPlan(settings.sampler, steps or settings.sampling_steps, settings.seed, settings.batch_size)
+
+
+def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> Judged:
+    """Sample both models from the same noise and take the features of all images, equally many on every side."""
+    count, extractor = settings.images, subjects.extractor
+    samples, features = {}, {}
+    for name, model in subjects.models.items():
+        samples[name] = sample_images(
+            model,
+            sampling_plan(settings),
+            count,
+            place.cache,
+            device=place.device,
+            progress=place.progress,
+            work=f"sampling the {name} model",
+        )
+        features[name] = extractor(samples[name], place.progress, f"features of the {name} model's images")
+    real = subjects.reference.subset(range(count))
+    features["reference"] = features_of(real, extractor, place.cache, place.progress)
+    floor, what = floor_images(subjects.reference, subjects.train, count)
+    if floor is not None:
+        features["floor"] = features_of(floor, extractor, place.cache, place.progress, "features of the floor's images")
+    return Judged(samples, features, what, Conditions(count, extractor.name, extractor.sha256, real.fingerprint))

@@ -1,0 +1,71 @@
+"""The figures of an evaluation, each with what it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from toolkit.evaluation import similarity
+from toolkit.evaluation.figures import Figure
+from toolkit.evaluation.frechet import frechet_distance
+from toolkit.evaluation.intervals import Distance, block_intervals, interval
+from toolkit.evaluation.judging import Judged
+from toolkit.evaluation.kernel import kernel_distance
+from toolkit.evaluation.neighbours import NEIGHBOUR, precision_recall
+
+
+def pair_metrics(dense: np.ndarray, compressed: np.ndarray) -> dict[str, Any]:
+    """How near the compressed model's images are to the dense model's of the same noise, uint8 (N, H, W, C)."""
+    ssim = similarity.ssim(dense, compressed)
+    return {
+        "count": len(dense),
+        "ssim": float(ssim.mean()),
+        "ssim_interval": asdict(interval(ssim)),
+        "ssim_window": similarity.ssim_window(*dense.shape[1:3]),
+        "psnr_db": similarity.psnr_db(dense, compressed),
+    }
+
+
+def real_metrics(judged: Judged) -> dict[str, Any]:
+    """Distances, precision and recall against real images, for both models and the floor."""
+    frechet = _distances("FD", frechet_distance, judged)
+    values = {name: frechet[name]["value"] for name in _sides(judged)}
+    frechet |= {"floor_images": judged.floor, "excess_ratio": excess_ratio(values)}
+    found = {"frechet_distance": frechet, "kernel_distance": _distances("KD", kernel_distance, judged)}
+    return found | _precision_recall(judged)
+
+
+def excess_ratio(distances: Mapping[str, float]) -> float | None:
+    """The compressed model's excess over the floor in units of the dense model's; None where that is not positive."""
+    if "floor" not in distances or distances["dense"] <= distances["floor"]:
+        return None
+    return (distances["compressed"] - distances["floor"]) / (distances["dense"] - distances["floor"])
+
+
+def _sides(judged: Judged) -> dict[str, np.ndarray]:
+    return {name: features for name, features in judged.features.items() if name != "reference"}
+
+
+def _distances(metric: str, distance: Distance, judged: Judged) -> dict[str, Any]:
+    real, sides = judged.features["reference"], _sides(judged)
+    values = {name: distance(features, real) for name, features in sides.items()}
+    return _figures(metric, values, judged) | {"intervals": block_intervals(distance, sides, real)}
+
+
+def _precision_recall(judged: Judged) -> dict[str, Any]:
+    real, sides = judged.features["reference"], _sides(judged)
+    if len(real) <= NEIGHBOUR:
+        return {}
+    found = {name: asdict(precision_recall(features, real)) for name, features in sides.items()}
+    return {
+        metric: _figures(f"{metric}, k = {NEIGHBOUR}", {name: one[metric] for name, one in found.items()}, judged)
+        for metric in ("precision", "recall")
+    }
+
+
+def _figures(metric: str, values: dict[str, float], judged: Judged) -> dict[str, Any]:
+    name = f"{metric} ({judged.conditions.extractor})"
+    return {side: Figure(name, value, judged.conditions).to_json() for side, value in values.items()}

@@ -1,0 +1,67 @@
+"""The error of the prediction at every noise level: where along the trajectory a compressed model differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from toolkit.data.images import Images
+from toolkit.denoiser_inputs import input_specs
+from toolkit.evaluation.samples import conditioning
+from toolkit.models import ModelFolder, load_scheduler
+from toolkit.noise import normal
+from toolkit.objective import noisy, target, timesteps_and_kind
+from toolkit.progress import Progress, silent
+from toolkit.runners.base import Runner
+from toolkit.runners.registry import open_runner
+
+POINTS = 20
+IMAGES = 64
+CURVES = ("dense", "compressed", "compressed_against_dense")
+
+
+def prediction_errors(
+    dense: ModelFolder,
+    compressed: ModelFolder,
+    images: Images,
+    seed: int,
+    *,
+    device: str = "cpu",
+    points: int = POINTS,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Mean squared errors at ``points`` timesteps spread over 0..T-1, on the first images (at most 64).
+
+    ``dense`` and ``compressed`` are errors against the training target, ``compressed_against_dense`` the gap between
+    the two predictions; all are means over pixels in the units of the prediction type. Both models see the same noise.
+    """
+    scheduler = load_scheduler(dense)
+    total, kind = timesteps_and_kind(scheduler)
+    timesteps = np.unique(np.linspace(0, total - 1, points).round().astype(int)).tolist()
+    numbers = range(min(IMAGES, len(images)))
+    clean = torch.from_numpy(images.read(numbers)).to(device)
+    conditions = conditioning(input_specs(dense.class_name, dense.config), numbers, device)
+    runners = [open_runner("torch", model, device=device) for model in (dense, compressed)]
+    rows = []
+    for done, t in enumerate(timesteps, start=1):
+        rows.append(_errors_at(t, runners, scheduler, clean, conditions, seed))
+        progress("prediction errors", done, len(timesteps))
+    for runner in runners:
+        runner.close()
+    curves = {name: [row[column] for row in rows] for column, name in enumerate(CURVES)}
+    return {"images": len(numbers), "prediction_type": kind, "timesteps": timesteps, **curves}
+
+
+def _errors_at(
+    t: int, runners: list[Runner], scheduler: Any, clean: torch.Tensor, conditions: dict[str, torch.Tensor], seed: int
+) -> list[float]:
+    shape = tuple(clean.shape[1:])
+    drawn = np.stack([normal("prediction error", seed, number, t, shape=shape) for number in range(len(clean))])
+    noise = torch.from_numpy(drawn).to(clean)
+    timestep = torch.full((len(clean),), t, dtype=torch.int64, device=clean.device)
+    x = noisy(scheduler, clean, noise, timestep)
+    dense, compressed = (runner(x, timestep, **conditions)[:, : shape[0]] for runner in runners)
+    wanted = target(scheduler, clean, noise, timestep)
+    return [float(gap.double().square().mean()) for gap in (dense - wanted, compressed - wanted, compressed - dense)]
