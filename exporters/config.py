@@ -51,6 +51,8 @@ class ExportSettings(Settings):
     opset: int = 21
     batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
     tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
+    sampler: Literal["ddim", "ddpm"] = Field(default="ddim", description="whose update the step graph holds")
+    longest: int = Field(default=100, ge=1, description="the most steps the step graph has coefficients for")
     loop_steps: int = Field(default=20, ge=1)
     loop_images: int = Field(default=4, ge=1)
     seed: int = 0

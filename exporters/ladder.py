@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from exporters.config import DtypeName, ExportSettings
 from exporters.onnx import export_onnx
 from exporters.parity import PSNR_FLOORS_DB, TOLERANCES, compare, compare_images
+from exporters.step import export_step, run_steps
 from toolkit.denoiser_inputs import example_inputs, input_specs
 from toolkit.models import ModelFolder, load_denoiser, load_scheduler
 from toolkit.runners.base import Runner
@@ -42,45 +45,81 @@ class Ladder:
 
         ``done`` is called after each rung. Raises DtkError at the first rung out of tolerance.
         """
-        reference = open_runner("torch", self.model)
-        images = self._images(reference)
         found: dict[str, Any] = {}
         for dtype in rungs(self.settings.dtype):
             with tempfile.TemporaryDirectory(prefix=".rung-", dir=path.parent) as scratch:
                 target = path if dtype == self.settings.dtype else Path(scratch) / path.name
                 export_onnx(load_denoiser(self.model), self.specs, target, dtype=dtype, opset=self.settings.opset)
-                found[dtype] = (
-                    {"not_run": NO_BF16} if dtype == "bf16" else self._compare(reference, target, images, dtype)
-                )
+                found[dtype] = {"not_run": NO_BF16} if dtype == "bf16" else self._compare(target, dtype)
             done()
         return found
 
-    def _compare(self, reference: Runner, path: Path, images: torch.Tensor, dtype: DtypeName) -> dict[str, Any]:
-        candidate = open_runner("onnxruntime", path)
-        name = f"The {self.name} model as ONNX {dtype}"
-        batches = sorted({1, 2, self.settings.batch.max})
-        try:
+    def step(self, path: Path) -> dict[str, Any]:
+        """Write the step graph to ``path`` (.onnx and .json beside it) and compare its loop with torch's."""
+        settings = self.settings
+        description = export_step(
+            load_denoiser(self.model),
+            self.scheduler,
+            self.specs,
+            path,
+            sampler=settings.sampler,
+            dtype=settings.dtype,
+            opset=settings.opset,
+            longest=max(settings.longest, settings.loop_steps),
+        )
+        if settings.dtype == "bf16":
+            return {"not_run": NO_BF16}
+        schedule = description["schedules"][str(settings.loop_steps)]
+        with closing(open_runner("onnxruntime", path)) as stepper:
+            shape, noisy = self.specs["sample"].shape, settings.sampler == "ddpm"
+            images = run_steps(stepper, schedule, self._seeds, shape, self._conditioning, noisy=noisy)
+        expected = self._images(self.reference, "ddpm") if noisy else self._ddim_images
+        return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
+
+    def _compare(self, path: Path, dtype: DtypeName) -> dict[str, Any]:
+        with closing(open_runner("onnxruntime", path)) as candidate:
             predictions = compare(
-                reference,
+                self.reference,
                 candidate,
                 self.specs,
-                batches=batches,
+                batches=sorted({1, 2, self.settings.batch.max}),
                 tolerance=TOLERANCES[dtype],
-                name=name,
+                name=f"The {self.name} model as ONNX {dtype}",
                 seed=self.settings.seed,
             )
-            loop = compare_images(images, self._images(candidate), floor_db=PSNR_FLOORS_DB[dtype], name=name)
-        finally:
-            candidate.close()
-        return {"predictions": predictions, "loop": loop | {"sampler": "ddim", "steps": self.settings.loop_steps}}
+            images = self._images(candidate, "ddim")
+        loop = self._compare_images(self._ddim_images, images, "ddim", "ONNX", dtype)
+        return {"predictions": predictions, "loop": loop}
 
-    def _images(self, runner: Runner) -> torch.Tensor:
+    def _compare_images(
+        self, expected: torch.Tensor, got: torch.Tensor, sampler: str, form: str, dtype: DtypeName
+    ) -> dict[str, Any]:
+        name = f"The {self.name} model as {form} {dtype}"
+        compared = compare_images(expected, got, floor_db=PSNR_FLOORS_DB[dtype], name=name)
+        return compared | {"sampler": sampler, "steps": self.settings.loop_steps}
+
+    @cached_property
+    def reference(self) -> Runner:
+        """The model in torch, float32, on the CPU."""
+        return open_runner("torch", self.model)
+
+    @cached_property
+    def _conditioning(self) -> dict[str, torch.Tensor]:
+        inputs = example_inputs(self.specs, len(self._seeds), seed=self.settings.seed)
+        return {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.settings.seed, self.settings.seed + self.settings.loop_images)
+
+    @cached_property
+    def _ddim_images(self) -> torch.Tensor:
+        return self._images(self.reference, "ddim")
+
+    def _images(self, runner: Runner, sampler: str) -> torch.Tensor:
         """Images of the whole sampling loop, the same noise and conditioning for every runner."""
-        seeds = range(self.settings.seed, self.settings.seed + self.settings.loop_images)
-        inputs = example_inputs(self.specs, len(seeds), seed=self.settings.seed)
-        conditioning = {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
-        shape = self.specs["sample"].shape
-        return sample(runner, self.scheduler, seeds, shape, self.settings.loop_steps, conditioning=conditioning)
+        shape, steps = self.specs["sample"].shape, self.settings.loop_steps
+        return sample(runner, self.scheduler, self._seeds, shape, steps, sampler, conditioning=self._conditioning)
 
 
 def rungs(dtype: DtypeName) -> list[DtypeName]:

@@ -39,29 +39,55 @@ def export_onnx(
     torch cannot export the model.
     """
     check_opset(opset, dtype)
-    program = _trace(BorderedDenoiser(denoiser, dtype), specs, opset)
+    module = BorderedDenoiser(denoiser, dtype)
+    return write_onnx(module, specs, path, output=OUTPUT, opset=opset, facts={"dtype": dtype})
+
+
+def write_onnx(
+    module: torch.nn.Module,
+    specs: Mapping[str, InputSpec],
+    path: Path,
+    *,
+    output: str,
+    opset: int,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Trace ``module`` over inputs ``specs`` to ``path``; the description beside it, with ``facts``, is returned.
+
+    Raises DtkError where torch cannot export the module.
+    """
+    program = _trace(module, specs, output, opset)
     with replacing(path) as temporary:
-        external = _size_bytes(denoiser) >= PROTOBUF_LIMIT
+        external = _size_bytes(module) >= PROTOBUF_LIMIT
         program.save(temporary, external_data=external)
         onnx.checker.check_model(temporary, full_check=True)
-        data = temporary.with_name(f"{temporary.name}.data")
+        description = describe(temporary) | dict(facts)
+        _check_dynamic(description)
         if external:
-            os.replace(data, path.with_name(data.name))
-    description = describe(path) | {"dtype": dtype}
+            data = f"{path.name}.data"
+            os.replace(temporary.with_name(data), path.with_name(data))
     write_json(path.with_suffix(".json"), description)
     return description
 
 
-def _trace(model: BorderedDenoiser, specs: Mapping[str, InputSpec], opset: int) -> torch.onnx.ONNXProgram:
+def _check_dynamic(description: Mapping[str, Any]) -> None:
+    """Refuse a graph of one batch size: where tracing needs one, torch may fix it to the example's and go on."""
+    borders = description["inputs"] | description["outputs"]
+    fixed = [name for name, border in borders.items() if border["shape"][:1] != ["batch"]]
+    if fixed:
+        raise DtkError("torch fixed the batch size of the exported graph.", found=f"in {', '.join(fixed)}")
+
+
+def _trace(module: torch.nn.Module, specs: Mapping[str, InputSpec], output: str, opset: int) -> torch.onnx.ONNXProgram:
     batch = torch.export.Dim("batch")
     with _quiet():
         try:
             program = torch.onnx.export(
-                model,
+                module,
                 kwargs=example_inputs(specs, TRACED_BATCH),
                 dynamic_shapes={name: {0: batch} for name in specs},
                 input_names=list(specs),
-                output_names=[OUTPUT],
+                output_names=[output],
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,

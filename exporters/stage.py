@@ -12,15 +12,17 @@ from toolkit.progress import Progress, silent
 from toolkit.run_folder import Request, Run
 
 NAMES = ("dense", "compressed")
+STEP = "compressed_step"
 
 
 def export(
     run: Run, settings: ExportSettings, dense: ModelFolder, compressed: ModelFolder, *, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write RUN/export/onnx/{dense,compressed}.onnx, a .json beside each, and RUN/export/parity.json.
+    """Write RUN/export/onnx/{dense,compressed,compressed_step}.onnx, a .json beside each, and RUN/export/parity.json.
 
-    Returns ``onnx`` (file, shapes, dtypes, opset, hashes by model) and ``parity`` (by model and precision). A finished
-    stage on the same models and settings is read, not repeated. Raises DtkError where an export is out of tolerance.
+    Returns ``onnx`` (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision) and
+    ``step_parity`` (of the compressed model's step graph). A finished stage on the same models and settings is read,
+    not repeated. Raises DtkError where an export is out of tolerance.
     """
     models = dict(zip(NAMES, (dense, compressed), strict=True))
     request = Request(
@@ -36,20 +38,19 @@ def export(
 
 def result(folder: Path) -> dict[str, Any]:
     """What a finished export stage left in ``folder``."""
-    files = {name: folder / "onnx" / f"{name}.onnx" for name in NAMES}
-    return {
-        "onnx": {
-            name: {"file": str(path.relative_to(folder.parent))} | read_json(path.with_suffix(".json"))
-            for name, path in files.items()
-        },
-        "parity": read_json(folder / "parity.json"),
-    }
+    found: dict[str, Any] = {"onnx": {}, **read_json(folder / "parity.json")}
+    for name in (*NAMES, STEP):
+        path = folder / "onnx" / f"{name}.onnx"
+        description = read_json(path.with_suffix(".json"))
+        description.pop("schedules", None)  # thousands of numbers for a server's loop
+        found["onnx"][name] = {"file": str(path.relative_to(folder.parent))} | description
+    return found
 
 
 def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder], progress: Progress) -> None:
     from exporters.ladder import Ladder, rungs
 
-    total, count = len(rungs(settings.dtype)) * len(models), 0
+    total, count = len(rungs(settings.dtype)) * len(models) + 1, 0
 
     def done() -> None:
         nonlocal count
@@ -58,8 +59,8 @@ def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder
 
     progress("export", 0, total)
     (folder / "onnx").mkdir()
-    parity = {
-        name: Ladder(model, settings, name).climb(folder / "onnx" / f"{name}.onnx", done)
-        for name, model in models.items()
-    }
-    write_json(folder / "parity.json", parity)
+    ladders = {name: Ladder(model, settings, name) for name, model in models.items()}
+    parity = {name: ladder.climb(folder / "onnx" / f"{name}.onnx", done) for name, ladder in ladders.items()}
+    step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
+    done()
+    write_json(folder / "parity.json", {"parity": parity, "step_parity": step_parity})

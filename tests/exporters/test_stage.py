@@ -40,9 +40,12 @@ def finished(models: tuple[ModelFolder, ModelFolder], tmp_path_factory: pytest.T
 def test_leaves_both_models_with_their_descriptions_and_nothing_else(finished: tuple[Run, Any, Any]) -> None:
     run, result, _ = finished
     files = sorted(str(path.relative_to(run.path)) for path in (run.path / "export").rglob("*") if path.is_file())
-    names = ["onnx/compressed.json", "onnx/compressed.onnx", "onnx/dense.json", "onnx/dense.onnx", "parity.json"]
-    assert files == [f"export/{name}" for name in names]
-    assert result["parity"] == json.loads((run.path / "export" / "parity.json").read_text())
+    models = ("compressed", "compressed_step", "dense")
+    assert files == [f"export/onnx/{name}.{kind}" for name in models for kind in ("json", "onnx")] + [
+        "export/parity.json"
+    ]
+    written = json.loads((run.path / "export" / "parity.json").read_text())
+    assert {name: result[name] for name in ("parity", "step_parity")} == written
     assert {found["dtype"] for found in result["onnx"].values()} == {"fp16"}
     assert all((run.path / found["file"]).is_file() for found in result["onnx"].values())
 
@@ -68,8 +71,14 @@ def test_each_file_is_the_model_it_is_named_after(
         torch.testing.assert_close(got, expected, rtol=0, atol=0.01 * expected.abs().max().item())
 
 
+def test_the_step_graph_samples_what_torch_samples(finished: tuple[Run, Any, Any]) -> None:
+    found = finished[1]["step_parity"]
+    assert (found["sampler"], found["steps"], len(found["psnr_db"])) == ("ddim", 3, 2)
+    assert found["least_psnr_db"] > 40
+
+
 def test_says_how_far_it_is(finished: tuple[Run, Any, Any]) -> None:
-    assert finished[2] == [("export", done, 4) for done in range(5)]
+    assert finished[2] == [("export", done, 5) for done in range(6)]
 
 
 def test_a_finished_stage_is_read_not_repeated(
@@ -93,6 +102,7 @@ def test_out_of_tolerance_is_an_error_that_leaves_no_half_stage(
 
 def test_bf16_is_proven_as_far_as_this_machine_can(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"dtype": "bf16", "opset": 23})
-    found = export(Run.create(tmp_path / "run"), settings, models[1], models[1])["parity"]["dense"]
-    assert found["fp32"]["predictions"]["worst"]["relative_error"] < 1e-5
-    assert "no bfloat16 matrix product on a CPU" in found["bf16"]["not_run"]
+    found = export(Run.create(tmp_path / "run"), settings, models[1], models[1])
+    assert found["parity"]["dense"]["fp32"]["predictions"]["worst"]["relative_error"] < 1e-5
+    for unproven in (found["parity"]["dense"]["bf16"], found["step_parity"]):
+        assert "no bfloat16 matrix product on a CPU" in unproven["not_run"]

@@ -11,7 +11,6 @@ import torch  # before a CUDA session: it brings the CUDA libraries that onnxrun
 from toolkit.errors import DtkError, MissingToolError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-OUTPUT = "prediction"
 
 
 class OnnxRuntimeRunner:
@@ -26,6 +25,7 @@ class OnnxRuntimeRunner:
     def __init__(self, path: Path, *, device: str = "cpu") -> None:
         self.device = device
         self._session = _session(path, device)
+        (self._output,) = (node.name for node in self._session.get_outputs())
         self._inputs = [node.name for node in self._session.get_inputs()]
 
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ class OnnxRuntimeRunner:
 
     def _copied(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
         arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in feed.items()}
-        (prediction,) = self._session.run([OUTPUT], arrays)
+        (prediction,) = self._session.run([self._output], arrays)
         return torch.from_numpy(prediction)
 
     def _bound(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -47,7 +47,7 @@ class OnnxRuntimeRunner:
         tensors = {name: tensor.to(self.device).contiguous() for name, tensor in feed.items()}
         for name, tensor in tensors.items():
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.from_dlpack(tensor))
-        binding.bind_output(OUTPUT, "cuda", torch.device(self.device).index or 0)
+        binding.bind_output(self._output, "cuda", torch.device(self.device).index or 0)
         torch.cuda.current_stream(self.device).synchronize()  # the session runs on a stream of its own
         self._session.run_with_iobinding(binding)
         return torch.from_dlpack(binding.get_outputs()[0])

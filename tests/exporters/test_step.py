@@ -1,0 +1,166 @@
+"""The step graph: every update equals diffusers' own, and a loop that only feeds it samples what torch samples."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from exporters.coefficients import COLUMNS, clip_range, trajectory
+from exporters.step import SamplerStep, export_step, run_steps, step_specs
+from tests.exported import specs_of, tiny_model
+from tests.tiny import tiny_unet
+from toolkit.denoiser import BorderedDenoiser
+from toolkit.denoiser_inputs import example_inputs
+from toolkit.errors import DtkError
+from toolkit.models import load_denoiser
+from toolkit.noise import sample_noise
+from toolkit.runners.onnxruntime import OnnxRuntimeRunner
+from toolkit.sampling import sample
+
+KINDS = ("epsilon", "v_prediction", "sample")
+CLIPS: dict[str, dict[str, Any]] = {
+    "clipped": {"clip_sample": True},
+    "clipped at 2": {"clip_sample": True, "clip_sample_range": 2.0},
+    "free": {"clip_sample": False},
+}
+NOISES: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+    "trailing": {"timestep_spacing": "trailing"},
+    "short": {"num_train_timesteps": 100},
+}
+SHAPE = (2, 4, 4)
+
+
+class Fixed(torch.nn.Module):
+    """A denoiser whose prediction is given: what is tested is the update."""
+
+    def __init__(self, prediction: torch.Tensor) -> None:
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        return (self.prediction,)
+
+
+def noise(place: int) -> torch.Tensor:
+    return torch.from_numpy(sample_noise(range(3), place, SHAPE))
+
+
+@pytest.mark.parametrize(("kind", "clip", "levels"), list(product(KINDS, CLIPS, NOISES)))
+def test_every_ddim_step_is_that_of_diffusers(kind: str, clip: str, levels: str) -> None:
+    scheduler = DDIMScheduler(prediction_type=kind, **(CLIPS[clip] | NOISES[levels]))
+    steps = 10
+    scheduler.set_timesteps(steps)
+    x, prediction = noise(1), noise(2)
+    step = SamplerStep(BorderedDenoiser(Fixed(prediction)), clip_range(scheduler, "ddim"))
+    table = trajectory(scheduler, "ddim", steps)
+    assert table["timesteps"] == scheduler.timesteps.tolist()
+    for t, row in zip(table["timesteps"], table["coefficients"], strict=True):
+        expected = scheduler.step(prediction, t, x).prev_sample
+        got = step(x, torch.full((3,), t), torch.tensor(row).expand(3, -1))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")  # diffusers makes a NaN of fixed_large_log
+
+
+@pytest.mark.parametrize(("kind", "clip", "levels"), list(product(KINDS, CLIPS, NOISES)))
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_every_ddpm_step_is_that_of_diffusers(kind: str, clip: str, levels: str, variance: str) -> None:
+    """It draws its own noise: with the same draw handed to the graph, the step must be the same."""
+    scheduler = DDPMScheduler(prediction_type=kind, variance_type=variance, **(CLIPS[clip] | NOISES[levels]))
+    steps = 10
+    scheduler.set_timesteps(steps)
+    x, prediction = noise(1), noise(2)
+    step = SamplerStep(BorderedDenoiser(Fixed(prediction)), clip_range(scheduler, "ddpm"))
+    table = trajectory(scheduler, "ddpm", steps)
+    assert table["timesteps"] == scheduler.timesteps.tolist()
+    for t, row in zip(table["timesteps"], table["coefficients"], strict=True):
+        drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(t))
+        expected = scheduler.step(prediction, t, x, generator=torch.Generator().manual_seed(t)).prev_sample
+        got = step(x, torch.full((3,), t), torch.tensor(row).expand(3, -1), noise=drawn)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_images_of_one_batch_may_be_at_different_steps(sampler: Any) -> None:
+    scheduler, x, prediction = DDPMScheduler(), noise(1), noise(2)
+    table = trajectory(scheduler, sampler, 3)
+    step = SamplerStep(BorderedDenoiser(Fixed(prediction)), 1.0)
+    timesteps, rows = torch.tensor(table["timesteps"]), torch.tensor(table["coefficients"])
+    mixed = step(x, timesteps, rows, noise=noise(3))
+    for item in range(3):
+        alone = SamplerStep(BorderedDenoiser(Fixed(prediction[item : item + 1])), 1.0)
+        one = slice(item, item + 1)
+        assert torch.equal(mixed[one], alone(x[one], timesteps[one], rows[one], noise=noise(3)[one]))
+
+
+def test_the_logarithm_of_a_variance_is_the_same_variance() -> None:
+    tables = [trajectory(DDPMScheduler(variance_type=f"fixed_large{end}"), "ddpm", 10) for end in ("", "_log")]
+    assert tables[0] == tables[1]
+
+
+def test_only_the_last_ancestral_step_adds_no_noise() -> None:
+    rows = np.array(trajectory(DDPMScheduler(), "ddpm", 50)["coefficients"])
+    assert rows.shape == (50, len(COLUMNS))
+    assert (rows[:-1, -1] > 0).all()
+    assert rows[-1, -1] == 0
+
+
+@pytest.mark.parametrize(("sampler", "classes"), [("ddim", None), pytest.param("ddpm", 5, marks=pytest.mark.slow)])
+def test_the_loop_on_the_exported_graph_is_the_loop_in_torch(sampler: Any, classes: int | None, tmp_path: Path) -> None:
+    model, scheduler = tiny_model(classes), DDPMScheduler(num_train_timesteps=100)
+    path, specs = tmp_path / "step.onnx", specs_of(model)
+    description = export_step(load_denoiser(model), scheduler, specs, path, sampler=sampler, longest=7)
+    assert set(description["schedules"]) == {str(steps) for steps in range(1, 8)}
+    assert description["classes"] == classes
+    assert list(description["inputs"]) == list(step_specs(specs, sampler))
+    conditioning = {n: t for n, t in example_inputs(specs, 4).items() if n not in ("sample", "timestep")}
+    denoiser = BorderedDenoiser(load_denoiser(model))
+    with closing(OnnxRuntimeRunner(path)) as stepper:
+        for steps in (1, 7):
+            shape, schedule = specs["sample"].shape, description["schedules"][str(steps)]
+            got = run_steps(stepper, schedule, range(4), shape, conditioning, noisy=sampler == "ddpm")
+            expected = sample(denoiser, scheduler, range(4), shape, steps, sampler, conditioning=conditioning)
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_guidance_moves_from_one_prediction_towards_the_other(tmp_path: Path) -> None:
+    model, scheduler = tiny_model(5), DDPMScheduler(num_train_timesteps=100)
+    path, specs = tmp_path / "step.onnx", specs_of(model)
+    export_step(load_denoiser(model), scheduler, specs, path, guided=True, longest=2)
+    inputs = example_inputs(step_specs(specs, "ddim", guided=True), 3)
+    inputs["coefficients"] = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0]).expand(3, -1)  # previous = prediction
+    inputs["guidance_scale"] = torch.tensor([0.0, 1.0, 2.5])
+    denoiser = load_denoiser(model)
+    with torch.no_grad():
+        given, without = (
+            denoiser(inputs["sample"], inputs["timestep"], inputs[name]).sample
+            for name in ("class_labels", "unconditional_class_labels")
+        )
+    expected = without + inputs["guidance_scale"][:, None, None, None] * (given - without)
+    torch.testing.assert_close(OnnxRuntimeRunner(path)(**inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_variance_is_left_out_of_ddim_and_refused_by_ddpm() -> None:
+    denoiser = BorderedDenoiser(tiny_unet(out_channels=6))
+    step = SamplerStep(denoiser, None)
+    inputs = {"sample": torch.zeros(1, 3, 8, 8), "timestep": torch.zeros(1, dtype=torch.int64)}
+    only_prediction = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0]])
+    assert torch.equal(step(**inputs, coefficients=only_prediction), denoiser(**inputs)[:, :3])
+    with pytest.raises(DtkError, match=r"cannot hold a learned variance[\s\S]*learned_range"):
+        trajectory(DDPMScheduler(variance_type="learned_range"), "ddpm", 5)
+
+
+def test_dynamic_thresholding_is_refused() -> None:
+    with pytest.raises(DtkError, match="cannot hold dynamic thresholding"):
+        trajectory(DDIMScheduler(thresholding=True), "ddim", 5)
