@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,13 +55,17 @@ class Extractor:
 
 
 def open_extractor(name: str, device: str = "cpu") -> Extractor:
-    """The extractor of that name; its network is loaded at the first call.
+    """The extractor of that name, or a TorchScript file's; its network is loaded at the first call.
 
-    Raises UsageError for an unknown name, MissingToolError where its packages are not installed.
+    Raises UsageError for what is neither, MissingToolError where its packages are not installed.
     """
-    if name not in EXTRACTORS:
-        raise unknown("feature extractor", name, list(EXTRACTORS))
-    return EXTRACTORS[name](device)
+    if name in EXTRACTORS:
+        return EXTRACTORS[name](device)
+    if Path(name).is_file():
+        from toolkit.evaluation.scripted import scripted
+
+        return scripted(Path(name), device)
+    raise unknown("feature extractor", name, [*EXTRACTORS, "the path of a TorchScript file"])
 
 
 def _efficientnet_lite0(device: str) -> Extractor:

@@ -73,7 +73,9 @@ def sampling_plan(settings: EvaluateSettings, steps: int | None = None) -> Sampl
 def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> Judged:
     """Sample both models from the same noise and take the features of all images, equally many on every side."""
     count, extractor = settings.images, subjects.extractor
-    samples, features = {}, {}
+    real = subjects.reference.subset(range(count))  # first: a broken extractor shows before an hour of sampling
+    features = {"reference": features_of(real, extractor, place.cache, place.progress)}
+    samples = {}
     for name, model in subjects.models.items():
         samples[name] = sample_images(
             model,
@@ -85,8 +87,6 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> J
             work=f"sampling the {name} model",
         )
         features[name] = extractor(samples[name], place.progress, f"features of the {name} model's images")
-    real = subjects.reference.subset(range(count))
-    features["reference"] = features_of(real, extractor, place.cache, place.progress)
     floor, what = floor_images(subjects.reference, subjects.train, count)
     if floor is not None:
         features["floor"] = features_of(floor, extractor, place.cache, place.progress, "features of the floor's images")
