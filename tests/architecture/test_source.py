@@ -24,6 +24,10 @@ def test_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(tree(path)), f"{name(path)} has no docstring"
 
 
+# torch's layers initialise themselves from the global generator and from nothing else; here it is forked and seeded.
+INITIALISERS = {("toolkit/pruning/surgery.py", "torch.manual_seed")}
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if not name(path).startswith(PRINTERS)], ids=name)
 def test_only_the_command_line_prints(path: Path) -> None:
     prints = [call.lineno for called, call in calls(path) if called in {"print", "pprint", "sys.stdout.write"}]
@@ -53,6 +57,7 @@ def test_draws_no_noise_from_a_global_generator(path: Path) -> None:
             ("np.random.", "numpy.random.", "random.", "torch.rand", "torch.normal", "torch.manual_seed")
         )
         and called not in allowed
+        and (name(path), called) not in INITIALISERS
     ]
     assert not drawn, f"{name(path)}: {drawn}; noise comes from toolkit.noise"
 

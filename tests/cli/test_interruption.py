@@ -96,7 +96,8 @@ def test_stopped_in_every_stage_the_same_command_goes_on(
     finished: dict[str, int] = {}
     for stage in STAGES:
         code, said = stop(recipe, out, stage, how)
-        assert code == (-signal.SIGKILL if how == signal.SIGKILL else 130), (stage, said)
+        # a shell sees 130 for both: Python ends by the signal itself where it came while C code was running Python
+        assert code in ({-signal.SIGKILL} if how == signal.SIGKILL else {130, -signal.SIGINT}), (stage, said)
         assert how == signal.SIGKILL or "The same command goes on where this one stopped." in said
         assert stage == "recover" or not (out / stage).exists(), "a half-done stage looks whole"
         now = {name: (out / name).stat().st_mtime_ns for name in STAGES if name != "recover" and (out / name).exists()}
