@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.tiny import tiny_folder
 from toolkit.data.images import Images
+from toolkit.data.open import open_images
+from toolkit.data.split import split
 from toolkit.errors import DtkError
 from toolkit.evaluation import stage
 from toolkit.evaluation.config import EvaluateSettings
@@ -18,6 +20,7 @@ from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.figures import Figure
 from toolkit.evaluation.metrics import excess_ratio
 from toolkit.evaluation.stage import evaluate
+from toolkit.models import find
 from toolkit.run_folder import Run
 
 SETTINGS = EvaluateSettings(images=12, sampling_steps=2, batch_size=5)
@@ -147,6 +150,19 @@ def test_controls_are_drawn_when_asked(run, models, extractor):
     assert [point["steps"] for point in dense] == [1, 2, 8]
     assert compressed[-1]["cost_in_dense_steps"] == pytest.approx(8 * found["macs_ratio"])
     assert "dense" in found["verdict"]
+
+
+def test_the_embedded_default_with_its_own_extractor(run):
+    dense = find(None)
+    train, reference = split(open_images(None, (1, 16, 16)), 0.5, 0)
+    settings = EvaluateSettings(images=24, sampling_steps=4)
+    metrics = evaluate(run, settings, dense, dense, reference, train=train)
+    distances = metrics["frechet_distance"]
+    assert distances["dense"]["metric"] == "FD (EfficientNet-Lite0@64)"
+    assert distances["dense"]["value"] > distances["floor"]["value"] > 0  # four steps are far too few
+    errors = metrics["prediction_errors"]["dense"]
+    assert errors[0] > 0.1 > errors[-1]  # noise is hard to see where there is little of it
+    assert metrics["reference"]["source"] == "fashion-mnist (embedded)"
 
 
 @pytest.mark.parametrize(
