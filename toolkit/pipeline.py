@@ -113,10 +113,19 @@ def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, not
                 do="choose another folder with -o, or add --overwrite to replace it",
             )
     if overwrite and (path / "run.json").is_file():
-        shutil.rmtree(path)
+        _clear(path)
     run = Run.create(path)
     asked.write(written)
     return Job(run, asked, progress, notice)
+
+
+def _clear(path: Path) -> None:
+    """Empty a run folder but for what another recipe may still use: scores, samples, features. Their keys tell."""
+    (path / "run.json").unlink()
+    for entry in path.iterdir():
+        if entry.name not in ("prune", "cache"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    Run.create(path, resume=True)
 
 
 def take_up(path: Path, progress: Progress = silent, notice: Notice = lambda message: None) -> Job:

@@ -42,11 +42,14 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path) -> Run:
-        """Make the folder, or take up the one that is there; leftovers of a killed process are removed."""
+    def create(cls, path: Path, *, resume: bool = False) -> Run:
+        """Make the folder, or take up the one that is there; leftovers of a killed process are removed.
+
+        A folder of other things is refused; ``resume`` says that it is known to be what is left of a run.
+        """
         if path.exists() and not path.is_dir():
             raise DtkError(f"Cannot use {path} as a run folder.", found="a file", expected="a folder or a new name")
-        if path.is_dir() and any(path.iterdir()) and not (path / "run.json").exists():
+        if not resume and path.is_dir() and any(path.iterdir()) and not (path / "run.json").exists():
             raise DtkError(
                 f"Cannot use {path} as a run folder.",
                 found="a folder with other things in it and no run.json",

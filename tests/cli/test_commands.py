@@ -1,0 +1,140 @@
+"""Each command does what its help says, on a tiny real model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, UNet2DModel
+from safetensors.torch import load_file
+
+from tests.cli.conftest import FAST, dtk
+from toolkit.cli.app import app
+from toolkit.models import find, load_denoiser
+from toolkit.pruning import surgery
+from toolkit.pruning.plan import read_plan
+
+
+@pytest.fixture(scope="module")
+def compressed(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished `dtk compress`; tests that change it work on a copy."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    answer = dtk("compress", model, "--data", data, "-o", out, *FAST)
+    assert answer.code == 0, answer.err
+    return out
+
+
+@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
+def test_every_command_has_help(command: str) -> None:
+    answer = dtk(command, "--help")
+    assert answer.code == 0
+    assert "Usage" in answer.out
+
+
+def test_compress_leaves_a_stock_pipeline(compressed: Path, model: Path) -> None:
+    pipeline = DDPMPipeline.from_pretrained(compressed / "model")
+    assert type(pipeline.unet) is UNet2DModel
+    plan = json.loads((compressed / "prune" / "plan.json").read_text())
+    dense = load_denoiser(find(model))
+    assert pipeline.unet.num_parameters() == plan["got"]["params"] < dense.num_parameters() == plan["dense"]["params"]
+    assert plan["got"]["macs_fraction"] == pytest.approx(0.45, rel=0.02)
+    assert len(pipeline(batch_size=2, num_inference_steps=2).images) == 2
+
+
+def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Path, model: Path) -> None:
+    plan = read_plan(compressed / "prune" / "plan.json")
+    rebuilt, _ = surgery.prune(load_denoiser(find(model)), plan.config, plan.layout, plan.kept, timesteps=100)
+    stored = load_file(compressed / "prune" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert stored.keys() == rebuilt.state_dict().keys()
+    assert all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
+
+
+def test_the_same_command_again_does_nothing(compressed: Path, model: Path, data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")}
+    answer = dtk("compress", model, "--data", data, "-o", compressed, *FAST)
+    assert answer.code == 0
+    assert "scoring" not in answer.err and "recovering" not in answer.err
+    assert {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")} == before
+
+
+def test_another_target_needs_no_second_scoring(model: Path, data: Path, compressed: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(compressed, tmp_path / "run")
+    answer = dtk("run", out / "recipe.yaml", "--set", "prune.target=width=0.75", "--overwrite")
+    assert answer.code == 0, answer.err
+    plan = json.loads((out / "prune" / "plan.json").read_text())
+    assert [(width["dense"], width["got"]) for width in plan["widths"]] == [(16, 16), (32, 24)]
+    assert "scoring" not in answer.err
+    assert not (out / "evaluate").exists() and "recover" in json.loads((out / "run.json").read_text())["stages"]
+
+
+def test_a_recipe_repeats_a_run_bit_by_bit(compressed: Path, tmp_path: Path) -> None:
+    answer = dtk("run", compressed / "recipe.yaml", "-o", tmp_path / "again")
+    assert answer.code == 0, answer.err
+    weights = "model/unet/diffusion_pytorch_model.safetensors"
+    one, other = (load_file(run / weights) for run in (compressed, tmp_path / "again"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_recover_goes_on_to_more_steps(compressed: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(compressed, tmp_path / "run")
+    answer = dtk("recover", out, "--steps", 5, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["steps"] == 5
+
+
+def test_dry_run_wants_a_config_alone_and_writes_nothing(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    shutil.copyfile(model / "unet" / "config.json", tmp_path / "unet" / "config.json")
+    answer = dtk("compress", tmp_path, "--target", "width=0.75", "--align", 4, "--dry-run", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["chosen_by"] == "width (no scores are cached)"
+    assert answer.json["got"]["params_fraction"] < 0.7
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "unet"]
+
+
+def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(compressed, tmp_path / "run")
+    evaluated = dtk("evaluate", out, "--images", 6, "--sampling-steps", 2, "--json")
+    assert evaluated.code == 0, evaluated.err
+    exported = dtk("export", out, "--batch", "1:2:4", "--json")
+    assert exported.code == 0, exported.err
+    profiled = dtk("profile", out, "--runner", "torch,onnxruntime", "--batch", "1,2", "--json")
+    assert profiled.code == 0, profiled.err
+    report = dtk("report", out, "--json").json
+    assert report == json.loads((out / "report.json").read_text())
+    assert report["stages"]["evaluate"] == evaluated.json
+    assert report["stages"]["profile"] == profiled.json
+    assert set(profiled.json["runners"]) == {"torch", "onnxruntime"}
+    assert set(profiled.json["runners"]["torch"]["latency"]) == {"1", "2"}
+    recipe = (out / "recipe.yaml").read_text()
+    assert "sampling_steps: 2" in recipe, "the recipe says what ran"
+    assert dtk("report", out).out.count("dense") > 3
+
+
+@pytest.mark.parametrize("kind", ["criteria", "adapters", "runners", "samplers", "losses"])
+def test_list_describes_what_there_is(kind: str) -> None:
+    answer = dtk("list", kind, "--json")
+    assert answer.code == 0
+    assert answer.json and all(answer.json.values())
+
+
+def test_list_of_something_else_names_the_kinds() -> None:
+    answer = dtk("list", "colours")
+    assert answer.code == 2
+    assert "criteria" in answer.err
+
+
+def test_scratch_is_a_trainer(model: Path, data: Path, tmp_path: Path) -> None:
+    """Full width and fresh weights: the dense structure, trained by recovery from nothing."""
+    options = ["--criterion", "scratch", "--target", "width=1.0"]
+    answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *FAST, *options)
+    assert answer.code == 0, answer.err
+    dense = load_denoiser(find(model)).state_dict()
+    fresh = load_file(tmp_path / "run" / "prune" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {name: tensor.shape for name, tensor in fresh.items()} == {name: t.shape for name, t in dense.items()}
+    assert not any(np.allclose(fresh[n], dense[n]) for n in dense if n.endswith("conv1.weight"))
