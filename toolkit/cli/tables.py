@@ -45,7 +45,8 @@ def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
     if distances["excess_ratio"] is not None:
         yield f"excess over real against real: {distances['excess_ratio']:.2f} x the dense model's"
     pairs = metrics["pairs"]
-    yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, PSNR {pairs['psnr_db']:.1f} dB"
+    psnr = "equal images" if pairs["psnr_db"] is None else f"PSNR {pairs['psnr_db']:.1f} dB"
+    yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, {psnr}"
 
 
 def parity(exported: dict[str, Any]) -> Iterator[Any]:
