@@ -41,6 +41,14 @@ def _parse_batch(value: object) -> object:
     return BatchRange(min=smallest, opt=best, max=largest)
 
 
+class EngineSettings(Settings):
+    """How TensorRT builds: for which GPUs (TensorRT for RTX alone; none means all it knows), how hard, in what space."""
+
+    compute_capability: tuple[str, ...] = ()
+    level: int = Field(default=3, ge=0, le=5)
+    workspace_mib: int | None = Field(default=None, ge=1)
+
+
 class ExportSettings(Settings):
     """The settings of the export stage.
 
@@ -51,6 +59,8 @@ class ExportSettings(Settings):
     opset: int = 21
     batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
     tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
+    trt: bool = False
+    engine: EngineSettings = EngineSettings()
     sampler: Literal["ddim", "ddpm"] = Field(default="ddim", description="whose update the step graph holds")
     longest: int = Field(default=100, ge=1, description="the most steps the step graph has coefficients for")
     loop_steps: int = Field(default=20, ge=1)

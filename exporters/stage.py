@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.config import ExportSettings
-from toolkit.files import read_json, write_json
+from toolkit.files import read_json, value_sha256, write_json
 from toolkit.models import ModelFolder
 from toolkit.progress import Progress, silent
 from toolkit.run_folder import Request, Run
@@ -22,18 +22,40 @@ def export(
 
     Returns ``onnx`` (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision) and
     ``step_parity`` (of the compressed model's step graph). A finished stage on the same models and settings is read,
-    not repeated. Raises DtkError where an export is out of tolerance.
+    not repeated. With ``settings.trt`` there are also ``engines``. Raises DtkError where an export is out of tolerance,
+    MissingToolError, with the ONNX files in place, where no TensorRT can work.
     """
     models = dict(zip(NAMES, (dense, compressed), strict=True))
     request = Request(
         stage="export",
-        settings=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json", exclude={"trt", "engine"}),
         inputs={name: model.sha256 for name, model in models.items()},
     )
     if not run.is_current(request):
         with run.writing(request) as folder:
             _write(folder, settings, models, progress)
-    return result(run.path / "export")
+    found = result(run.path / "export")
+    return found | ({"engines": _engines(run, settings, found, progress)} if settings.trt else {})
+
+
+def _engines(run: Run, settings: ExportSettings, exported: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write RUN/tensorrt/{dense,compressed}.plan and a .json beside each, a stage of its own behind the ONNX files."""
+    from exporters.engines import engine_facts, write_engine
+    from toolkit.runners.tensorrt_api import load_tensorrt
+
+    api = load_tensorrt()
+    facts = {name: engine_facts(api, exported["onnx"][name], settings) for name in NAMES}
+    inputs = {name: value_sha256(fact) for name, fact in facts.items()}
+    request = Request(stage="tensorrt", settings=settings.engine.model_dump(mode="json"), inputs=inputs)
+    if not run.is_current(request):
+        with run.writing(request) as folder:
+            for name in NAMES:
+                description = exported["onnx"][name]
+                onnx = run.path / description["file"]
+                write_engine(api, onnx, description, folder / f"{name}.plan", settings, progress)
+    return {
+        name: {"file": f"tensorrt/{name}.plan"} | read_json(run.path / "tensorrt" / f"{name}.json") for name in NAMES
+    }
 
 
 def result(folder: Path) -> dict[str, Any]:

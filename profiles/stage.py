@@ -28,9 +28,11 @@ def profile(
     device = _device(settings.device)
     inputs = {name: model.sha256 for name, model in models.items()}
     inputs["machine"] = value_sha256([machine(device), versions()])
-    exported = any(runner_reads(name) == "onnx" for name in settings.runners)
-    if exported:
+    reads = {runner_reads(name) for name in settings.runners}
+    if reads & {"onnx", "engine"}:
         inputs["export"] = value_sha256(_export_of(run, models)["outputs"])
+    if "engine" in reads:
+        inputs["tensorrt"] = value_sha256(run.require("tensorrt", f"dtk export {run.path} --trt")["outputs"])
     request = Request(stage="profile", settings=settings.model_dump(mode="json"), inputs=inputs)
     if not run.is_current(request):
         with run.writing(request, device=device) as folder:
@@ -64,6 +66,7 @@ def _measure(
     sources: dict[str, Mapping[str, ModelFolder | Path]] = {
         "model": models,
         "onnx": {name: run / "export" / "onnx" / f"{name}.onnx" for name in models},
+        "engine": {name: run / "tensorrt" / f"{name}.plan" for name in models},
     }
     figures = compare_models(models["dense"], models["compressed"], settings.tokens)
     count, total = 0, len(settings.runners) * (len(settings.batches) + 2)

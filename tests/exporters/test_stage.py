@@ -14,7 +14,7 @@ from exporters.config import ExportSettings
 from exporters.stage import export
 from tests.tiny import tiny_folder
 from toolkit.denoiser_inputs import example_inputs, input_specs
-from toolkit.errors import DtkError
+from toolkit.errors import DtkError, MissingToolError
 from toolkit.models import ModelFolder, load_denoiser
 from toolkit.run_folder import Run
 from toolkit.runners.registry import open_runner
@@ -106,3 +106,37 @@ def test_bf16_is_proven_as_far_as_this_machine_can(models: tuple[ModelFolder, Mo
     assert found["parity"]["dense"]["fp32"]["predictions"]["worst"]["relative_error"] < 1e-5
     for unproven in (found["parity"]["dense"]["bf16"], found["step_parity"]):
         assert "no bfloat16 matrix product on a CPU" in unproven["not_run"]
+
+
+def test_engines_are_a_stage_of_their_own_behind_the_onnx_files(
+    finished: tuple[Run, Any, Any],
+    models: tuple[ModelFolder, ModelFolder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    monkeypatch.setenv("DTK_CACHE", str(tmp_path))
+    settings = SETTINGS.model_copy(update={"trt": True})
+    run = finished[0]
+    before = run.stage("export")
+    found = export(run, settings, *models)["engines"]
+    assert run.stage("export") == before, "the ONNX files were not made again"
+    for name in ("dense", "compressed"):
+        assert found[name]["precision"]["typed_share"] == 1.0
+        assert found[name]["rebuilt"] == "no engine of this ONNX file was built before"
+        assert "nothing was run" in found[name]["not_run"] or torch.cuda.is_available()
+        assert (run.path / "tensorrt" / f"{name}.plan").stat().st_size == found[name]["size_bytes"]
+    assert export(run, settings, *models)["engines"] == found
+    again = Run.create(tmp_path / "again")
+    assert export(again, settings, *models)["engines"]["dense"]["rebuilt"] is None, "found in the cache"
+
+
+def test_without_tensorrt_the_onnx_files_are_there_all_the_same(
+    models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.runners.tensorrt_api.PACKAGES", ())
+    run = Run.create(tmp_path / "run")
+    with pytest.raises(MissingToolError, match="No TensorRT can work here"):
+        export(run, SETTINGS.model_copy(update={"dtype": "fp32", "trt": True}), *models)
+    assert run.stage("export") is not None
+    assert (run.path / "export" / "onnx" / "dense.onnx").is_file()

@@ -13,12 +13,14 @@ from toolkit.errors import DtkError, MissingToolError, unknown
 from toolkit.models import ModelFolder
 from toolkit.runners.base import Runner
 
+Reads = Literal["model", "onnx", "engine"]
+
 
 @dataclass(frozen=True)
 class RunnerKind:
-    """How a runner is opened: what it reads (a diffusers folder or an ONNX file) and what it needs to be there."""
+    """How a runner is opened: what it reads (a diffusers folder, an ONNX file or a plan) and what it needs."""
 
-    reads: Literal["model", "onnx"]
+    reads: Reads
     open: Callable[..., Runner]
     unavailable: Callable[[str], str | None]
 
@@ -28,8 +30,8 @@ def known_runners() -> list[str]:
     return list(_RUNNERS)
 
 
-def runner_reads(name: str) -> Literal["model", "onnx"]:
-    """What ``open_runner`` wants as the source of this runner: "model" a ModelFolder, "onnx" the path of a file."""
+def runner_reads(name: str) -> Reads:
+    """What ``open_runner`` wants as source: "model" a ModelFolder, "onnx" or "engine" the path of a .onnx or .plan."""
     return _kind(name).reads
 
 
@@ -99,8 +101,27 @@ def _open_onnxruntime(source: Path, **options: Any) -> Runner:
     return OnnxRuntimeRunner(source, **options)
 
 
+def _tensorrt_reason(device: str) -> str | None:
+    if not device.startswith("cuda"):
+        return "TensorRT computes on an NVIDIA GPU alone: --device cuda"
+    from toolkit.runners.tensorrt_api import load_tensorrt
+
+    try:
+        load_tensorrt()
+    except MissingToolError as error:
+        return str(error)
+    return None
+
+
+def _open_tensorrt(source: Path, **options: Any) -> Runner:
+    from toolkit.runners.tensorrt import TensorRTRunner
+
+    return TensorRTRunner(source, **options)
+
+
 _RUNNERS = {
     "torch": RunnerKind("model", _open_torch, lambda device: None),
     "compile": RunnerKind("model", _open_compiled, _compile_reason),
+    "tensorrt": RunnerKind("engine", _open_tensorrt, _tensorrt_reason),
     "onnxruntime": RunnerKind("onnx", _open_onnxruntime, _onnxruntime_reason),
 }

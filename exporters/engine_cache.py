@@ -1,0 +1,111 @@
+"""Engines by what they depend on: built once, found again, rebuilt only for a reason that can be said in words."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import DtkError
+from toolkit.files import file_sha256, read_json, replacing, value_sha256, write_json
+
+PLAN, DESCRIPTION = "engine.plan", "engine.json"
+
+
+@dataclass(frozen=True)
+class CachedEngine:
+    """A plan in the cache with its description; ``reason`` says why it was built now, None if it was there."""
+
+    folder: Path
+    reason: str | None
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / PLAN
+
+    @property
+    def description(self) -> dict[str, Any]:
+        found: dict[str, Any] = read_json(self.folder / DESCRIPTION)
+        return found
+
+
+def cache_folder() -> Path:
+    """Where engines are kept: $DTK_CACHE, or dtk in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DTK_CACHE") or Path(base) / "dtk") / "engines"
+
+
+class EngineCache:
+    """Engines by the hash of ``facts``: ONNX content, builder, version, GPU, driver, profile and flags.
+
+    One process builds an engine while others that want the same wait; a killed build leaves nothing behind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(
+        self, facts: Mapping[str, Any], build: Callable[[], tuple[bytes, dict[str, Any]]], waiting: Callable[[], None]
+    ) -> CachedEngine:
+        """The engine of ``facts``, built by ``build`` (plan, description) where it is absent or damaged.
+
+        ``waiting`` is called if another process is building it. What ``build`` raises leaves the cache as it was.
+        """
+        entry = self.folder / value_sha256(dict(facts))
+        with self._locked(entry, waiting):
+            reason = self._reason(entry, facts)
+            if reason:
+                self._write(entry, facts, reason, *build())
+        return CachedEngine(entry, reason)
+
+    def _write(
+        self, entry: Path, facts: Mapping[str, Any], reason: str, plan: bytes, description: dict[str, Any]
+    ) -> None:
+        with replacing(entry) as folder:
+            folder.mkdir()
+            (folder / PLAN).write_bytes(plan)
+            found = {"facts": dict(facts), "sha256": file_sha256(folder / PLAN), "size_bytes": len(plan)}
+            write_json(folder / DESCRIPTION, found | {"built_because": reason} | description)
+
+    def _reason(self, entry: Path, facts: Mapping[str, Any]) -> str | None:
+        """Why the engine must be built, None if a whole one is there."""
+        if not entry.is_dir():
+            return self._difference(facts)
+        try:
+            whole = read_json(entry / DESCRIPTION)["sha256"] == file_sha256(entry / PLAN)
+        except (DtkError, OSError, KeyError, TypeError):
+            whole = False
+        return None if whole else "the engine in the cache was damaged"
+
+    def _difference(self, facts: Mapping[str, Any]) -> str:
+        """In what the nearest engine of the same ONNX file differs."""
+        others = [other for other in self._known() if other.get("onnx") == facts["onnx"]]
+        if not others:
+            return "no engine of this ONNX file was built before"
+        changes = [{name for name in facts if other.get(name) != facts[name]} for other in others]
+        nearest, changed = min(zip(others, changes, strict=True), key=lambda pair: len(pair[1]))
+        return "; ".join(f"{name} is {facts[name]}, was {nearest.get(name)}" for name in sorted(changed))
+
+    def _known(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.folder.glob(f"*/{DESCRIPTION}")):
+            with contextlib.suppress(DtkError, KeyError, TypeError):
+                yield read_json(path)["facts"]
+
+    @contextlib.contextmanager
+    def _locked(self, entry: Path, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the entry's lock, which the system frees when a process dies; clear what a killed build left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{entry.name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in self.folder.glob(f".{entry.name}.*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield

@@ -1,0 +1,66 @@
+"""The engines of a run: dense and compressed plans with their descriptions, from the cache or built now."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from exporters.config import ExportSettings
+from exporters.engine_cache import EngineCache, cache_folder
+from exporters.precision import prove
+from exporters.tensorrt import WORK, build_plan, collecting_logger, parse
+from toolkit.files import value_sha256, write_json
+from toolkit.progress import Progress
+from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu
+
+NOT_RUN = "built without a GPU: nothing was run, and no latency is claimed"
+
+
+def write_engine(
+    api: TensorRT, onnx: Path, description: dict[str, Any], target: Path, settings: ExportSettings, progress: Progress
+) -> dict[str, Any]:
+    """Write the plan of ``onnx`` (described by ``description``) to ``target`` and its description beside it (.json).
+
+    Raises DtkError where the parser refuses an operator, the build fails or the precision is not what was asked for.
+    """
+    cache = EngineCache(cache_folder())
+    engine = cache.get(
+        engine_facts(api, description, settings),
+        lambda: _build(api, onnx, settings, cache.folder, progress),
+        lambda: progress(f"{WORK}: waiting for another process", 0, 1),
+    )
+    shutil.copyfile(engine.plan, target)
+    found = engine.description | {"rebuilt": engine.reason, "not_run": None if has_gpu() else NOT_RUN}
+    write_json(target.with_suffix(".json"), found)
+    return found
+
+
+def engine_facts(api: TensorRT, description: dict[str, Any], settings: ExportSettings) -> dict[str, Any]:
+    """All that an engine depends on; the names are what a rebuild is explained with."""
+    return {
+        "onnx": value_sha256(sorted(description["sha256"].values())),
+        "builder": api.package,
+        "version": api.version,
+        **gpu_facts(),
+        "batch": str(settings.batch),
+        "dtype": description["dtype"],
+        "targets": list(settings.engine.compute_capability),
+        "level": settings.engine.level,
+        "workspace_mib": settings.engine.workspace_mib,
+    }
+
+
+def _build(
+    api: TensorRT, onnx: Path, settings: ExportSettings, cache: Path, progress: Progress
+) -> tuple[bytes, dict[str, Any]]:
+    logger = collecting_logger(api)
+    builder = api.module.Builder(logger)
+    network = parse(api, onnx, builder, logger)
+    timing = cache / f"timing-{value_sha256([api.version, gpu_facts()])[:16]}.cache"
+    started = time.monotonic()
+    plan = build_plan(api, network, builder, logger, settings.batch, settings.engine, timing, progress)
+    seconds = time.monotonic() - started
+    proof = prove(api, network, onnx, plan, settings.dtype)
+    return plan, {"build_s": round(seconds, 2), "precision": proof}

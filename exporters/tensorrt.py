@@ -1,0 +1,147 @@
+"""A TensorRT plan from an ONNX file, by one path for TensorRT 10, 11 and TensorRT for RTX.
+
+Networks are strongly typed: the types of the ONNX graph are the types of the engine, and no flag changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from exporters.config import BatchRange, EngineSettings
+from toolkit.errors import DtkError, UsageError
+from toolkit.progress import Progress
+from toolkit.runners.tensorrt_api import TensorRT
+
+WORK = "build engine"
+
+
+def parse(api: TensorRT, onnx: Path, builder: Any, logger: Any) -> Any:
+    """The typed network of an ONNX file. Raises DtkError, naming the operator, where the parser refuses one."""
+    trt = api.module
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(onnx)):
+        errors = [parser.get_error(number) for number in range(parser.num_errors)]
+        first = errors[0]
+        raise DtkError(
+            f"{api.package} {api.version} refuses {onnx.name} at the operator {first.node_operator() or '?'}.",
+            found=f"{first.node_name() or 'no node name'}: {first.desc()} ({first.code()})",
+            do="export another --opset, or leave out --trt: the ONNX file itself is whole",
+        )
+    return network
+
+
+def build_plan(
+    api: TensorRT,
+    network: Any,
+    builder: Any,
+    logger: Any,
+    batch: BatchRange,
+    settings: EngineSettings,
+    timing_cache: Path | None,
+    progress: Progress,
+) -> bytes:
+    """The serialized engine of ``network`` for a range of batch sizes.
+
+    ``timing_cache`` is read and rewritten by TensorRT; TensorRT for RTX times nothing when it builds. Raises UsageError
+    for a compute capability the builder does not know, DtkError where the build fails, KeyboardInterrupt where it was
+    interrupted.
+    """
+    trt = api.module
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.builder_optimization_level = settings.level
+    if settings.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib * 2**20)
+    _set_targets(api, config, settings.compute_capability)
+    profile = builder.create_optimization_profile()
+    for number in range(network.num_inputs):
+        tensor = network.get_input(number)
+        item = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, *((size, *item) for size in (batch.min, batch.opt, batch.max)))
+    config.add_optimization_profile(profile)
+    cached = timing_cache.read_bytes() if timing_cache and timing_cache.is_file() else b""
+    if not api.rtx:
+        config.set_timing_cache(config.create_timing_cache(cached), False)
+    monitor = progress_monitor(api, progress)
+    config.progress_monitor = monitor
+    plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise DtkError(
+            f"{api.package} {api.version} could not build an engine.",
+            found="; ".join(logger.errors) or "it said nothing",
+        )
+    if timing_cache and not api.rtx:
+        timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _set_targets(api: TensorRT, config: Any, names: Sequence[str]) -> None:
+    if not names:
+        return
+    if not api.rtx:
+        raise UsageError(
+            "TensorRT builds for the GPU it runs on.", found=f"--compute-capability {','.join(names)}", expected="none"
+        )
+    known = api.module.ComputeCapability
+    config.num_compute_capabilities = len(names)
+    for number, name in enumerate(names):
+        target = getattr(known, name.upper(), None)
+        if target is None or not config.set_compute_capability(target, number):
+            accepted = sorted(entry.lower() for entry in known.__members__ if entry.startswith("SM"))
+            raise UsageError(
+                f"{api.package} {api.version} does not build for {name}.", expected=f"one of {', '.join(accepted)}"
+            )
+
+
+def collecting_logger(api: TensorRT) -> Any:
+    """A TensorRT logger that keeps what went wrong, under ``errors``, and prints nothing."""
+    trt = api.module
+
+    class Collecting(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message.splitlines()[0])
+
+    return Collecting()
+
+
+def progress_monitor(api: TensorRT, progress: Progress) -> Any:
+    """Tells ``progress`` how far the outermost phase is; a Ctrl-C ends the build at its next step."""
+    trt = api.module
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.interrupted = False
+            self.outermost: tuple[str, int] | None = None
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self.outermost = (name, steps)
+                self._tell(0)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            if self.outermost and name == self.outermost[0]:
+                self._tell(step + 1)
+            return not self.interrupted
+
+        def phase_finish(self, name: str) -> None:
+            if self.outermost and name == self.outermost[0]:
+                self._tell(self.outermost[1])
+
+        def _tell(self, done: int) -> None:
+            try:
+                progress(WORK, done, self.outermost[1] if self.outermost else done)
+            except KeyboardInterrupt:  # must not pass through the builder's own frames
+                self.interrupted = True
+
+    return Monitor()

@@ -1,0 +1,134 @@
+"""Real engines, built by TensorRT for RTX without a GPU: they parse, are typed as asked, and are proven to be."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from exporters.config import BatchRange, EngineSettings
+from exporters.precision import prove, stored_share, typed_share
+from exporters.tensorrt import build_plan, collecting_logger, parse, progress_monitor
+from tests.exported import exported
+from toolkit.errors import DtkError, MissingToolError, UsageError
+from toolkit.progress import Progress, silent
+from toolkit.runners import tensorrt_api
+from toolkit.runners.tensorrt_api import TensorRT, load_tensorrt
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+BATCH = BatchRange(min=1, opt=2, max=4)
+
+
+@pytest.fixture(scope="module")
+def api() -> TensorRT:
+    return load_tensorrt()
+
+
+def built(
+    api: TensorRT, path: Path, settings: EngineSettings | None = None, progress: Progress = silent
+) -> tuple[Any, bytes]:
+    logger = collecting_logger(api)
+    builder = api.module.Builder(logger)
+    network = parse(api, path, builder, logger)
+    plan = build_plan(api, network, builder, logger, BATCH, settings or EngineSettings(), None, progress)
+    return network, plan
+
+
+@pytest.mark.parametrize("targets", [(), ("sm75",), ("sm89", "sm120")])
+def test_a_half_precision_engine_is_built_and_proven(api: TensorRT, targets: tuple[str, ...]) -> None:
+    path = exported("fp16", 21)
+    network, plan = built(api, path, EngineSettings(compute_capability=targets))
+    proof = prove(api, network, path, plan, "fp16")
+    assert proof["typed_share"] == proof["stored_share"] == 1.0
+    assert proof["stored_found"] > 0.9
+
+
+def test_a_float32_graph_is_never_taken_for_half_precision(api: TensorRT) -> None:
+    """The silent fault this proof is for: half precision asked, a float32 graph given, an engine built all the same."""
+    path = exported("fp32", 21)
+    network, plan = built(api, path)
+    assert typed_share(api, network) == 0.0
+    share, found = stored_share(path, plan)
+    assert share == 0.0
+    assert found > 0.9
+    with pytest.raises(
+        DtkError, match=r"does not compute in fp16[\s\S]*0.0 % of the weight bytes in its graph and 0.0 %"
+    ):
+        prove(api, network, path, plan, "fp16")
+    assert prove(api, network, path, plan, "fp32")["typed_share"] == 0.0
+
+
+def test_weights_that_are_not_in_a_plan_are_not_found(api: TensorRT) -> None:
+    _, plan = built(api, exported("fp32", 21))
+    assert stored_share(exported("fp16", 21), plan)[1] == 0.0, "rounded weights are other weights"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "opset"), [("fp32", 18), ("fp16", 18), ("bf16", 22)])
+def test_every_type_and_opset_builds(api: TensorRT, dtype: Any, opset: int) -> None:
+    path = exported(dtype, opset)
+    network, plan = built(api, path)
+    assert prove(api, network, path, plan, dtype)["typed_share"] == (0.0 if dtype == "fp32" else 1.0)
+
+
+@pytest.mark.parametrize("name", ["sm90", "sm12", "ampere"])
+def test_a_compute_capability_it_does_not_build_for_names_the_known(api: TensorRT, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"does not build for {name}[\s\S]*sm120[\s\S]*sm89"):
+        built(api, exported(), EngineSettings(compute_capability=(name,)))
+
+
+def test_targets_are_refused_where_the_builder_builds_for_its_own_gpu(api: TensorRT) -> None:
+    with pytest.raises(UsageError, match=r"builds for the GPU it runs on[\s\S]*sm89"):
+        built(TensorRT(api.module, rtx=False), exported(), EngineSettings(compute_capability=("sm89",)))
+
+
+def test_an_operator_the_parser_refuses_is_named(api: TensorRT, tmp_path: Path) -> None:
+    image = helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", 3, 3])
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, ["batch"])
+    node = helper.make_node("Det", ["sample"], ["result"], name="volume")
+    graph = helper.make_graph([node], "refused", [image], [result])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "refused.onnx")
+    with pytest.raises(DtkError, match=r"refuses refused\.onnx at the operator Det\.[\s\S]*volume"):
+        built(api, tmp_path / "refused.onnx")
+
+
+def test_a_build_says_how_far_it_is_once_around(api: TensorRT) -> None:
+    told: list[tuple[str, int, int]] = []
+    built(api, exported(), progress=lambda work, done, total: told.append((work, done, total)))
+    done = [entry[1] for entry in told]
+    assert done == sorted(done)
+    assert told[0][1] == 0
+    assert told[-1][1] == told[-1][2] > 0
+
+
+def test_an_interrupted_build_ends_at_its_next_step(api: TensorRT) -> None:
+    def interrupt(work: str, done: int, total: int) -> None:
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        built(api, exported(), progress=interrupt)
+
+
+def test_the_monitor_keeps_an_interruption_out_of_the_builder(api: TensorRT) -> None:
+    def interrupt(work: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monitor = progress_monitor(api, interrupt)
+    monitor.phase_start("all", None, 2)
+    assert monitor.step_complete("all", 0) is False
+
+
+def test_with_no_tensorrt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_api, "PACKAGES", ("no_such_tensorrt",))
+    with pytest.raises(
+        MissingToolError, match=r"No TensorRT can work here[\s\S]*no_such_tensorrt[\s\S]*pip install"
+    ) as raised:
+        load_tensorrt()
+    assert raised.value.exit_code == 3

@@ -1,0 +1,76 @@
+"""Plans are judged before they are loaded; what they compute is tested where there is a GPU."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from exporters.config import ExportSettings
+from exporters.engines import write_engine
+from exporters.onnx import describe
+from tests.exported import exported, specs_of, tiny_model
+from toolkit.denoiser_inputs import example_inputs
+from toolkit.errors import DtkError
+from toolkit.files import file_sha256, write_json
+from toolkit.models import load_denoiser
+from toolkit.progress import silent
+from toolkit.runners.tensorrt import TensorRTRunner, check_plan
+from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu, load_tensorrt
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+
+
+def described_plan(folder: Path, api: TensorRT, **facts: Any) -> Path:
+    path = folder / "engine.plan"
+    path.write_bytes(b"a plan")
+    here = {"builder": api.package, "version": api.version, **gpu_facts(), "batch": "1:2:4"}
+    write_json(path.with_suffix(".json"), {"sha256": file_sha256(path), "facts": here | facts})
+    return path
+
+
+def test_a_plan_of_this_place_is_taken(tmp_path: Path) -> None:
+    api = load_tensorrt()
+    assert check_plan(described_plan(tmp_path, api), api) == "1:2:4"
+
+
+def test_a_damaged_plan_is_never_loaded(tmp_path: Path) -> None:
+    api = load_tensorrt()
+    path = described_plan(tmp_path, api)
+    path.write_bytes(b"a plot")
+    with pytest.raises(DtkError, match="damaged or was changed"):
+        check_plan(path, api)
+
+
+@pytest.mark.parametrize("fact", ["version", "builder"])
+def test_a_plan_of_another_builder_is_refused(tmp_path: Path, fact: str) -> None:
+    api = load_tensorrt()
+    with pytest.raises(DtkError, match=rf"was built elsewhere[\s\S]*{fact} another \(here "):
+        check_plan(described_plan(tmp_path, api, **{fact: "another"}), api)
+
+
+def test_a_plan_of_another_gpu_is_refused_where_plans_are_of_one_gpu(tmp_path: Path) -> None:
+    api = TensorRT(load_tensorrt().module, rtx=False)
+    with pytest.raises(DtkError, match=r"built elsewhere[\s\S]*gpu_capability sm90"):
+        check_plan(described_plan(tmp_path, api, gpu="NVIDIA H200", gpu_capability="sm90"), api)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="needs an NVIDIA GPU")
+def test_an_engine_computes_what_torch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTK_CACHE", str(tmp_path / "cache"))
+    onnx, plan = exported("fp16", 21), tmp_path / "engine.plan"
+    settings = ExportSettings(dtype="fp16", batch="1:2:4")  # type: ignore[arg-type]
+    write_engine(load_tensorrt(), onnx, describe(onnx) | {"dtype": "fp16"}, plan, settings, silent)
+    reference = load_denoiser(tiny_model()).cuda()
+    with closing(TensorRTRunner(plan)) as runner:
+        for batch in (1, 3, 4):
+            inputs = example_inputs(specs_of(tiny_model()), batch, device="cuda")
+            with torch.no_grad():
+                expected = reference(**inputs).sample
+            assert ((runner(**inputs) - expected).abs().max() / expected.abs().max()).item() < 1e-2
+        with pytest.raises(DtkError, match=r"does not take a batch of 5[\s\S]*1:2:4"):
+            runner(**example_inputs(specs_of(tiny_model()), 5, device="cuda"))

@@ -1,0 +1,77 @@
+"""The runner on a TensorRT engine: torch's own GPU memory in and out, nothing copied between steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolkit.errors import DtkError
+from toolkit.files import file_sha256, read_json
+from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, load_tensorrt
+
+OUTPUT = "prediction"
+
+
+class TensorRTRunner:
+    """A built denoiser (``.plan`` with its ``.json`` beside it) on the GPU it was built for.
+
+    Raises DtkError for a plan that is damaged, or that another TensorRT or another GPU made.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, path: Path, *, device: str = "cuda") -> None:
+        self.device = device
+        self._batch = check_plan(path, api := load_tensorrt())
+        trt = api.module
+        with torch.cuda.device(device):
+            self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # must outlive the engine
+            self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+            if self._engine is None:
+                raise DtkError(f"{api.package} {api.version} refuses {path} on this GPU.", do="dtk export RUN --trt")
+            self._context = self._engine.create_execution_context()
+            self._stream = torch.cuda.Stream(device)  # on the default stream TensorRT adds synchronisation
+
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        feed = {"sample": sample, "timestep": timestep, **conditioning}
+        feed = {name: tensor.to(self.device).contiguous() for name, tensor in feed.items()}
+        for name, tensor in feed.items():
+            if not self._context.set_input_shape(name, tuple(tensor.shape)):
+                raise DtkError(
+                    f"The engine does not take a batch of {len(sample)}.", expected=f"{self._batch} (min:opt:max)"
+                )
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        prediction = torch.empty(tuple(self._context.get_tensor_shape(OUTPUT)), device=self.device)
+        self._context.set_tensor_address(OUTPUT, prediction.data_ptr())
+        self._enqueue([*feed.values(), prediction])
+        return prediction
+
+    def _enqueue(self, tensors: list[torch.Tensor]) -> None:
+        caller = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(caller)
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise DtkError("The engine could not be enqueued.")
+        for tensor in tensors:
+            tensor.record_stream(self._stream)
+        caller.wait_stream(self._stream)
+
+    def close(self) -> None:
+        del self._context, self._engine, self._runtime
+
+
+def check_plan(path: Path, api: TensorRT) -> str:
+    """The batch range of a plan that can be loaded here; raises DtkError, saying why, for one that cannot."""
+    description: dict[str, Any] = read_json(path.with_suffix(".json"))
+    if file_sha256(path) != description["sha256"]:
+        raise DtkError(f"{path} is damaged or was changed.", do="dtk export RUN --trt builds it again")
+    built, here = description["facts"], {"builder": api.package, "version": api.version, **gpu_facts()}
+    if api.rtx:  # its plans hold for every GPU they were built for; the runtime judges
+        here = {name: here[name] for name in ("builder", "version")}
+    differ = [f"{name} {built[name]} (here {value})" for name, value in here.items() if built[name] != value]
+    if differ:
+        raise DtkError(
+            f"{path} was built elsewhere.", found="; ".join(differ), do="dtk export RUN --trt builds it for here"
+        )
+    return str(built["batch"])
