@@ -42,7 +42,7 @@ def _parse_batch(value: object) -> object:
 
 
 class EngineSettings(Settings):
-    """How TensorRT builds: for which GPUs (TensorRT for RTX alone; none means all it knows), how hard, in what space."""
+    """How TensorRT builds: for which GPUs (TensorRT for RTX alone; none: all it knows), how hard, in what space."""
 
     compute_capability: tuple[str, ...] = ()
     level: int = Field(default=3, ge=0, le=5)
