@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
 from toolkit import models
 from toolkit.noise import normal
@@ -41,6 +41,27 @@ def tiny_unet(seed: int = 0, **overrides: object) -> UNet2DModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = UNet2DModel(**(config | overrides))
+    randomise(model, seed)
+    return model
+
+
+def tiny_conditional_unet(seed: int = 0, **overrides: object) -> UNet2DConditionModel:
+    """A UNet of three levels with cross-attention on the last two; ``overrides`` change its config."""
+    config: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (16, 32, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 12,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = UNet2DConditionModel(**(config | overrides))
     randomise(model, seed)
     return model
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import ModelMixin, SchedulerMixin
 
-KNOWN_CLASSES = ("UNet2DModel",)
+KNOWN_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
 COMPONENTS = ("unet", "transformer")
 PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 WEIGHTS = "*.safetensors"

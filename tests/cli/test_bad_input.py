@@ -219,3 +219,18 @@ def test_profile_before_export_says_what_to_do(model: Path, data: Path, tmp_path
     answer = dtk("profile", tmp_path / "run", "--runner", "onnxruntime", "--batch", "1")
     assert answer.code == 1
     assert_words("no finished export stage[\\s\\S]*dtk export", answer.err)
+
+
+def test_a_conditional_model_is_planned_but_not_yet_pruned(data: Path, tmp_path: Path) -> None:
+    from diffusers import DDPMScheduler
+
+    from tests.tiny import tiny_conditional_unet
+
+    tiny_conditional_unet().save_pretrained(tmp_path / "model" / "unet")
+    DDPMScheduler().save_pretrained(tmp_path / "model" / "scheduler")
+    planned = dtk("compress", tmp_path / "model", "--target", "width=0.5", "--dry-run", "--json")
+    assert planned.code == 0 and planned.json["got"]["params_fraction"] < 0.6
+    np.savez(tmp_path / "latents.npz", images=np.zeros((64, 8, 8, 4), dtype=np.uint8))
+    answer = compress(tmp_path / "model", tmp_path / "latents.npz", tmp_path / "run", "--target", "width=0.5")
+    assert answer.code == 1
+    assert_words("not yet score or train it[\\s\\S]*encoder_hidden_states[\\s\\S]*--dry-run", answer.err)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from diffusers import ModelMixin
+
+from tests.tiny import tiny_conditional_unet, tiny_unet
+from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.models import plain_config
 from toolkit.noise import generator
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.engine import Engine
@@ -24,10 +30,30 @@ UNETS: dict[str, dict[str, object]] = {
     "classes": {"num_class_embeds": 5},
 }
 
+CONDITIONAL: dict[str, dict[str, object]] = {
+    "context": {},
+    "linear-projections": {"use_linear_projection": True, "attention_head_dim": (2, 4, 4)},
+    "context-two-layers": {"layers_per_block": 2, "transformer_layers_per_block": 2, "attention_head_dim": 1},
+    "context-and-classes": {"num_class_embeds": 5},
+}
+CASES = (*UNETS, *CONDITIONAL)
+
+
+def dense_model(name: str) -> ModelMixin:
+    """The tiny dense model of a case, every parameter randomised."""
+    return tiny_unet(**UNETS[name]) if name in UNETS else tiny_conditional_unet(**CONDITIONAL[name])
+
+
+def engine_of(dense: ModelMixin, groups: str = "within") -> Engine:
+    """The engine of a tiny model."""
+    return Engine(type(dense).__name__, plain_config(dense.config), Limits(align=4, groups=groups))
+
 
 def random_scores(engine: Engine, seed: int = 0) -> Scores:
+    """Scores that prefer no channel."""
     return {n: generator(f"test {n}", seed).random(g.size) + 0.01 for n, g in engine.layout.groups.items()}
 
 
-def engine_of(config: dict, groups: str = "within") -> Engine:
-    return Engine("UNet2DModel", config, Limits(align=4, groups=groups))
+def inputs_of(dense: ModelMixin, timesteps: int = 100) -> dict[str, torch.Tensor]:
+    """Three items of everything the model takes."""
+    return example_inputs(input_specs(type(dense).__name__, dense.config, timesteps=timesteps, tokens=4), batch=3)

@@ -7,11 +7,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from tests.pruning.cases import UNETS, engine_of
+from tests.pruning.cases import dense_model, engine_of
 from tests.pruning.naive import channel_score, summed_gradients
-from tests.tiny import tiny_unet
 from toolkit.errors import DtkError, UsageError
-from toolkit.models import plain_config
 from toolkit.noise import normal
 from toolkit.progress import silent
 from toolkit.pruning import catalog, selection
@@ -25,8 +23,8 @@ CASES = ("heads", "scale-shift", "one-head")
 
 
 def task(name: str, thresholds: tuple[float, ...] = (0.05,), norm_term: bool = False) -> tuple[Task, Engine]:
-    model = tiny_unet(**UNETS[name])
-    engine = engine_of(plain_config(model.config))
+    model = dense_model(name)
+    engine = engine_of(model)
     size = model.config.sample_size
     shape = (2, 3, size, size)
     images = torch.from_numpy(normal("test images", 0, shape=shape)).tanh()

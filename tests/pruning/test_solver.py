@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.macs import count_macs, count_params
-from tests.pruning.cases import UNETS, A, B, D, U, engine_of
+from tests.pruning.cases import CASES, A, B, D, U, dense_model, engine_of, inputs_of
 from tests.tiny import tiny_unet
 from toolkit import models
 from toolkit.denoiser_inputs import example_inputs, input_specs
@@ -40,9 +42,9 @@ PUBLISHED = {
 }
 
 
-def count(config: dict) -> Cost:
-    model = models.build("UNet2DModel", config)
-    inputs = example_inputs(input_specs("UNet2DModel", config), batch=1, device="meta")
+def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cost:
+    model = models.build(class_name, config)
+    inputs = example_inputs(input_specs(class_name, config, tokens=tokens), batch=1, device="meta")
     return Cost(count_params(model), count_macs(model, inputs).macs)
 
 
@@ -61,12 +63,13 @@ def test_published_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("groups", ["within", "whole"])
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", CASES)
 def test_prices_are_exact_for_every_configuration(name: str, groups: str) -> None:
-    engine = engine_of(plain_config(tiny_unet(**UNETS[name]).config), groups)
-    prices = price(engine.space, count, ("params", "macs"))
+    engine = engine_of(dense_model(name), groups)
+    counted = partial(count, class_name=engine.class_name)
+    prices = price(engine.space, counted, ("params", "macs"))
     for values in list(engine.space)[::3]:
-        cost = count(engine.space.configure(values))
+        cost = counted(engine.space.configure(values))
         assert prices["params"](values) == pytest.approx(cost.params, rel=1e-9)
         assert prices["macs"](values) == pytest.approx(cost.macs, rel=1e-9)
 
@@ -85,6 +88,23 @@ def test_a_target_is_met_or_the_nearest_are_named(figure: str, fraction: float) 
     else:
         got = count(engine.space.configure(values))[figure]
         assert abs(got - fraction * dense[figure]) <= TOLERANCE * fraction * dense[figure] * 1.0001
+
+
+def test_published_size_of_ldm_4() -> None:
+    down, up = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+    config = {
+        "sample_size": 64,
+        "in_channels": 3,
+        "out_channels": 3,
+        "layers_per_block": 2,
+        "cross_attention_dim": 512,
+        "attention_head_dim": 1,
+        "block_out_channels": (192, 384, 576, 960),
+        "down_block_types": (D, down, down, down),
+        "up_block_types": (up, up, up, U),
+    }
+    dense = count(config, "UNet2DConditionModel", tokens=1)
+    assert dense.params == pytest.approx(400.92e6, rel=1e-4) and dense.macs == pytest.approx(104.227e9, rel=1e-4)
 
 
 def test_levels_keep_their_equalities() -> None:
@@ -131,17 +151,18 @@ def test_variants_that_cannot_be_followed_are_refused(change: dict, words: str) 
         _ = Engine("UNet2DModel", config, Limits()).space
 
 
-def test_both_attention_processors_agree_after_pruning() -> None:
+@pytest.mark.parametrize("name", ["one-head", "heads", "context", "linear-projections"])
+def test_both_attention_processors_agree_after_pruning(name: str) -> None:
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     from tests.pruning.cases import random_scores
     from toolkit.pruning import surgery
 
-    dense = tiny_unet(**UNETS["one-head"])
-    engine = engine_of(plain_config(dense.config))
+    dense = dense_model(name)
+    engine = engine_of(dense)
     config = engine.space.configure(min(engine.space))
     pruned, _ = surgery.prune(dense, config, engine.layout, engine.kept(random_scores(engine), config), 100)
-    inputs = example_inputs(input_specs("UNet2DModel", config, timesteps=100), batch=2)
+    inputs = inputs_of(dense)
     outputs = []
     for processor in (AttnProcessor(), AttnProcessor2_0()):
         for module in pruned.modules():

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pruning.cases import UNETS, engine_of, random_scores
+from tests.pruning.cases import CASES, dense_model, engine_of, inputs_of, random_scores
 from tests.pruning.reference import silenced
-from tests.tiny import tiny_unet
-from toolkit.denoiser_inputs import example_inputs, input_specs
 from toolkit.models import plain_config
 from toolkit.pruning import surgery
 from toolkit.pruning.engine import Engine
@@ -22,10 +20,6 @@ def run(model, inputs):
         return model(**inputs, return_dict=False)[0]
 
 
-def inputs_of(model) -> dict:
-    return example_inputs(input_specs("UNet2DModel", model.config, timesteps=T), batch=3)
-
-
 def smaller(engine: Engine) -> dict:
     """The configuration that cuts every variable as far as it goes."""
     values = min(engine.space)
@@ -33,10 +27,10 @@ def smaller(engine: Engine) -> dict:
 
 
 @pytest.mark.parametrize("policy", ["within", "whole"])
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", CASES)
 def test_sliced_model_equals_dense_on_the_kept_channels(name: str, policy: str) -> None:
-    dense = tiny_unet(**UNETS[name])
-    engine = engine_of(plain_config(dense.config), policy)
+    dense = dense_model(name)
+    engine = engine_of(dense, policy)
     config = smaller(engine)
     kept = engine.kept(random_scores(engine), config)
     pruned, _ = surgery.prune(dense, config, engine.layout, kept, T)
@@ -46,10 +40,10 @@ def test_sliced_model_equals_dense_on_the_kept_channels(name: str, policy: str) 
     torch.testing.assert_close(run(pruned, inputs), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", CASES)
 def test_another_choice_in_one_group_shows(name: str) -> None:
-    dense = tiny_unet(**UNETS[name])
-    engine = engine_of(plain_config(dense.config))
+    dense = dense_model(name)
+    engine = engine_of(dense)
     config = smaller(engine)
     kept = engine.kept(random_scores(engine), config)
     pruned, _ = surgery.prune(dense, config, engine.layout, kept, T)
@@ -66,10 +60,10 @@ def test_another_choice_in_one_group_shows(name: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["within", "whole"])
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", CASES)
 def test_ratio_one_is_bit_equal(name: str, policy: str) -> None:
-    dense = tiny_unet(**UNETS[name])
-    engine = engine_of(plain_config(dense.config), policy)
+    dense = dense_model(name)
+    engine = engine_of(dense, policy)
     config = engine.space.configure(engine.space.dense_values)
     pruned, error = surgery.prune(dense, config, engine.layout, engine.kept(random_scores(engine), config), T)
     assert error == 0
@@ -77,9 +71,9 @@ def test_ratio_one_is_bit_equal(name: str, policy: str) -> None:
     assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in dense.state_dict().items())
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", CASES)
 def test_every_weight_lies_in_the_layout(name: str) -> None:
-    dense = tiny_unet(**UNETS[name])
-    engine = engine_of(plain_config(dense.config))
+    dense = dense_model(name)
+    engine = engine_of(dense)
     missing = {n for n, _ in dense.named_parameters()} - set(engine.layout.tensors)
     assert missing <= {"class_embedding.weight"}

@@ -10,6 +10,7 @@ from diffusers import ModelMixin
 
 from toolkit import models
 from toolkit.data.images import Images
+from toolkit.denoiser_inputs import input_specs
 from toolkit.errors import DtkError
 from toolkit.files import value_sha256
 from toolkit.objective import timesteps_and_kind
@@ -67,6 +68,7 @@ def prune(
     if run.is_current(request):
         return dict(read_plan(run.path / "prune" / "plan.json").facts)
     engine = engine_for(dense, settings)
+    _refuse_conditioning(dense)
     solve(engine.space, target, count)  # an unreachable target is told before the scoring, not after it
     model = _load(dense, device)
     scheduler = models.load_scheduler(dense)
@@ -87,6 +89,18 @@ def prune(
         )
         models.save(dense, choice.model, folder / "model")
     return facts
+
+
+def _refuse_conditioning(dense: models.ModelFolder) -> None:
+    """Data does not yet bring classes or captions along, and scoring a conditional model without them would mislead."""
+    inputs = set(input_specs(dense.class_name, dense.config)) - {"sample", "timestep"}
+    if inputs:
+        raise DtkError(
+            f"dtk can plan {dense.class_name} with conditioning, but not yet score or train it.",
+            found=f"the model also takes {', '.join(sorted(inputs))}",
+            expected="an unconditional model",
+            do="add --dry-run for the plan",
+        )
 
 
 def _load(dense: models.ModelFolder, device: str) -> ModelMixin:
