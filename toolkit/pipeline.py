@@ -251,14 +251,29 @@ def run_all(job: Job) -> dict[str, Any]:
 
 
 def report(job: Job) -> dict[str, Any]:
-    """Write RUN/report.json: what each finished stage found, in one file; returns it."""
+    """Write RUN/report.json, what each finished stage found, and RUN/report.html, which shows it; returns the value."""
+    from profiles.report.page import write
+    from profiles.report.verdict import sentence
+
+    found = results.read(job.run)
+    compressed = models.find(job.run.path / "model") if (job.run.path / "model").is_dir() else None
     value = {
         "model": job.recipe.model or "the embedded default",
         "data": job.recipe.data.source or "the embedded default",
-        **results.read(job.run),
+        "verdict": sentence(found["stages"]),
+        "dense_missing": _is_gone(job.recipe.model),
+        "stale": results.stale(job.run, compressed.sha256) if compressed else [],
+        **found,
     }
     write_json(job.run.path / "report.json", value)
+    write(job.run.path, value)
     return value
+
+
+def _is_gone(model: str | None) -> bool:
+    """Whether a model was named by a path where nothing lies any more; a hub id is not looked for."""
+    named = model is not None and (Path(model).is_absolute() or model.startswith("."))
+    return bool(model and named and not Path(model).is_dir())
 
 
 def settings_for(job: Job, stage: str, **changes: Any) -> Settings:

@@ -36,9 +36,23 @@ READERS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "handoff": _file("handoff", "handoff.json"),
 }
 
+COMMANDS = {"prune": "dtk compress -o RUN", "recover": "dtk recover RUN --steps N"}
+
+
+def command(stage: str) -> str:
+    """What runs a stage of an existing run."""
+    return COMMANDS.get(stage, f"dtk {stage} RUN")
+
+
+def stale(run: Run, compressed_sha256: str) -> list[str]:
+    """The finished stages whose figures are of another compressed model than the one with this hash."""
+    inputs = {stage: record["inputs"] for stage, record in run.record()["stages"].items()}
+    return [stage for stage, read in inputs.items() if read.get("compressed", compressed_sha256) != compressed_sha256]
+
 
 def read(run: Run) -> dict[str, Any]:
-    """``{"schema_version", "machine", "versions", "seconds", "stages": {stage: what it found}}`` of a run.
+    """``{"schema_version", "machine", "versions", "seconds", "stages": {stage: what it found},
+    "missing": {stage: the command that runs it}}`` of a run.
 
     Raises DtkError where no stage has finished.
     """
@@ -52,4 +66,5 @@ def read(run: Run) -> dict[str, Any]:
         "versions": first["versions"],
         "seconds": {stage: record["seconds"] for stage, record in finished.items()},
         "stages": {stage: reader(run) for stage, reader in READERS.items() if stage in finished},
+        "missing": {stage: command(stage) for stage in READERS if stage not in finished},
     }

@@ -1,0 +1,67 @@
+"""Figures as people write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+VERDICTS = {
+    "faster": "{value:.2f}x faster",
+    "slower": "slower, {value:.2f}x the speed",
+    "no difference": "no faster",
+    "inconclusive": "too noisy to say whether it is faster",
+}
+
+
+def count(value: float) -> str:
+    """A count in three digits: 1,112,801 is 1.11 M."""
+    return _scaled(value, _LARGE)
+
+
+def size(value: float) -> str:
+    """Bytes in three digits: 4,469,660 is 4.26 MiB."""
+    return _scaled(value, _BYTES)
+
+
+def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
+    for unit, name in units:
+        if abs(value) >= unit:
+            return f"{value / unit:.{_decimals(value / unit)}f} {name}"
+    return f"{value:,.0f}"
+
+
+def _decimals(value: float) -> int:
+    """As many as make three digits in all."""
+    return 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+
+
+def figure(value: float) -> str:
+    """A measured value in about three digits: 1719.7, 12.9, 1.32, 0.0123."""
+    if value and abs(value) < 1:
+        return f"{value:.3g}"
+    return f"{value:,.{max(1, _decimals(value))}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes and seconds, or hours and minutes."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def interval(found: dict[str, Any], places: int = 2) -> str:
+    """From low to high."""
+    return f"{found['low']:.{places}f} to {found['high']:.{places}f}"
+
+
+def speed(faster: dict[str, Any]) -> str:
+    """What may be said of a speed-up, by its verdict."""
+    return VERDICTS[faster["verdict"]].format(**faster)
+
+
+def places(machine: dict[str, Any]) -> str:
+    """A machine in a line: its GPU, or its processor and cores."""
+    processor = f"{machine['processor']}, {machine['cores']} cores"
+    return f"{machine['gpu']} ({processor})" if "gpu" in machine else processor
