@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from toolkit.cli.app import Json, RunFolder, app, option
 
 
@@ -58,10 +60,15 @@ def export(
     dtype: Annotated[str | None, option("fp32, fp16 or bf16")] = None,
     batch: Annotated[str | None, option("batch sizes min:opt:max, such as 1:8:64")] = None,
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
+    sampler: Annotated[str | None, option("whose update the step graph holds: ddim or ddpm")] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="build TensorRT engines as well")] = False,
+    compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
     json: Json = False,
 ) -> None:
-    """Write ONNX files and prove them equal to torch."""
-    _stage(run, "export", json, dtype=dtype, batch=batch, opset=opset)
+    """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
+    engine = {"compute_capability": compute_capability.split(",")} if compute_capability else None
+    changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt or None}
+    _stage(run, "export", json, engine=engine, **changes)
 
 
 @app.command()

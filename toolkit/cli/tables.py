@@ -61,6 +61,21 @@ def parity(exported: dict[str, Any]) -> Iterator[Any]:
             error, tolerance = f"{predictions['worst']['relative_error']:.1e}", f"{predictions['tolerance']:.0e}"
             table.add_row(f"{model} {dtype}", error, tolerance, "equal" if least is None else f"{least:.0f} dB")
     yield table
+    yield from engines(exported.get("engines", {}))
+
+
+def engines(built: dict[str, Any]) -> Iterator[Any]:
+    """What TensorRT made of the ONNX files."""
+    if not built:
+        return
+    table = _table("TensorRT engines", "", "builder", "MiB", "build s", "weights typed half")
+    for model, engine in built.items():
+        facts, precision = engine["facts"], engine["precision"] or {}
+        half = f"{precision['typed_share']:.0%}" if "typed_share" in precision else "-"
+        size = f"{engine['size_bytes'] / 2**20:.1f}"
+        table.add_row(model, f"{facts['builder']} {facts['version']}", size, f"{engine['build_s']:.1f}", half)
+    yield table
+    yield from {engine["not_run"] for engine in built.values() if "not_run" in engine}
 
 
 def profile(figures: dict[str, Any]) -> Iterator[Any]:
