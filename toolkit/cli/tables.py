@@ -103,7 +103,7 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
 
 def handed(manifest: dict[str, Any]) -> Iterator[Any]:
     """What a server gets."""
-    yield f"Model repository for {manifest['server']['container']}: `dtk serve RUN` runs it here."
+    yield f"Model repository for {manifest['container']}: `dtk serve RUN` runs it here."
 
 
 STAGES = {
