@@ -23,7 +23,7 @@ class RecoverSettings(Settings):
     batch_size: int = Field(default=64, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
     losses: dict[str, float] = Field(default={"noise": 1.0, "distillation": 1.0}, min_length=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=50, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
