@@ -335,3 +335,10 @@ def known(kind: str) -> dict[str, str]:
     if kind not in kinds:
         raise unknown("kind", kind, list(kinds))
     return kinds[kind]()
+
+
+def doctor() -> dict[str, Any]:
+    """Whether what is installed fits together, and which runners would run here."""
+    from toolkit.doctor import examine
+
+    return examine()

@@ -46,7 +46,8 @@ def command(stage: str) -> str:
 
 def stale(run: Run, compressed_sha256: str) -> list[str]:
     """The finished stages whose figures are of another compressed model than the one with this hash."""
-    inputs = {stage: record["inputs"] for stage, record in run.record()["stages"].items()}
+    finished = run.record()["stages"]
+    inputs = {stage: finished[stage]["inputs"] for stage in READERS if stage in finished}
     return [stage for stage, read in inputs.items() if read.get("compressed", compressed_sha256) != compressed_sha256]
 
 

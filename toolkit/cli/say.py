@@ -36,6 +36,19 @@ def list_known(
 
 
 @app.command()
+def doctor(json: Json = False) -> None:
+    """Say whether what is installed fits together, and which runners would run here; exit code 1 on a conflict."""
+    from toolkit import pipeline
+    from toolkit.cli import checks
+    from toolkit.cli.terminal import show, terminal
+
+    with terminal(quiet=json):
+        found = pipeline.doctor()
+    show(found, json, checks.doctor)
+    raise typer.Exit(0 if found["ok"] else 1)
+
+
+@app.command()
 def serve(
     run: RunFolder,
     host: Annotated[str | None, option("address to bind [127.0.0.1]")] = None,
