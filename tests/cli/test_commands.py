@@ -12,6 +12,7 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file
 
+from tests.architecture.test_stock_model import TOLERANCE, difference_without_dtk, store_probes
 from tests.cli.conftest import FAST, dtk
 from toolkit.cli.app import app
 from toolkit.models import find, load_denoiser
@@ -43,6 +44,12 @@ def test_compress_leaves_a_stock_pipeline(compressed: Path, model: Path) -> None
     assert pipeline.unet.num_parameters() == plan["got"]["params"] < dense.num_parameters() == plan["dense"]["params"]
     assert plan["got"]["macs_fraction"] == pytest.approx(0.45, rel=0.02)
     assert len(pipeline(batch_size=2, num_inference_steps=2).images) == 2
+
+
+def test_the_result_computes_the_same_where_dtk_is_not_installed(compressed: Path, tmp_path: Path) -> None:
+    result = shutil.copytree(compressed / "model", tmp_path / "model")
+    store_probes(load_denoiser(find(result)), (3, 8, 8), tmp_path / "probes.safetensors")
+    assert difference_without_dtk(result, tmp_path / "probes.safetensors") < TOLERANCE
 
 
 def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Path, model: Path) -> None:
