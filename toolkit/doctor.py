@@ -20,6 +20,10 @@ from toolkit.environment import PACKAGES, installed_version, machine, versions
 from toolkit.errors import DtkError
 
 WATCHED = (*PACKAGES, "optimum-onnx", "onnxruntime-extensions", "huggingface-hub", "tokenizers", "triton", "peft")
+NEGATION = """
+<ir_version: 8, opset_import: ["" : 18]>
+negation (float[B, 1] sample, int64[B] timestep) => (float[B, 1] out) { out = Neg(sample) }
+"""
 Status = Literal["fits", "note", "conflict"]
 
 
@@ -167,24 +171,14 @@ def _try_torch(device: str) -> str | None:
 def _try_onnxruntime(device: str) -> str | None:
     """Open a graph of one node: a provider can be built in and still not load its libraries."""
     import torch
-    from onnx import TensorProto, checker, helper, save
+    from onnx import save
+    from onnx.parser import parse_model
 
     from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
-    sample, timestep, out = (
-        helper.make_tensor_value_info(name, kind, shape)
-        for name, kind, shape in (
-            ("sample", TensorProto.FLOAT, ["B", 1]),
-            ("timestep", TensorProto.INT64, ["B"]),
-            ("out", TensorProto.FLOAT, ["B", 1]),
-        )
-    )
-    graph = helper.make_graph([helper.make_node("Neg", ["sample"], ["out"])], "attempt", [sample, timestep], [out])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    checker.check_model(model)
     with tempfile.TemporaryDirectory(prefix="dtk-doctor-") as folder:
         path = Path(folder) / "attempt.onnx"
-        save(model, path)
+        save(parse_model(NEGATION), path)
         try:
             with closing(OnnxRuntimeRunner(path, device=device)) as runner:
                 given = torch.ones(2, 1, device=device)
