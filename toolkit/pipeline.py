@@ -215,6 +215,33 @@ def profile(job: Job) -> dict[str, Any]:
     return stage(job.run, job.recipe.profile or ProfileSettings(), job.dense, job.compressed, progress=job.progress)
 
 
+def profile_against(job: Job, source: str) -> dict[str, Any]:
+    """The run's result measured against any stock model in the dense one's place; kept in RUN/against, not reported."""
+    from exporters.config import ExportSettings
+    from exporters.stage import export as export_stage
+    from profiles.config import ProfileSettings
+    from profiles.stage import profile as profile_stage
+    from toolkit.runners.registry import runner_reads
+
+    other, settings = models.find(source), job.recipe.profile or ProfileSettings()
+    if image_shape(other) != image_shape(job.dense):
+        shapes = f"{image_shape(other)} and {image_shape(job.dense)}"
+        raise DtkError(f"{source} makes images of another shape.", found=shapes, expected="equal (C, H, W)")
+    run = Run.create(job.run.path / "against" / other.sha256[:12])
+    reads = {runner_reads(name) for name in settings.runners}
+    if reads - {"model"}:
+        exporting = (job.recipe.export or ExportSettings()).model_copy(update={"trt": "engine" in reads})
+        export_stage(run, exporting, other, job.compressed, progress=job.progress)
+    return {"against": source} | profile_stage(run, settings, other, job.compressed, progress=job.progress)
+
+
+def compare(paths: list[Path], *, across_machines: bool) -> dict[str, Any]:
+    """The profiles of several runs side by side."""
+    from profiles.runs import compare_runs
+
+    return compare_runs([Run.open(path) for path in paths], across_machines=across_machines)
+
+
 def handoff(job: Job) -> dict[str, Any]:
     """The handoff stage."""
     from toolkit.handoff.config import HandoffSettings
@@ -256,18 +283,22 @@ def report(job: Job) -> dict[str, Any]:
     from profiles.report.verdict import sentence
 
     found = results.read(job.run)
-    compressed = models.find(job.run.path / "model") if (job.run.path / "model").is_dir() else None
     value = {
         "model": job.recipe.model or "the embedded default",
         "data": job.recipe.data.source or "the embedded default",
         "verdict": sentence(found["stages"]),
         "dense_missing": _is_gone(job.recipe.model),
-        "stale": results.stale(job.run, compressed.sha256) if compressed else [],
+        "stale": stale(job),
         **found,
     }
     write_json(job.run.path / "report.json", value)
     write(job.run.path, value)
     return value
+
+
+def stale(job: Job) -> list[str]:
+    """The finished stages whose figures are of an earlier model than the run holds now."""
+    return results.stale(job.run, job.compressed.sha256) if (job.run.path / "model").is_dir() else []
 
 
 def _is_gone(model: str | None) -> bool:

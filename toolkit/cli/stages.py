@@ -72,19 +72,6 @@ def export(
 
 
 @app.command()
-def profile(
-    run: RunFolder,
-    runner: Annotated[str | None, option("runners, by comma: torch,onnxruntime")] = None,
-    batch: Annotated[str | None, option("batch sizes, by comma: 1,16,64")] = None,
-    json: Json = False,
-) -> None:
-    """Measure dense against compressed: size, MACs, latency, memory."""
-    runners = runner.split(",") if runner else None
-    batches = batch.split(",") if batch else None
-    _stage(run, "profile", json, runners=runners, batches=batches)
-
-
-@app.command()
 def handoff(
     run: RunFolder,
     to: Annotated[str | None, option("triton")] = None,
