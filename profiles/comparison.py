@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import torch
 
 from profiles.config import ProfileSettings
 from profiles.latency import compare_latency
+from profiles.loop import compare_loops
 from profiles.macs import count_macs, count_params
 from profiles.memory import measure_memory
+from profiles.parts import compare_parts
+from toolkit.denoiser import BorderedDenoiser
 from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
-from toolkit.models import WEIGHTS, ModelFolder, build
+from toolkit.models import WEIGHTS, ModelFolder, build, load_denoiser
+from toolkit.runners.base import Runner
 from toolkit.runners.registry import open_runner, runner_reads
 
 CONVENTION = "one MAC is two FLOPs; convolutions, linear layers and attention products, batch 1"
@@ -52,23 +57,40 @@ def compare_runner(
     device: str,
     done: Callable[[], None],
 ) -> dict[str, Any]:
-    """Latency of ``sources`` dense and compressed in one runner by batch size, and peak memory at the largest.
+    """Latency of ``sources`` dense and compressed in one runner by batch size, of the whole loop, and peak memory.
 
-    ``realised_share`` is the speed-up over the MACs ratio: 1 where every MAC saved is time saved.
+    Loop and memory are of the largest batch. ``open_s`` is what loading or building took; ``realised_share`` is the
+    speed-up over the MACs ratio: 1 where every MAC saved is time saved.
     """
     specs = input_specs(model.class_name, model.config, tokens=settings.tokens)
     options: dict[str, str] = {"dtype": settings.dtype} if runner_reads(name) == "model" else {}
-    with (
-        closing(open_runner(name, sources["dense"], device=device, **options)) as dense,
-        closing(open_runner(name, sources["compressed"], device=device, **options)) as compressed,
-    ):
-        latency = {}
+    measured: dict[str, Any] = {"threads": torch.get_num_threads(), "open_s": {}, "latency": {}}
+    opened: dict[str, Runner] = {}
+    with ExitStack() as stack:
+        for which in ("dense", "compressed"):
+            started = time.perf_counter()
+            opened[which] = stack.enter_context(closing(open_runner(name, sources[which], device=device, **options)))
+            measured["open_s"][which] = time.perf_counter() - started
         for batch in settings.batches:
-            measured = compare_latency(dense, compressed, example_inputs(specs, batch, device=device), settings.rounds)
-            latency[str(batch)] = measured | {"realised_share": measured["speedup"]["value"] / macs_ratio}
+            cell = compare_latency(**opened, inputs=example_inputs(specs, batch, device=device), rounds=settings.rounds)
+            measured["latency"][str(batch)] = cell | {"realised_share": cell["speedup"]["value"] / macs_ratio}
+            done()
+        if settings.loop_steps:
+            measured["loop"] = compare_loops(**opened, model=model, specs=specs, settings=settings)
             done()
     memory = _memory(name, sources, specs, max(settings.batches), device, options, done)
-    return {"threads": torch.get_num_threads(), "latency": latency, "memory": memory}
+    return measured | {"memory": memory}
+
+
+def compare_network_parts(
+    dense: ModelFolder, compressed: ModelFolder, settings: ProfileSettings, device: str
+) -> dict[str, Any]:
+    """Time of each top-level part of both networks in eager torch, at the largest batch."""
+    specs, batch = input_specs(dense.class_name, dense.config, tokens=settings.tokens), max(settings.batches)
+    inputs = example_inputs(specs, batch, device=device)
+    first, second = (BorderedDenoiser(load_denoiser(model), settings.dtype).to(device) for model in (dense, compressed))
+    found = compare_parts(first, second, inputs, device, settings.rounds)
+    return {"runner": "torch", "batch": batch} | found
 
 
 def _memory(

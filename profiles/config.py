@@ -34,6 +34,8 @@ class ProfileSettings(Settings):
     device: str = "auto"
     dtype: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="of the torch runners")
     rounds: Rounds = Rounds()
+    loop_steps: int = Field(default=20, ge=0, description="of the whole sampling loop; 0 leaves it out")
+    parts: bool = Field(default=True, description="time each part of the network, where the runner torch is measured")
     tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
 
     @model_validator(mode="after")

@@ -25,7 +25,10 @@ CONFIDENCE = 0.95
 WIDEST_INTERVAL = 0.10  # of the speed-up, to each side: a wider one says nothing about how much faster
 SAME = 0.02  # an interval within 1 +- this is no difference
 
-Clock = Callable[[Callable[[], object]], float]
+FAR_OUT = 3.0  # interquartile ranges beyond the quartiles (Tukey 1977): an outlier that is shown, and never dropped
+
+Call = Callable[[], object]
+Clock = Callable[[Call], float]
 
 
 @dataclass(frozen=True)
@@ -65,20 +68,25 @@ def _cuda_ms(work: Callable[[], object]) -> float:
 
 
 def interleave(
-    dense: Callable[[], object], compressed: Callable[[], object], clock: Clock, rounds: Rounds
+    dense: Call, compressed: Call, clock: Clock, rounds: Rounds, warm_up: int = WARM_UP_CALLS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Times of both in ms, (R,) each: warmed up, then in turns, as many rounds as fit the seconds.
 
     Raises DtkError where the clock did not advance.
     """
-    for _ in range(WARM_UP_CALLS):
+    for _ in range(warm_up):
         one_round_ms = clock(dense) + clock(compressed)
-    affordable = int(rounds.seconds * 1e3 / max(one_round_ms, 1e-6))
-    count = min(max(affordable, rounds.least), rounds.most)
+    count = rounds_that_fit(one_round_ms, rounds)
     times_ms = np.array([(clock(dense), clock(compressed)) for _ in range(count)])
     if not (times_ms > 0).all():
         raise DtkError("The clock stood still or went backwards while a runner was timed.", do="profile again")
     return times_ms[:, 0], times_ms[:, 1]
+
+
+def rounds_that_fit(one_round_ms: float, rounds: Rounds) -> int:
+    """As many rounds as fit the seconds, within the bounds."""
+    affordable = int(rounds.seconds * 1e3 / max(one_round_ms, 1e-6))
+    return min(max(affordable, rounds.least), rounds.most)
 
 
 def speedup(dense_ms: np.ndarray, compressed_ms: np.ndarray) -> Speedup:
@@ -98,10 +106,18 @@ def _verdict(value: float, low: float, high: float) -> str:
     return "no difference" if low >= 1 - SAME and high <= 1 + SAME else "inconclusive"
 
 
-def summary(times_ms: np.ndarray, batch: int) -> dict[str, float]:
-    """Percentiles in ms, and the images a second that the median makes."""
+def summary(times_ms: np.ndarray, batch: int) -> dict[str, Any]:
+    """Percentiles in ms, the outliers among the times, and the images a second that the median makes."""
     percentiles = {f"p{p}_ms": float(np.percentile(times_ms, p)) for p in (50, 90, 95, 99)}
-    return percentiles | {"images_per_s": batch / percentiles["p50_ms"] * 1e3}
+    images = {"images_per_s": batch / percentiles["p50_ms"] * 1e3}
+    return percentiles | images | {"outliers_ms": outliers(times_ms)}
+
+
+def outliers(times_ms: np.ndarray) -> list[float]:
+    """The times that lie far out, by size. They stay in every percentile."""
+    low, high = np.percentile(times_ms, (25, 75))
+    reach = FAR_OUT * (high - low)
+    return sorted(float(one) for one in times_ms if not low - reach <= one <= high + reach)
 
 
 def compare_latency(
@@ -110,11 +126,28 @@ def compare_latency(
     inputs: Mapping[str, torch.Tensor],
     rounds: Rounds,
 ) -> dict[str, Any]:
-    """Latency of dense and compressed on the same ``inputs``: percentiles of each, the speed-up and its verdict."""
-    batch = len(inputs["sample"])
-    dense_ms, compressed_ms = interleave(
-        lambda: dense(**inputs), lambda: compressed(**inputs), clock_of(dense.device), rounds
-    )
+    """Latency of dense and compressed on the same ``inputs``: percentiles of each, the speed-up and its verdict.
+
+    ``first_call_ms`` is the very first call at this batch size, which compiles and allocates.
+    """
+    device, batch = dense.device, len(inputs["sample"])
+    clock = clock_of(device)
+
+    def call_dense() -> object:
+        return dense(**inputs)
+
+    def call_compressed() -> object:
+        return compressed(**inputs)
+
+    first_ms = {"dense": clock(call_dense), "compressed": clock(call_compressed)}
+    return {"first_call_ms": first_ms} | compare_calls(call_dense, call_compressed, device, batch, rounds)
+
+
+def compare_calls(
+    dense: Call, compressed: Call, device: str, batch: int, rounds: Rounds, warm_up: int = WARM_UP_CALLS
+) -> dict[str, Any]:
+    """Two calls that each make ``batch`` images, in turns: percentiles of each, the speed-up and its verdict."""
+    dense_ms, compressed_ms = interleave(dense, compressed, clock_of(device), rounds, warm_up)
     return {
         "rounds": len(dense_ms),
         "dense": summary(dense_ms, batch),

@@ -61,7 +61,7 @@ def _device(asked: str) -> str:
 def _measure(
     run: Path, settings: ProfileSettings, models: dict[str, ModelFolder], device: str, progress: Progress
 ) -> dict[str, Any]:
-    from profiles.comparison import compare_models, compare_runner
+    from profiles.comparison import compare_models, compare_network_parts, compare_runner
 
     sources: dict[str, Mapping[str, ModelFolder | Path]] = {
         "model": models,
@@ -69,7 +69,9 @@ def _measure(
         "engine": {name: run / "tensorrt" / f"{name}.plan" for name in models},
     }
     figures = compare_models(models["dense"], models["compressed"], settings.tokens)
-    count, total = 0, len(settings.runners) * (len(settings.batches) + 2)
+    timed_parts = settings.parts and "torch" in settings.runners
+    each = len(settings.batches) + 2 + bool(settings.loop_steps)
+    count, total = 0, len(settings.runners) * each + timed_parts
 
     def done() -> None:
         nonlocal count
@@ -83,4 +85,7 @@ def _measure(
         )
         for name in settings.runners
     }
+    if timed_parts:
+        figures["parts"] = compare_network_parts(models["dense"], models["compressed"], settings, device)
+        done()
     return figures | {"device": device, "machine": machine(device), "runners": runners}

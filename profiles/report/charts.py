@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 WIDTH, ROW, FRAME = 9.2, 0.33, 0.8  # inches: the page, one row of a chart, and what the axes take
 BAR = 0.36
+WORTH_DRAWING = 0.01  # of the whole
 
 
 def widths(levels: list[dict[str, Any]]) -> Markup | None:
@@ -80,12 +81,14 @@ def parts(models: dict[str, Any]) -> Markup | None:
     return _pairs("parts", "MACs of each part of the network", dense, compressed, "million MACs at batch 1", 1e6)
 
 
-def blocks(times: dict[str, Any]) -> Markup | None:
-    """Milliseconds of each part of the network in both models."""
-    dense, compressed = (
-        {part: found[f"{which}_ms"] for part, found in times["parts"].items()} for which in ("dense", "compressed")
-    )
-    return _pairs("blocks", "Time of each part of the network", dense, compressed, "ms", 1.0)
+def blocks(found: dict[str, Any]) -> Markup | None:
+    """Milliseconds of each part of the network in both models; parts that take next to nothing are left out."""
+    parts = found["parts"]
+    least = WORTH_DRAWING * sum(part["dense_ms"] for part in parts.values())
+    names = [name for name, part in parts.items() if part["dense_ms"] >= least]
+    dense, compressed = ({name: parts[name][f"{which}_ms"] for name in names} for which in ("dense", "compressed"))
+    unit = f"ms in eager torch at batch {found['batch']}"
+    return _pairs("blocks", "Time of each part of the network", dense, compressed, unit, 1.0)
 
 
 def _pairs(
@@ -126,7 +129,7 @@ def distances(found: dict[str, Any], name: str) -> Markup | None:
         count = by_block["count_per_block"] if by_block else found["dense"]["count"]
         blocks_of = f"{by_block['blocks']} blocks of {count:,} images" if by_block else f"{count:,} images"
         axes.set_xlabel(f"{found['dense']['metric']}, {blocks_of}; less is better")
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))  # an unbiased kernel distance can lie below zero
         _only_x(axes)
     return chart.svg
 

@@ -64,3 +64,19 @@ def _small_wins_less(latency: dict[str, Any]) -> bool:
         return False
     apart = cells[0]["speedup"]["high"] < cells[-1]["speedup"]["low"]
     return bool(apart and cells[0]["realised_share"] < LOST_SHARE * cells[-1]["realised_share"])
+
+
+def outlying(runners: dict[str, Any]) -> list[str]:
+    """The outliers among the times of each runner and batch size, with the largest of them."""
+    told = []
+    for name, found in runners.items():
+        for batch, cell in found["latency"].items():
+            far = [one for model in ("dense", "compressed") for one in cell[model].get("outliers_ms", ())]
+            if far:
+                told.append(f"{name} at batch {batch}: {len(far)} of {2 * cell['rounds']}, up to {max(far):.3g} ms")
+    return told
+
+
+def unclear(parts: dict[str, Any]) -> list[str]:
+    """The parts of a network of which nothing can be said."""
+    return [name for name, part in parts.items() if part["speedup"]["verdict"] == "inconclusive"]

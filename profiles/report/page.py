@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from profiles.report import charts, words
-from profiles.report.facts import facts, launch_bound
+from profiles.report.facts import facts, launch_bound, outlying, unclear
 from toolkit.files import write_text
 
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ def render(value: dict[str, Any], pictures: Mapping[str, bytes], recipe: str) ->
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {name: getattr(words, name) for name in ("duration", "places")}
-    environment.filters["launch_bound"] = launch_bound
+    environment.filters |= {"launch_bound": launch_bound, "outlying": outlying, "unclear": unclear}
     environment.globals |= {"charts": charts, "show": shower(value)}
     return environment.get_template("page.html.j2").render(
         value=value,

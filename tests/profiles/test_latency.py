@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 import profiles.latency
 from profiles.config import Rounds
-from profiles.latency import WARM_UP_CALLS, clock_of, compare_latency, interleave, speedup, summary
+from profiles.latency import WARM_UP_CALLS, clock_of, compare_latency, interleave, outliers, speedup, summary
 from toolkit.errors import DtkError
 
 
@@ -92,7 +92,16 @@ def test_a_real_difference_is_seldom_claimed_where_there_is_none() -> None:
 
 def test_percentiles_are_in_order_and_images_come_from_the_median() -> None:
     found = summary(np.arange(1.0, 102.0), batch=8)
-    assert found == {"p50_ms": 51, "p90_ms": 91, "p95_ms": 96, "p99_ms": 100, "images_per_s": pytest.approx(8000 / 51)}
+    percentiles = {"p50_ms": 51, "p90_ms": 91, "p95_ms": 96, "p99_ms": 100}
+    assert found == percentiles | {"images_per_s": pytest.approx(8000 / 51), "outliers_ms": []}
+
+
+def test_what_lies_far_out_is_shown_and_stays_in_the_percentiles() -> None:
+    times = np.array([10.0, 11, 12, 13, 14] * 20)  # quartiles 11 and 13: far out is below 5 and above 19
+    assert outliers(np.append(times, [5.0, 19.0])) == []
+    found = summary(np.append(times, [30.0, 4.9, 19.1]), batch=1)
+    assert found["outliers_ms"] == [4.9, 19.1, 30.0]
+    assert found["p99_ms"] > 14
 
 
 class Idle:
@@ -115,5 +124,15 @@ def test_both_runners_get_the_same_inputs() -> None:
     inputs = {"sample": torch.zeros(4, 3, 2, 2), "timestep": torch.zeros(4, dtype=torch.int64)}
     found = compare_latency(dense, compressed, inputs, Rounds(seconds=1e-9, least=6))
     assert found["rounds"] == 6
-    assert len(dense.given) == len(compressed.given) == 6 + WARM_UP_CALLS
+    assert len(dense.given) == len(compressed.given) == 1 + WARM_UP_CALLS + 6
     assert all(sample is inputs["sample"] for sample in dense.given + compressed.given)
+
+
+def test_the_first_call_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([500.0, 300.0] + [2.0, 1.0] * 50)
+    monkeypatch.setattr(profiles.latency, "clock_of", lambda device: lambda call: next(times))
+    inputs = {"sample": torch.zeros(4, 3, 2, 2), "timestep": torch.zeros(4, dtype=torch.int64)}
+    found = compare_latency(Idle(), Idle(), inputs, Rounds(seconds=1e-9, least=6))
+    assert found["first_call_ms"] == {"dense": 500.0, "compressed": 300.0}
+    assert found["dense"]["p99_ms"] == 2.0
+    assert found["speedup"]["value"] == 2.0

@@ -19,7 +19,7 @@ from toolkit.models import ModelFolder, load_denoiser
 from toolkit.run_folder import Run
 
 ROUNDS = Rounds(seconds=1e-9, least=6)
-SETTINGS = ProfileSettings(runners=("torch", "onnxruntime"), batches=(1, 3), rounds=ROUNDS, device="cpu")
+SETTINGS = ProfileSettings(runners=("torch", "onnxruntime"), batches=(1, 3), rounds=ROUNDS, device="cpu", loop_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,34 @@ def test_every_runner_is_measured_at_every_batch(finished: tuple[Run, Any, Any])
         assert figures["memory"]["dense"]["batch"] == 3
         assert figures["memory"]["compressed"]["peak_rss_mib"] > 10
     assert result == read_json(run.path / "profile" / "profile.json")
-    assert told == [("profile", done, 8) for done in range(9)]
+    assert told == [("profile", done, 11) for done in range(12)]
+
+
+@pytest.mark.slow
+def test_the_whole_loop_the_start_and_the_parts_are_measured(finished: tuple[Run, Any, Any]) -> None:
+    result = finished[1]
+    for figures in result["runners"].values():
+        loop = figures["loop"]
+        assert (loop["batch"], loop["steps"], loop["rounds"]) == (3, 2, 6)
+        for name in ("dense", "compressed"):
+            assert loop[name]["seconds_per_image"] == pytest.approx(loop[name]["p50_ms"] / 3 / 1e3)
+            assert loop[name]["p50_ms"] > figures["latency"]["3"][name]["p50_ms"], "two steps and the sampler"
+            assert figures["open_s"][name] > 0
+            assert all(cell["first_call_ms"][name] > 0 for cell in figures["latency"].values())
+    parts = result["parts"]
+    assert {"conv_in", "down_blocks.2", "mid_block", "up_blocks.0", "conv_out"} <= set(parts["parts"])
+    assert parts["batch"] == 3
+    whole = result["runners"]["torch"]["latency"]["3"]["dense"]["p50_ms"]
+    assert 0.3 * whole < sum(part["dense_ms"] for part in parts["parts"].values()) < 3 * whole
+
+
+def test_loop_and_parts_can_be_left_out(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
+    settings = ProfileSettings(runners=("torch",), batches=(1,), rounds=ROUNDS, loop_steps=0, parts=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiles.comparison, "measure_memory", lambda *args, **options: {"batch": 1})
+        result = profile(Run.create(tmp_path / "run"), settings, *models)
+    assert "parts" not in result
+    assert "loop" not in result["runners"]["torch"]
 
 
 @pytest.mark.slow

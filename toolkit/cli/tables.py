@@ -95,10 +95,25 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
             share = "inconclusive" if faster["verdict"] == "inconclusive" else f"{cell['realised_share']:.0%}"
             table.add_row(runner, batch, *p50, speedup, share)
     yield table
+    yield from loops(figures["runners"])
     memory = _table("Peak memory", "runner", "dense MiB", "compressed MiB")
     for runner, measured in figures["runners"].items():
         memory.add_row(runner, *(f"{measured['memory'][m]['peak_rss_mib']:.0f}" for m in ("dense", "compressed")))
     yield memory
+
+
+def loops(runners: dict[str, Any]) -> Iterator[Any]:
+    """Seconds an image over the whole sampling loop, where it was measured."""
+    measured = {runner: found["loop"] for runner, found in runners.items() if "loop" in found}
+    if not measured:
+        return
+    table = _table("Whole sampling loop, s an image", "runner", "batch", "steps", "dense", "compressed", "speed-up")
+    for runner, loop in measured.items():
+        seconds = [f"{loop[model]['seconds_per_image']:.3g}" for model in ("dense", "compressed")]
+        faster = loop["speedup"]
+        told = "inconclusive" if faster["verdict"] == "inconclusive" else f"{faster['value']:.2f}x"
+        table.add_row(runner, str(loop["batch"]), str(loop["steps"]), *seconds, told)
+    yield table
 
 
 def handed(manifest: dict[str, Any]) -> Iterator[Any]:

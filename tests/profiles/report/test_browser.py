@@ -147,7 +147,7 @@ def test_pictures_show_and_nothing_leaves_the_screen(
     show(browser, made_up, scheme, width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     drawings = browser.find_elements(By.CSS_SELECTOR, "svg.chart")
-    assert len(drawings) == 6
+    assert len(drawings) == 7
     assert all(one.size["height"] > 60 and one.size["width"] >= 600 for one in drawings)
     loaded = "return [...document.images].map(one => one.complete && one.naturalWidth > 0)"
     assert browser.execute_script(loaded) == [True]

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from profiles.report import words
+from profiles.report import charts, words
 from profiles.report.page import render
 from tests.profiles.report.example import example
 from toolkit.results import command
@@ -78,7 +78,7 @@ def test_names_are_text_not_markup() -> None:
 def test_drawings_take_their_colours_from_the_page() -> None:
     page = render(example(), {}, "")
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(drawings) == 6
+    assert len(drawings) == 7
     assert set(re.findall(r"#[0-9a-fA-F]{6}\b", "".join(drawings))) == set()
     roles = set(re.findall(r"var\(--([a-z]+)\)", "".join(drawings)))
     assert {"dense", "compressed", "floor", "ink", "muted", "grid"} == roles
@@ -91,8 +91,30 @@ def test_the_same_figures_make_the_same_page() -> None:
     assert render(example(), {}, "") == render(example(), {}, "")
 
 
+def test_outliers_and_parts_that_gained_nothing_are_said() -> None:
+    page = render(example(), {}, "")
+    assert "torch at batch 16: 2 of 100, up to 131 ms" in page
+    assert "No faster than before: conv_in." in page
+    assert "Too noisy to tell" not in page
+    value = example()
+    value["stages"]["profile"]["parts"]["parts"]["mid_block"]["speedup"]["verdict"] = "inconclusive"
+    assert "Too noisy to tell: mid_block." in render(value, {}, "")
+
+
+def test_a_distance_below_zero_stays_in_the_drawing() -> None:
+    found = example()["stages"]["evaluate"]["kernel_distance"] | {"intervals": None}
+    found["floor"]["value"] = -0.445
+    assert "\N{MINUS SIGN}0.4" in charts.distances(found, "kernel")
+
+
 def test_older_stages_without_the_newer_figures_are_shown() -> None:
     value = example()
+    profile = value["stages"]["profile"]
+    del profile["parts"]
+    for runner in profile["runners"].values():
+        del runner["loop"], runner["open_s"]
+        for cell in runner["latency"].values():
+            del cell["first_call_ms"], cell["dense"]["outliers_ms"], cell["compressed"]["outliers_ms"]
     for name in ("kernel_distance", "precision", "recall", "prediction_errors"):
         del value["stages"]["evaluate"][name]
     del value["stages"]["evaluate"]["frechet_distance"]["intervals"]

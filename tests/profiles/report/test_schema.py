@@ -39,6 +39,10 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
         "extractor"
     ),
     "a latency of zero": lambda value: _cell(value)["dense"].update(p50_ms=0),
+    "a loop of no time": lambda value: value["stages"]["profile"]["runners"]["torch"]["loop"]["dense"].update(
+        seconds_per_image=0
+    ),
+    "a part without its speed-up": lambda value: value["stages"]["profile"]["parts"]["parts"]["conv_in"].pop("speedup"),
     "a verdict of another word": lambda value: _cell(value)["speedup"].update(verdict="great"),
     "a parity that says nothing": lambda value: value["stages"]["export"]["parity"]["dense"].update(fp16={}),
 }
