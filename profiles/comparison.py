@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from profiles.memory import measure_memory
 from profiles.parts import compare_parts
 from toolkit.denoiser import BorderedDenoiser
 from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
+from toolkit.errors import DtkError
 from toolkit.models import WEIGHTS, ModelFolder, build, load_denoiser
 from toolkit.runners.base import Runner
 from toolkit.runners.registry import open_runner, runner_reads
@@ -72,14 +73,32 @@ def compare_runner(
             opened[which] = stack.enter_context(closing(open_runner(name, sources[which], device=device, **options)))
             measured["open_s"][which] = time.perf_counter() - started
         for batch in settings.batches:
-            cell = compare_latency(**opened, inputs=example_inputs(specs, batch, device=device), rounds=settings.rounds)
+            inputs = example_inputs(specs, batch, device=device)
+            with faults_named(name, device, batch):
+                cell = compare_latency(**opened, inputs=inputs, rounds=settings.rounds)
             measured["latency"][str(batch)] = cell | {"realised_share": cell["speedup"]["value"] / macs_ratio}
             done()
         if settings.loop_steps:
-            measured["loop"] = compare_loops(**opened, model=model, specs=specs, settings=settings)
+            with faults_named(name, device, max(settings.batches)):
+                measured["loop"] = compare_loops(**opened, model=model, specs=specs, settings=settings)
             done()
     memory = _memory(name, sources, specs, max(settings.batches), device, options, done)
     return measured | {"memory": memory}
+
+
+@contextmanager
+def faults_named(name: str, device: str, batch: int) -> Iterator[None]:
+    """A fault of a runner while it is measured (memory that ran out, a device that is gone) as a DtkError."""
+    try:
+        yield
+    except DtkError:
+        raise
+    except Exception as error:  # the runners' errors share no base class
+        raise DtkError(
+            f"The runner {name} failed on {device} while batch {batch} was measured.",
+            found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            do="leave out this batch size if memory ran out; `dtk doctor` tells whether the device still answers",
+        ) from error
 
 
 def compare_network_parts(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import profiles.comparison
 from exporters.config import ExportSettings
@@ -17,6 +18,7 @@ from toolkit.errors import DtkError, UsageError
 from toolkit.files import read_json
 from toolkit.models import ModelFolder, load_denoiser
 from toolkit.run_folder import Run
+from toolkit.runners.torch import TorchRunner
 
 ROUNDS = Rounds(seconds=1e-9, least=6)
 SETTINGS = ProfileSettings(runners=("torch", "onnxruntime"), batches=(1, 3), rounds=ROUNDS, device="cpu", loop_steps=2)
@@ -118,6 +120,27 @@ def test_a_runner_that_reads_an_export_wants_one(models: tuple[ModelFolder, Mode
 def test_a_misspelt_runner_names_the_known(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Unknown runner 'torhc'[\s\S]*torch"):
         profile(Run.create(tmp_path / "run"), ProfileSettings(runners=("torhc",)), *models)
+
+
+def test_a_device_that_disappears_is_said_with_the_batch_it_was_at(
+    models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def lost(self: TorchRunner, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if len(sample) == 3 and calls > 30:
+            raise RuntimeError("CUDA error: device lost\nCompile with TORCH_USE_CUDA_DSA")
+        return sample
+
+    monkeypatch.setattr(TorchRunner, "__call__", lost)
+    run = Run.create(tmp_path / "run")
+    said = r"torch failed on cpu while batch 3 was measured[\s\S]*found: CUDA error: device lost\n[\s\S]*dtk doctor"
+    with pytest.raises(DtkError, match=said):
+        profile(run, SETTINGS.model_copy(update={"runners": ("torch",)}), *models)
+    assert run.stage("profile") is None
+    assert not (run.path / "profile").exists()
 
 
 @pytest.mark.parametrize("settings", [{"runners": ()}, {"batches": ()}, {"batches": (0, 1)}, {"rounds": {"most": 3}}])

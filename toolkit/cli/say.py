@@ -12,13 +12,14 @@ from toolkit.cli.app import Json, RunFolder, app, option
 
 @app.command()
 def report(run: RunFolder, json: Json = False) -> None:
-    """Say what a run found."""
+    """Say what a run found, and write it as one page: RUN/report.html."""
     from toolkit import pipeline
     from toolkit.cli import tables
     from toolkit.cli.terminal import show, terminal
 
     with terminal(quiet=json) as told:
         value = pipeline.report(pipeline.take_up(run, told.progress, told.notice))
+        told.console.print(f"The page: {run / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     show(value, json, tables.report)
 
 
