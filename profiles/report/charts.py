@@ -21,7 +21,7 @@ def widths(levels: list[dict[str, Any]]) -> Markup | None:
     if not levels:
         return None
     chart = Chart("widths", "Channels of each level, dense and compressed")
-    with chart.axes(WIDTH, 0.3 + 1.2 * ROW * len(levels)) as (axes,):
+    with chart.axes(WIDTH, 0.3 + 1.2 * ROW * len(levels)) as axes:
         rows = range(len(levels))
         dense, got = ([level[name] for level in levels] for name in ("dense", "got"))
         axes.barh(rows, dense, height=0.62, facecolor="none", edgecolor=DENSE, linewidth=1.3, linestyle=(0, (3, 2)))
@@ -46,7 +46,7 @@ def speedups(profile: dict[str, Any]) -> Markup | None:
     if not cells:
         return None
     chart = Chart("speedups", "Speed-up of each runner and batch size with its interval")
-    with chart.axes(WIDTH, FRAME + ROW * len(cells)) as (axes,):
+    with chart.axes(WIDTH, FRAME + ROW * len(cells)) as axes:
         ratio, values = profile["ratios"]["macs"], [found["value"] for _, found in cells]
         right = 1.15 * max(ratio, *values)
         axes.axvline(1, color=MUTED, linewidth=1)
@@ -98,7 +98,7 @@ def _pairs(
     if not names:
         return None
     chart = Chart(name, says)
-    with chart.axes(WIDTH, FRAME + ROW * len(names)) as (axes,):
+    with chart.axes(WIDTH, FRAME + ROW * len(names)) as axes:
         for side, (values, colour, label) in enumerate(
             ((dense, DENSE, "dense"), (compressed, COMPRESSED, "compressed"))
         ):
@@ -117,7 +117,7 @@ def distances(found: dict[str, Any], name: str) -> Markup | None:
     rows = [(side, colour) for side, colour in _SIDES if side in found]
     by_block = found.get("intervals") or {}
     chart = Chart(name, f"{found['dense']['metric']} of the two models and of real images")
-    with chart.axes(WIDTH, FRAME + ROW * len(rows)) as (axes,):
+    with chart.axes(WIDTH, FRAME + ROW * len(rows)) as axes:
         for row, (side, colour) in enumerate(rows):
             spread = by_block.get(side)
             middle = spread["mean"] if spread else found[side]["value"]
@@ -141,7 +141,7 @@ _NAMES = {"floor": "real against real", "dense": "dense", "compressed": "compres
 def errors(found: dict[str, Any]) -> Markup | None:
     """The error of the prediction along the trajectory, on a logarithmic scale."""
     chart = Chart("errors", "Mean squared error of the prediction at each timestep")
-    with chart.axes(WIDTH, 3.1) as (axes,):
+    with chart.axes(WIDTH, 3.1) as axes:
         for curve, colour, style, label in (
             ("dense", DENSE, "-", "dense, against the training target"),
             ("compressed", COMPRESSED, "-", "compressed, against the training target"),

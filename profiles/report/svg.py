@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 DENSE, COMPRESSED, FLOOR, INK, MUTED, GRID = (f"#0102{number:02x}" for number in range(0xA0, 0xA6))
 ROLES = {DENSE: "dense", COMPRESSED: "compressed", FLOOR: "floor", INK: "ink", MUTED: "muted", GRID: "grid"}
@@ -44,44 +43,39 @@ STYLE: dict[Any, Any] = {  # rcParams, whose keys matplotlib types one by one
 class Chart:
     """A drawing in progress: draw inside ``with chart.axes(...)``; then ``chart.svg`` is what came out."""
 
-    figure: Figure
     svg: Markup
 
     def __init__(self, name: str, says: str) -> None:
         self.name, self.says = name, says
 
     @contextlib.contextmanager
-    def axes(self, width: float, height: float, columns: int = 1) -> Iterator[list[Axes]]:
-        """Axes of a figure of ``width`` x ``height`` inches, side by side; the drawing ends with the block."""
+    def axes(self, width: float, height: float) -> Iterator[Axes]:
+        """The axes of a figure of ``width`` x ``height`` inches; the drawing ends with the block."""
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
         with rc_context(STYLE):
-            self.figure = Figure(figsize=(width, height), layout="constrained")
-            self.figure.patch.set_alpha(0)
-            axes = [self.figure.add_subplot(1, columns, number + 1) for number in range(columns)]
-            for one in axes:
-                one.patch.set_alpha(0)
+            figure = Figure(figsize=(width, height), layout="constrained")
+            axes = figure.add_subplot()
+            for ground in (figure.patch, axes.patch):
+                ground.set_alpha(0)
             yield axes
             drawn = io.StringIO()
-            self.figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+            figure.savefig(drawn, format="svg", metadata={"Date": None})
         self.svg = inline(drawn.getvalue(), self.name, self.says)
 
 
 def inline(svg: str, name: str, says: str) -> Markup:
-    """An SVG file's text as an element of a page: ids of its own, colours by role, the page's width.
+    """An SVG file's text as an element of a page: ids of its own, colours by role, as wide as the page lets it be.
 
     ``name`` keeps its ids apart from other drawings', ``says`` is read out where it cannot be seen.
     """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
     for colour, role in ROLES.items():
         svg = svg.replace(colour, f"var(--{role})")
-    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
-    limit = f"max-width: {float(width[1]) * 4 / 3:.0f}px" if width else ""
-    head = f'<svg class="chart" role="img" aria-label="{escape(says)}" style="{limit}"'
-    svg = re.sub(r'^<svg\b((?:(?!\s(?:width|height)=)[^>])*?)\s(?:width|height)="[^"]*"', r"<svg\1", svg)
-    svg = re.sub(r'^(<svg[^>]*?)\s(?:width|height)="[^"]*"', r"\1", svg)
-    return Markup(svg.replace("<svg", head, 1))
+    head, _, drawing = svg.removeprefix("<svg").partition(">")
+    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
+    # matplotlib escapes the text it draws
+    return Markup(f'<svg class="chart" role="img" aria-label="{escape(says)}"{head}>{drawing}')
