@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,28 +15,49 @@ from typing import Any
 
 from toolkit.errors import DtkError
 
+TEMPORARY = ".dtk-tmp-"
+UNWRITABLE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; on success it takes the place of ``path``, on failure it is removed.
 
-    Works for files and folders alike. Raises DtkError when the disk is full or not writable.
+    Works for files and folders alike. Raises DtkError when the disk is full or not writable; other errors pass.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / path.name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}.", dir=path.parent)) / path.name
+    except OSError as error:
+        raise write_failed(path, error) from error
     try:
         yield temporary
         _swap(temporary, path)
     except OSError as error:
+        if error.errno is not None and error.errno not in UNWRITABLE:
+            raise
         raise write_failed(path, error) from error
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
 def _swap(new: Path, old: Path) -> None:
-    if old.is_dir():  # a folder cannot be renamed over a full one: step aside first, in the folder that gets removed
-        os.replace(old, new.parent / "replaced")
-    os.replace(new, old)
+    if not old.is_dir():
+        os.replace(new, old)
+        return
+    aside = new.parent / "replaced"  # a folder cannot be renamed over a full one: it steps aside first
+    os.replace(old, aside)
+    try:
+        os.replace(new, old)
+    except OSError:
+        os.replace(aside, old)
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half written below ``folder``."""
+    for leftover in list(folder.rglob(f"{TEMPORARY}*")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_failed(path: Path, error: OSError) -> DtkError:

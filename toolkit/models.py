@@ -50,12 +50,14 @@ class ModelFolder:
 
     @property
     def class_name(self) -> str:
-        return str(self.config["_class_name"])
+        return str(self.config.get("_class_name", "of config.json, which names no _class_name"))
 
     @cached_property
     def sha256(self) -> str:
-        """One hash over every file of the folder."""
-        return value_sha256(folder_sha256(self.root))
+        """One hash over every file of the folder, and over the scheduler where that lies beside it."""
+        inside = folder_sha256(self.root)
+        beside = {} if self.scheduler.is_relative_to(self.root) else folder_sha256(self.scheduler)
+        return value_sha256([inside, beside] if beside else inside)
 
     @property
     def scheduler(self) -> Path:
@@ -97,7 +99,7 @@ def _local_folder(source: str | Path) -> Path:
         raise DtkError(
             f"{path} is a pickled checkpoint, which dtk does not load as a model: unpickling can run any code.",
             expected="a diffusers folder with safetensors",
-            do="convert it where you trust it (diffusers' save_pretrained writes such a folder)",
+            do="convert it where you trust it: diffusers' save_pretrained writes such a folder, and `dtk import` will",
         )
     if path.is_dir():
         return path
@@ -151,7 +153,10 @@ def build(class_name: str, config: Mapping[str, Any], device: str = "meta") -> M
 
 def full_config(folder: ModelFolder) -> dict[str, Any]:
     """The denoiser's config with the defaults of its class for fields that an older config.json leaves out."""
-    return plain_config(build(folder.class_name, folder.config).config)
+    try:
+        return plain_config(build(folder.class_name, folder.config).config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DtkError(f"{folder.denoiser / 'config.json'} describes no {folder.class_name}.", found=error) from error
 
 
 def load_denoiser(folder: ModelFolder) -> ModelMixin:
@@ -219,7 +224,10 @@ def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
             do="put the scheduler_config.json it was trained with into a folder scheduler/ there",
         )
     config = read_json(path)
-    scheduler: SchedulerMixin = getattr(diffusers, config["_class_name"]).from_config(config)
+    name = str(config.get("_class_name"))
+    if not name.endswith("Scheduler") or not hasattr(diffusers, name):
+        raise DtkError(f"{path} names no scheduler of diffusers.", found=f"_class_name {name}")
+    scheduler: SchedulerMixin = getattr(diffusers, name).from_config(config)
     return scheduler
 
 

@@ -2,143 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from toolkit import models, recipe, results
-from toolkit.data.images import Images
 from toolkit.errors import DtkError, UsageError, unknown
 from toolkit.files import write_json
-from toolkit.progress import Progress, silent
+from toolkit.job import Job, count, dry_run, image_shape, start, take_up
 from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
 from toolkit.settings import Settings
 
-Notice = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run folder with its recipe, and whom to tell about progress."""
-
-    run: Run
-    recipe: Recipe
-    progress: Progress = silent
-    notice: Notice = lambda message: None
-
-    @cached_property
-    def dense(self) -> models.ModelFolder:
-        """The model the run started from."""
-        return models.find(self.recipe.model)
-
-    @property
-    def compressed(self) -> models.ModelFolder:
-        """The run's result."""
-        if not (self.run.path / "model").is_dir():
-            raise DtkError(f"{self.run.path} has no model yet.", do=f"dtk compress -o {self.run.path}")
-        return models.find(self.run.path / "model")
-
-    @cached_property
-    def device(self) -> str:
-        """Where to compute."""
-        import torch
-
-        if self.recipe.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if self.recipe.device.startswith("cuda") and not torch.cuda.is_available():
-            raise DtkError("torch sees no CUDA device here.", found=f"--device {self.recipe.device}", expected="cpu")
-        return self.recipe.device
-
-    @cached_property
-    def images(self) -> tuple[Images, Images]:
-        """Images to train on, and images to judge by."""
-        from toolkit.data.open import open_images
-        from toolkit.data.split import split
-
-        data, shape = self.recipe.data, image_shape(self.dense)
-        source = open_images(data.source, shape, self.progress)
-        for skipped in source.skipped[:5]:
-            self.notice(f"Skipped {skipped}")
-        if len(source.skipped) > 5:
-            self.notice(f"Skipped {len(source.skipped)} files of {source.source} in all.")
-        if data.reference is not None:
-            return source, open_images(data.reference, shape, self.progress)
-        return split(source, data.holdout, data.seed)
-
-
-def image_shape(folder: models.ModelFolder) -> tuple[int, int, int]:
-    """(C, H, W) of what the denoiser takes."""
-    from toolkit.denoiser_inputs import input_specs
-
-    channels, height, width = input_specs(folder.class_name, folder.config)["sample"].shape
-    return channels, height, width
-
-
-def count(folder: models.ModelFolder) -> Any:
-    """The function that counts parameters and MACs of a configuration of the folder's class, for the solver."""
-    from profiles.macs import count_macs, count_params
-    from toolkit.denoiser_inputs import example_inputs, input_specs
-    from toolkit.pruning.cost import Cost
-
-    def counted(config: dict[str, Any]) -> Cost:
-        module = models.build(folder.class_name, config)
-        inputs = example_inputs(input_specs(folder.class_name, config), batch=1, device="meta")
-        return Cost(count_params(module), count_macs(module, inputs).macs)
-
-    return counted
-
-
-def dry_run(asked: Recipe) -> dict[str, Any]:
-    """The plan a recipe leads to, by width alone: loads no weights, reads no data, writes nothing."""
-    from toolkit.pruning.stage import plan_by_width
-
-    dense = models.find(asked.model)
-    return plan_by_width(dense, asked.prune, count(dense))
-
-
-def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, notice: Notice) -> Job:
-    """Make or take up the run folder. One of another recipe is refused, or emptied with ``overwrite``."""
-    models.find(asked.model)
-    written = path / "recipe.yaml"
-    if written.is_file() and not overwrite:
-        differ = recipe.differences(recipe.read(written), asked, frozenset({"device", "recover.steps"}))
-        if differ:
-            raise DtkError(
-                f"{path} holds a run of another recipe.",
-                found="; ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""),
-                do="choose another folder with -o, or add --overwrite to replace it",
-            )
-    if overwrite and (path / "run.json").is_file():
-        _clear(path)
-    run = Run.create(path)
-    asked.write(written)
-    return Job(run, asked, progress, notice)
-
-
-def _clear(path: Path) -> None:
-    """Empty a run folder but for what another recipe may still use: scores, samples, features. Their keys tell."""
-    (path / "run.json").unlink()
-    for entry in path.iterdir():
-        if entry.name not in ("prune", "cache"):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    Run.create(path, resume=True)
-
-
-def take_up(path: Path, progress: Progress = silent, notice: Notice = lambda message: None) -> Job:
-    """The job of an existing run folder."""
-    run = Run.open(path)
-    return Job(run, recipe.read(path / "recipe.yaml"), progress, notice)
+__all__ = ["Job", "dry_run", "start", "take_up"]
 
 
 def with_settings(job: Job, stage: str, settings: Settings) -> Job:
-    """The job with other settings of one stage, written into its recipe."""
-    changed = job.recipe.model_copy(update={stage: settings})
-    changed.write(job.run.path / "recipe.yaml")
-    return Job(job.run, changed, job.progress, job.notice)
+    """The job with other settings of one stage."""
+    return Job(job.run, job.recipe.model_copy(update={stage: settings}), job.progress, job.notice)
 
 
 def prune(job: Job) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe and apply ``changes`` such as ``recover.steps=2000``."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DtkError(f"Cannot read the recipe {path}.", found=error, expected="a YAML file") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a recipe dtk can follow.", expected="a mapping of stages to settings")
@@ -81,16 +81,46 @@ def _apply(values: dict[str, Any], change: str) -> None:
         inner = values.get(parent)
         values[parent] = dict(inner) if isinstance(inner, dict) else {}
         values = values[parent]
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"Cannot read the value in {change!r}.", found=error) from error
 
 
-def differences(old: Recipe, new: Recipe, ignore: frozenset[str] = frozenset()) -> list[str]:
-    """The dotted keys at which two recipes differ, with both values."""
-    before, after = (_flat(recipe.model_dump(mode="json")) for recipe in (old, new))
+LATER = ("evaluate", "export", "profile", "handoff")
+"""The stages behind the model; their own hashes tell whether they are still current."""
+FREE = ("recover.steps", "recover.checkpoint_every", "recover.keep_checkpoints", "recover.log_every")
+"""What may differ and be the same run: how far it goes, and how often it says so."""
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with local paths made absolute, so that it means the same from every folder."""
+    data = recipe.data
+    places = {"source": _absolute(data.source), "reference": _absolute(data.reference)}
+    return recipe.model_copy(update={"model": _absolute(recipe.model), "data": data.model_copy(update=places)})
+
+
+def _absolute(source: str | None) -> str | None:
+    return str(Path(source).resolve()) if source is not None and Path(source).exists() else source
+
+
+def kept(asked: Recipe, folder: Path) -> Recipe:
+    """What to write into a run folder: ``asked``, and the later stages that its recipe already has."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        return asked
+    old = read(path)
+    return asked.model_copy(update={s: getattr(old, s) for s in LATER if getattr(asked, s) is None})
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """The dotted keys at which two recipes make their model differently, with both values."""
+    ignore = {"device", *LATER}
+    before, after = (_flat(recipe.model_dump(mode="json", exclude=ignore)) for recipe in (old, new))
     return [
         f"{key}: {before.get(key)} there, {after.get(key)} asked"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in ignore
+        if before.get(key) != after.get(key) and key not in FREE
     ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from toolkit.environment import machine, versions
 from toolkit.errors import DtkError
-from toolkit.files import folder_sha256, read_json, replacing, value_sha256, write_json
+from toolkit.files import folder_sha256, read_json, remove_leftovers, replacing, value_sha256, write_json
 
 SCHEMA_VERSION = 1
 
@@ -42,24 +42,23 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, *, resume: bool = False) -> Run:
+    def create(cls, path: Path) -> Run:
         """Make the folder, or take up the one that is there; leftovers of a killed process are removed.
 
-        A folder of other things is refused; ``resume`` says that it is known to be what is left of a run.
+        A folder of other things is refused.
         """
         if path.exists() and not path.is_dir():
             raise DtkError(f"Cannot use {path} as a run folder.", found="a file", expected="a folder or a new name")
-        if not resume and path.is_dir() and any(path.iterdir()) and not (path / "run.json").exists():
+        remove_leftovers(path)
+        if path.is_dir() and any(path.iterdir()) and not (path / "run.json").exists():
             raise DtkError(
                 f"Cannot use {path} as a run folder.",
                 found="a folder with other things in it and no run.json",
                 expected="a run folder of dtk, an empty folder or a new name",
             )
-        path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        run._remove_leftovers()
         if not (path / "run.json").exists():
-            run._write({"schema_version": SCHEMA_VERSION, "stages": {}})
+            run.forget()
         run.record()
         return run
 
@@ -157,10 +156,9 @@ class Run:
         with replacing(self.path / "model") as folder:
             shutil.copytree(source, folder)
 
+    def forget(self) -> None:
+        """Forget every stage; what they wrote stays."""
+        self._write({"schema_version": SCHEMA_VERSION, "stages": {}})
+
     def _write(self, record: dict[str, Any]) -> None:
         write_json(self.path / "run.json", record)
-
-    def _remove_leftovers(self) -> None:
-        for leftover in self.path.glob(".*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)

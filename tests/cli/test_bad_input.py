@@ -144,18 +144,17 @@ def test_bad_options(options: list[str], code: int, words: str, model: Path, dat
     assert_words(words, answer.err)
 
 
-def images_in(folder: Path, count: int, mode: str = "RGB") -> Path:
+def images_in(folder: Path, count: int) -> Path:
     folder.mkdir()
     for number in range(count):
-        pixels = np.full((8, 8) if mode == "L" else (8, 8, 3), number, dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+        Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(folder / f"{number:03}.png")
     return folder
 
 
 def test_an_empty_data_folder(model: Path, tmp_path: Path) -> None:
     answer = compress(model, images_in(tmp_path / "images", 0), tmp_path / "run")
     assert answer.code == 1
-    assert_words("images", answer.err)
+    assert_words("No images in .*[\\s\\S]*no files", answer.err)
 
 
 def test_bad_files_among_images_are_named_and_counted(model: Path, tmp_path: Path) -> None:
@@ -234,3 +233,50 @@ def test_a_conditional_model_is_planned_but_not_yet_pruned(data: Path, tmp_path:
     answer = compress(tmp_path / "model", tmp_path / "latents.npz", tmp_path / "run", "--target", "width=0.5")
     assert answer.code == 1
     assert_words("not yet score or train it[\\s\\S]*encoder_hidden_states[\\s\\S]*--dry-run", answer.err)
+
+
+@pytest.mark.parametrize("bad", [["--target", "macs=0.01"], ["--criterion", "fisher"], ["--data", "nowhere.npz"]])
+def test_an_overwrite_that_cannot_succeed_loses_nothing(
+    bad: list[str], model: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert compress(model, data, out).code == 0
+    before = folder_sha256(out)
+    assert compress(model, data, out, *bad, "--overwrite").code != 0
+    assert folder_sha256(out) == before
+
+
+def test_a_refused_command_does_not_stand_in_the_way_of_the_right_one(model: Path, data: Path, tmp_path: Path) -> None:
+    assert compress(model, data, tmp_path / "run", "--criterion", "fisher").code == 2
+    assert compress(model, data, tmp_path / "run", "--calibration-images", "50").code == 1
+    assert compress(model, data, tmp_path / "run").code == 0
+    assert dtk("recover", tmp_path / "run", "--batch-size", "1000").code == 1
+    assert dtk("recover", tmp_path / "run").code == 0
+
+
+def test_folders_of_the_user_in_a_run_are_left_alone(model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert compress(model, data, tmp_path / "run").code == 0
+    (tmp_path / "run" / ".git").mkdir()
+    (tmp_path / "run" / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (tmp_path / "run" / "notes.md").write_text("years of work")
+    assert compress(model, data, tmp_path / "run", "--target", "width=0.75", "--overwrite").code == 0
+    assert (tmp_path / "run" / ".git" / "HEAD").is_file() and (tmp_path / "run" / "notes.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("unet/config.json", "{}", "neither a diffusers pipeline|names no _class_name"),
+        ("unet/config.json", '{"_class_name": "UNet2DModel", "block_out_channels": [8]}', "describes no UNet2DModel"),
+        ("scheduler/scheduler_config.json", '{"_class_name": "os"}', "names no scheduler of diffusers"),
+    ],
+)
+def test_malformed_configs_are_told(
+    file: str, content: str, words: str, model: Path, data: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(model, tmp_path / "model")
+    (source / file).write_text(content)
+    answer = compress(source, data, tmp_path / "run")
+    assert answer.code == 1
+    assert_words(words, answer.err)

@@ -121,6 +121,8 @@ def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None
     recipe = (out / "recipe.yaml").read_text()
     assert "sampling_steps: 2" in recipe, "the recipe says what ran"
     assert dtk("report", out).out.count("dense") > 3
+    again = dtk("run", out / "recipe.yaml")
+    assert again.code == 0 and "recovering" not in again.err and "sampling" not in again.err
 
 
 @pytest.mark.parametrize("kind", ["criteria", "adapters", "runners", "samplers", "losses"])

@@ -28,6 +28,7 @@ UNETS: dict[str, dict[str, object]] = {
     "scale-shift": {"resnet_time_scale_shift": "scale_shift"},
     "resnet-sampling": {"downsample_type": "resnet", "upsample_type": "resnet"},
     "classes": {"num_class_embeds": 5},
+    "attention-norms": {"attn_norm_num_groups": 4},
 }
 
 CONDITIONAL: dict[str, dict[str, object]] = {

@@ -103,6 +103,54 @@ def test_more_steps_go_on_from_where_it_was(run) -> None:
     assert seen == [13, 14, 15, 16]
 
 
+def test_checkpoints_of_another_recovery_do_not_crowd_out_new_ones(run) -> None:
+    folder, dense = run
+    recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    said: list[str] = []
+
+    def stop_at_7(work: str, done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    other = RecoverSettings(**SETTINGS, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        recover(folder, other, dense, tiny_images(), progress=stop_at_7, notice=said.append)
+    assert any("of another recovery" in message for message in said)
+    seen: list[int] = []
+    recover(folder, other, dense, tiny_images(), progress=lambda w, d, t: seen.append(d))
+    assert seen[0] == 5, "the checkpoint of step 4 was lost"
+
+
+def test_losses_survive_a_kill_after_the_last_checkpoint(run) -> None:
+    folder, dense = run
+    first = recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    record = folder.record()
+    del record["stages"]["recover"]
+    (folder.path / "run.json").write_text(json.dumps(record))
+    assert recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images()) == first
+
+
+def test_dropout_does_not_make_it_a_game_of_chance(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "other"):
+        dense = tiny_folder(tmp_path / name / "dense", seed=0)
+        folder = Run.create(tmp_path / name / "run")
+        with folder.writing(Request("prune", {}, {})) as prune:
+            tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), dropout=0.3)
+        recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+        found.append(weights(folder))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_a_half_line_in_the_log_is_dropped(run) -> None:
+    folder, dense = run
+    log = folder.path / "recover" / "log.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"step": 1, "tot')
+    recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    assert [line["step"] for line in log_of(folder)] == list(range(1, 13))
+
+
 def test_a_finished_recovery_is_not_repeated(run) -> None:
     folder, dense = run
     settings = RecoverSettings(**SETTINGS)
@@ -114,7 +162,12 @@ def test_a_finished_recovery_is_not_repeated(run) -> None:
 
 def test_training_helps(run) -> None:
     folder, dense = run
-    recover(folder, RecoverSettings(**SETTINGS | {"steps": 60, "losses": {"distillation": 1.0}}), dense, tiny_images())
+    recover(
+        folder,
+        RecoverSettings(**SETTINGS | {"steps": 60, "losses": {"distillation": 1.0}, "learning_rate": 1e-3}),
+        dense,
+        tiny_images(),
+    )
     log = [json.loads(line)["distillation"] for line in (folder.path / "recover" / "log.jsonl").open()]
     assert np.mean(log[-10:]) < 0.7 * np.mean(log[:10])
 

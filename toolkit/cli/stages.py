@@ -21,6 +21,7 @@ def _stage(path: Path, stage: str, json: bool, **changes: Any) -> None:
         job = pipeline.take_up(path, told.progress, told.notice)
         job = pipeline.with_settings(job, stage, pipeline.settings_for(job, stage, **changes))
         value = pipeline.VERBS[stage](job)
+        job.recipe.write(path / "recipe.yaml")
         pipeline.report(job)
     table: Callable[[dict[str, Any]], Any] = tables.STAGES[stage]
     show(value, json, table)

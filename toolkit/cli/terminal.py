@@ -42,8 +42,10 @@ class Terminal:
                 self.console.print(f"{work}: done", highlight=False)
 
     def notice(self, message: str) -> None:
-        """Something the user should know that is no fault."""
+        """Something the user should know that is no fault; scripts are told as well, on stderr."""
+        quiet, self.console.quiet = self.console.quiet, False
         self.console.print(f"note: {message}", style="yellow", highlight=False, markup=False)
+        self.console.quiet = quiet
 
 
 @contextlib.contextmanager

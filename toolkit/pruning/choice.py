@@ -37,16 +37,25 @@ Build = Callable[[Values, Mapping[str, np.ndarray]], tuple[ModelMixin, float]]
 
 
 def choose(
-    engine: Engine, target: Target, count: Count, scorings: Scorings, build: Build, loss: Callable[[ModelMixin], float]
+    engine: Engine,
+    target: Target,
+    count: Count,
+    scorings: Scorings,
+    build: Build,
+    loss: Callable[[ModelMixin], float],
+    *,
+    by_scores: bool,
 ) -> Choice:
     """The finalist with the least one-shot loss on held-out images; of equal ones the most evenly cut.
 
-    Finalists are, for each threshold, the most evenly cut configuration and the one that retains most of the scores.
+    Finalists are, for each threshold, the most evenly cut configuration and, with ``by_scores``, the one that retains
+    most of the scores.
     """
 
     def tried() -> Iterator[Choice]:
         for scored in scorings.values():
-            candidates = solve(engine.space, target, count, partial(engine.retained, scored.scores))
+            retained_share = partial(engine.retained, scored.scores) if by_scores else None
+            candidates = solve(engine.space, target, count, retained_share)
             for values in dict.fromkeys((candidates.uniform, candidates.best)):
                 kept = engine.kept(scored.scores, engine.space.configure(values))
                 model, error = build(values, kept)

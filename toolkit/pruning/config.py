@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ class PruneSettings(Settings):
 
     target: str = "macs=0.57"
     criterion: str = "diff-pruning"
-    threshold: float | Literal["auto"] = 0.05
+    threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.05
     align: int = Field(default=8, ge=1)
     groups: Literal["within", "whole"] = "within"
     min_width: float = Field(default=0.5, gt=0, le=1)

@@ -8,6 +8,7 @@ configurations are then priced at once.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ def price(space: Space, count: Count, figures: Iterable[str]) -> dict[str, Calla
 
 def _support(space: Space) -> Iterable[Values]:
     """Values that determine a polynomial of degree two: a corner, one and two steps along, one step along two axes."""
-    corner = np.array([variable.step * (2 + 3 * i) for i, variable in enumerate(space.variables)])
+    apart = math.lcm(*(variable.step for variable in space.variables))  # levels of unequal width must stay unequal
+    corner = np.array([apart * (1 + 3 * i) for i in range(len(space.variables))])
     steps = np.diag([variable.step for variable in space.variables])
     moves = [np.zeros_like(corner), *steps, *(2 * step for step in steps)]
     moves += [a + b for a, b in itertools.combinations(steps, 2)]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from toolkit import models
 from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.files import value_sha256
 from toolkit.pruning import catalog, selection
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.couplings import couple, norm_groups
@@ -25,6 +26,7 @@ class Engine:
     class_name: str
     config: Config
     limits: Limits
+    _known_sizes: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def space(self) -> Space:
@@ -42,6 +44,12 @@ class Engine:
 
     def sizes(self, config: Config) -> dict[str, int]:
         """How many channels each group has in the stock model of ``config``, read off its shapes."""
+        key = value_sha256(config)
+        if key not in self._known_sizes:
+            self._known_sizes[key] = self._read_sizes(config)
+        return self._known_sizes[key]
+
+    def _read_sizes(self, config: Config) -> dict[str, int]:
         shapes = {name: tensor.shape for name, tensor in models.build(self.class_name, config).state_dict().items()}
         found: dict[str, int] = {}
         for tensor, dim, segments in self.layout.dimensions():

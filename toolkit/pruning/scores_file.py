@@ -15,11 +15,15 @@ Scorings = Mapping[float, Scored]
 
 def write_scores(path: Path, scorings: Scorings, key: str) -> None:
     """Write every threshold's scores to one safetensors file; ``key`` says what they were computed from."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     tensors = {f"{t!r}/{name}": values for t, s in scorings.items() for name, values in s.scores.items()}
     facts = {repr(threshold): dict(scored.facts) for threshold, scored in scorings.items()}
-    save_file(tensors, path, metadata={"key": key, "facts": json.dumps(facts)})
+    try:
+        save_file(tensors, path, metadata={"key": key, "facts": json.dumps(facts)})
+    except SafetensorError as error:  # its way of saying that the disk is full
+        raise OSError(str(error)) from error
 
 
 def read_scores(path: Path, key: str) -> Scorings | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -55,5 +56,5 @@ class Space:
 
 def multiples(dense: int, step: int, least: float) -> tuple[int, ...]:
     """The multiples of ``step`` from ``least`` x ``dense`` up to dense, and dense itself."""
-    first = max(step, -(-int(least * dense) // step) * step)
+    first = max(step, math.ceil(least * dense / step - 1e-9) * step)
     return (*range(first, dense, step), dense)

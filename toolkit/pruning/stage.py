@@ -150,7 +150,8 @@ def _choose(
     def loss(pruned: torch.nn.Module) -> float:
         return held_out_loss(pruned, held_out)
 
-    return choose(engine, parse_target(settings.target), count, scorings, build, loss)
+    by_scores = not criterion.fresh_weights  # the scores and the one-shot loss of fresh weights are chance
+    return choose(engine, parse_target(settings.target), count, scorings, build, loss, by_scores=by_scores)
 
 
 def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Count) -> dict[str, Any]:

@@ -14,7 +14,8 @@ class RecoverSettings(Settings):
 
     ``losses``: weight of each loss by name. ``batch_size``: images a step over all processes; ``micro_batch_size``: how
     many of them at once in a process (None = all), which changes memory and not the result. ``warmup_steps``: linear
-    rise of the learning rate, which then falls to zero along a cosine ("cosine") or stays ("constant"). ``ema``: the
+    rise of the learning rate, which then falls to zero along a cosine ("cosine"; going on to more steps starts it again
+    at a higher rate) or stays ("constant"). ``ema``: the
     largest decay of the averaged weights; early on it is (1 + step) / (10 + step). ``flip``: mirror half of the images.
     ``keep_checkpoints``: how many of the last ones stay on disk.
     """

@@ -15,6 +15,7 @@ from diffusers import SchedulerMixin
 from torch import nn
 
 from toolkit.errors import DtkError
+from toolkit.files import write_failed, write_text
 from toolkit.objective import noisy, target
 from toolkit.recovery import catalog
 from toolkit.recovery.batches import Batches
@@ -55,8 +56,11 @@ def train(training: Training, state: State) -> Iterator[Losses]:
     while state.step < settings.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.step)
+        started = time.monotonic()
         losses = _one_step(training, state)
+        state.seconds += time.monotonic() - started
         state.step += 1
+        state.losses = losses
         state.update_average(min(settings.ema, (1 + state.step) / (10 + state.step)))
         yield losses
 
@@ -74,10 +78,12 @@ def _one_step(training: Training, state: State) -> Losses:
             totals[name] = totals.get(name, torch.zeros_like(value)) + value * share
     norm = accelerator.clip_grad_norm_(training.student.parameters(), settings.gradient_clip)
     losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
-    if not all(map(math.isfinite, [*losses.values(), float(norm)])) and settings.mixed_precision != "fp16":
+    watched = [*losses.values()] if settings.mixed_precision == "fp16" else [*losses.values(), float(norm)]
+    if not all(map(math.isfinite, watched)):  # the scaler of fp16 skips steps of infinite gradients by itself
         raise DtkError(
-            f"The loss at step {state.step} is not finite: {json.dumps({k: str(v) for k, v in losses.items()})}.",
-            expected="finite losses and gradients",
+            f"The loss at step {state.step} is not finite.",
+            found=", ".join(f"{name} {value}" for name, value in losses.items()),
+            do="the last checkpoint is from before it; try a smaller --learning-rate, or mixed_precision 'no'",
         )
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
@@ -108,8 +114,7 @@ class Log:
     def __init__(self, path: Path, every: int, resumed_at: int) -> None:
         self.path, self.every, self._since = path, every, (time.monotonic(), resumed_at)
         old = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in old if json.loads(line)["step"] <= resumed_at]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text(path, "".join(f"{line}\n" for line in old if _step_of(line) <= resumed_at))
 
     def __call__(self, step: int, batch_size: int, losses: Losses, rate: float) -> None:
         if step % self.every:
@@ -118,5 +123,16 @@ class Log:
         images_per_s = batch_size * (step - self._since[1]) / max(now - self._since[0], 1e-9)
         self._since = (now, step)
         line = {"step": step, **losses, "learning_rate": rate, "images_per_s": round(images_per_s, 2)}
-        with self.path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise write_failed(self.path, error) from error
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for a half one, so that it is dropped."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

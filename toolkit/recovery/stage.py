@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from toolkit.progress import Progress, silent
 from toolkit.recovery import catalog
 from toolkit.recovery.batches import Batches
 from toolkit.recovery.config import RecoverSettings
-from toolkit.recovery.loop import Log, Losses, Training, learning_rate, train
+from toolkit.recovery.loop import Log, Training, learning_rate, train
 from toolkit.recovery.state import State, restore, save_checkpoint
 from toolkit.run_folder import Request, Run
 
@@ -49,17 +48,16 @@ def recover(
     if run.is_current(request):
         return dict(run.require("recover", "dtk recover RUN")["result"])
     check(settings, train_images)
-    started = time.monotonic()
     folder = run.path / "recover"
     training, state = _prepare(settings, dense, pruned, train_images, device)
     identity = value_sha256([{k: v for k, v in request.settings.items() if k in IDENTITY}, inputs])
     for passed in restore(folder / "checkpoints", state, identity, settings.steps):
         notice(f"Passed over the checkpoint {passed}.")
-    losses = _train(training, state, run, identity, progress)
-    result = {"steps": state.step, "losses": losses, "images_seen": state.step * settings.batch_size}
+    _train(training, state, run, identity, progress)
+    result = {"steps": state.step, "losses": state.losses, "images_seen": state.step * settings.batch_size}
     if training.accelerator.is_main_process:
         _publish(run, pruned, state)
-        run.finish(request, ("model",), seconds=time.monotonic() - started, device=device, facts={"result": result})
+        run.finish(request, ("model",), seconds=state.seconds, device=device, facts={"result": result})
     return result
 
 
@@ -88,7 +86,8 @@ def _prepare(
 ) -> tuple[Training, State]:
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
     scheduler = models.load_scheduler(dense)
-    student = models.load_denoiser(pruned).to(accelerator.device).train()
+    # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
+    student = models.load_denoiser(pruned).to(accelerator.device).eval()
     teacher = None
     if any(catalog.loss(name).needs_teacher for name in settings.losses):
         teacher = models.load_denoiser(dense).to(accelerator.device).requires_grad_(False)
@@ -101,26 +100,17 @@ def _prepare(
     return Training(accelerator, wrapped, teacher, scheduler, batches, settings), State(student, average, prepared)
 
 
-def _train(training: Training, state: State, run: Run, identity: str, progress: Progress) -> Losses:
+def _train(training: Training, state: State, run: Run, identity: str, progress: Progress) -> None:
     settings, main = training.settings, training.accelerator.is_main_process
     folder = run.path / "recover"
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.jsonl", settings.log_every, state.step) if main else None
-    losses: Losses = {}
-    try:
-        for losses in train(training, state):
-            if log:
-                log(state.step, settings.batch_size, losses, learning_rate(settings, state.step - 1))
-            if main and (state.step % settings.checkpoint_every == 0 or state.step == settings.steps):
-                save_checkpoint(folder / "checkpoints", state, identity, settings.keep_checkpoints)
-            progress("recovering", state.step, settings.steps)
-    except DtkError as error:
-        raise DtkError(
-            error.what,
-            found=f"the last checkpoint is in {folder / 'checkpoints'}",
-            do="try a smaller --learning-rate, or mixed_precision 'no'",
-        ) from error
-    return losses
+    for losses in train(training, state):
+        if log:
+            log(state.step, settings.batch_size, losses, learning_rate(settings, state.step - 1))
+        if main and (state.step % settings.checkpoint_every == 0 or state.step == settings.steps):
+            save_checkpoint(folder / "checkpoints", state, identity, settings.keep_checkpoints)
+        progress("recovering", state.step, settings.steps)
 
 
 def _publish(run: Run, pruned: models.ModelFolder, state: State) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,12 +20,17 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass
 class State:
-    """The model in training, the moving average of its weights, its optimiser, and the steps done."""
+    """The model in training, the moving average of its weights, its optimiser, and the steps done.
+
+    ``losses`` are those of the last step, ``seconds`` what all steps so far took.
+    """
 
     model: nn.Module
     average: dict[str, torch.Tensor]
     optimizer: torch.optim.Optimizer
     step: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights, keeping ``decay`` of it."""
@@ -51,7 +57,8 @@ def save_checkpoint(folder: Path, state: State, identity: str, keep: int) -> Pat
     with replacing(path) as temporary:
         tensors = {name: tensor.detach().contiguous() for name, tensor in named_tensors(state)}
         try:
-            save_file(tensors, temporary, metadata={"identity": identity, "step": str(state.step)})
+            facts = {"step": state.step, "losses": state.losses, "seconds": state.seconds}
+            save_file(tensors, temporary, metadata={"identity": identity, "facts": json.dumps(facts)})
         except SafetensorError as error:  # its way of saying that the disk is full
             raise OSError(str(error)) from error
     for old in checkpoints(folder)[keep:]:
@@ -65,21 +72,28 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
-    """Load the latest whole checkpoint of this identity at a step of at most ``last``; returns what was passed over."""
+    """Load the latest whole checkpoint of this identity at a step of at most ``last``; returns what was passed over.
+
+    What is passed over is removed: it would otherwise count among the latest, and the new ones would go in its stead.
+    """
     passed = []
     for path in checkpoints(folder):
         if int(path.stem.removeprefix("step-")) > last:
+            path.unlink()
             continue
         try:
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("identity") != identity:
                     passed.append(f"{path.name}: of another recovery")
+                    path.unlink()
                     continue
                 _load(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-                state.step = int(file.metadata()["step"])
+                facts = json.loads(file.metadata()["facts"])
+                state.step, state.losses, state.seconds = facts["step"], facts["losses"], facts["seconds"]
                 return passed
         except (SafetensorError, KeyError, RuntimeError) as error:
             passed.append(f"{path.name}: damaged ({str(error).splitlines()[0]})")
+            path.unlink()
     return passed
 
 

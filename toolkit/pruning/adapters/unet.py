@@ -59,6 +59,8 @@ def narrowed(config: Config, widths: list[int], changed: dict[str, Any]) -> Conf
 
 def refuse_unknown_parts(config: Config, known_blocks: set[str], norm_groups: int) -> None:
     """Raise DtkError for blocks, embeddings and norms that this surgery cannot follow."""
+    if not norm_groups:
+        raise DtkError("This model has no number of norm groups.", found="norm_num_groups null", expected="a number")
     blocks = [*config["down_block_types"], *config["up_block_types"], config["mid_block_type"]]
     unknown = sorted({block for block in blocks if block is not None} - known_blocks)
     if unknown:
@@ -106,6 +108,9 @@ def _scaled_norms(config: Config, limits: Limits, heads: Sequence[int]) -> Space
     variable = Variable("norm groups", groups, step, multiples(groups, step, limits.least))
 
     def configure(values: Values) -> Config:
-        return narrowed(config, [width * values[0] // groups for width in widths], {"norm_num_groups": values[0]})
+        counts = {"norm_num_groups": values[0]}
+        if config.get("attn_norm_num_groups") is not None:
+            counts["attn_norm_num_groups"] = values[0]
+        return narrowed(config, [width * values[0] // groups for width in widths], counts)
 
     return Space(config, (variable,), configure, lambda values: True)

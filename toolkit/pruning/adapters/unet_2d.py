@@ -25,7 +25,7 @@ class UNet2DAdapter:
     class_name = "UNet2DModel"
 
     def space(self, config: Config, limits: Limits) -> Space:
-        norm_groups = math.lcm(config["norm_num_groups"], config["attn_norm_num_groups"] or 1)
+        norm_groups = math.lcm(config["norm_num_groups"] or 0, config["attn_norm_num_groups"] or 1)
         refuse_unknown_parts(config, KNOWN_BLOCKS, norm_groups)
         head_size = config["attention_head_dim"] or 1
         return width_space(config, limits, [head_size] * len(config["block_out_channels"]), norm_groups)

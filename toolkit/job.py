@@ -1,0 +1,154 @@
+"""A run folder with its recipe: made, taken up, or refused before anything in it is touched."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toolkit import models, recipe
+from toolkit.data.images import Images
+from toolkit.errors import DtkError
+from toolkit.progress import Progress, silent
+from toolkit.recipe import Recipe
+from toolkit.run_folder import Run
+
+Notice = Callable[[str], None]
+REPLACED = (
+    *("recover", "model", "evaluate", "export", "tensorrt", "profile", "handoff", "against"),
+    *("report.html", "report.json"),
+)
+"""What --overwrite removes. prune/ and cache/ stay: their keys tell whether scores and samples still serve."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run folder with its recipe, and whom to tell about progress."""
+
+    run: Run
+    recipe: Recipe
+    progress: Progress = silent
+    notice: Notice = lambda message: None
+
+    @cached_property
+    def dense(self) -> models.ModelFolder:
+        """The model the run started from."""
+        return models.find(self.recipe.model)
+
+    @property
+    def compressed(self) -> models.ModelFolder:
+        """The run's result."""
+        if not (self.run.path / "model").is_dir():
+            raise DtkError(f"{self.run.path} has no model yet.", do=f"dtk compress -o {self.run.path}")
+        return models.find(self.run.path / "model")
+
+    @cached_property
+    def device(self) -> str:
+        """Where to compute."""
+        import torch
+
+        if self.recipe.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.recipe.device.startswith("cuda") and not torch.cuda.is_available():
+            raise DtkError("torch sees no CUDA device here.", found=f"--device {self.recipe.device}", expected="cpu")
+        return self.recipe.device
+
+    @cached_property
+    def images(self) -> tuple[Images, Images]:
+        """Images to train on, and images to judge by."""
+        from toolkit.data.open import open_images
+        from toolkit.data.split import split
+
+        data, shape = self.recipe.data, image_shape(self.dense)
+        source = self._opened(open_images(data.source, shape, self.progress))
+        if data.reference is not None:
+            return source, self._opened(open_images(data.reference, shape, self.progress))
+        return split(source, data.holdout, data.seed)
+
+    def _opened(self, images: Images) -> Images:
+        """The images, with what was skipped among them told."""
+        for skipped in images.skipped[:5]:
+            self.notice(f"Skipped {skipped}")
+        if len(images.skipped) > 5:
+            self.notice(f"Skipped {len(images.skipped)} files of {images.source} in all.")
+        return images
+
+
+def image_shape(folder: models.ModelFolder) -> tuple[int, int, int]:
+    """(C, H, W) of what the denoiser takes."""
+    from toolkit.denoiser_inputs import input_specs
+
+    channels, height, width = input_specs(folder.class_name, folder.config)["sample"].shape
+    return channels, height, width
+
+
+def count(folder: models.ModelFolder) -> Any:
+    """The function that counts parameters and MACs of a configuration of the folder's class, for the solver."""
+    from profiles.macs import count_macs, count_params
+    from toolkit.denoiser_inputs import example_inputs, input_specs
+    from toolkit.pruning.cost import Cost
+
+    def counted(config: dict[str, Any]) -> Cost:
+        module = models.build(folder.class_name, config)
+        inputs = example_inputs(input_specs(folder.class_name, config), batch=1, device="meta")
+        return Cost(count_params(module), count_macs(module, inputs).macs)
+
+    return counted
+
+
+def dry_run(asked: Recipe) -> dict[str, Any]:
+    """The plan a recipe leads to, by width alone: loads no weights, reads no data, writes nothing."""
+    from toolkit.pruning.stage import plan_by_width
+
+    dense = models.find(asked.model)
+    return plan_by_width(dense, asked.prune, count(dense))
+
+
+def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, notice: Notice) -> Job:
+    """Make or take up the run folder. One of another recipe is refused, or emptied with ``overwrite``.
+
+    Whatever can be checked without work is checked first, so that a command that cannot succeed changes nothing.
+    """
+    asked = recipe.resolved(asked)
+    job = Job(Run(path), asked, progress, notice)
+    dry_run(asked)
+    differ = _differences(path, asked)
+    if differ and not overwrite:
+        raise DtkError(
+            f"{path} holds a run of another recipe.",
+            found="; ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""),
+            do="choose another folder with -o, or add --overwrite to replace it",
+        )
+    _ = job.device, job.images
+    if differ:
+        _clear(job.run)
+    Run.create(path)
+    recipe.kept(asked, path).write(path / "recipe.yaml")
+    return job
+
+
+def _differences(path: Path, asked: Recipe) -> list[str]:
+    """Where the recipe of a run that has got somewhere differs in what its model was made by."""
+    if not (path / "run.json").is_file() or not (path / "recipe.yaml").is_file():
+        return []
+    begun = Run.open(path).record()["stages"] or (path / "recover").is_dir()
+    return recipe.differences(recipe.read(path / "recipe.yaml"), asked) if begun else []
+
+
+def _clear(run: Run) -> None:
+    run.forget()
+    for name in REPLACED:
+        entry = run.path / name
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def take_up(path: Path, progress: Progress = silent, notice: Notice = lambda message: None) -> Job:
+    """The job of an existing run folder."""
+    run = Run.open(path)
+    return Job(run, recipe.read(path / "recipe.yaml"), progress, notice)
