@@ -31,7 +31,7 @@ def profiled(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
     ("limit", "code"), [("torch@2.latency_ms>1e6", 0), ("torch@2.latency_ms<1e6", 4), ("torch.memory<1e9", 4)]
 )
 def test_a_condition_decides_the_exit_code(profiled: Path, limit: str, code: int) -> None:
-    answer = dtk("profile", profiled, "--json", "--fail-if", "torch@1.latency_ms>1e6", "--fail-if", limit)
+    answer = dtk("profile", profiled, *TORCH, "--json", "--fail-if", "torch@1.latency_ms>1e6", "--fail-if", limit)
     assert answer.code == code, answer.err
     assert json.loads(answer.out)["runners"]["torch"], "the figures are told all the same"
     assert (limit in answer.err) == (code == 4)
@@ -57,7 +57,7 @@ def test_what_cannot_be_decided_is_refused_before_measuring(profiled: Path, cond
 def test_against_another_stock_model_leaves_the_run_s_own_profile_alone(profiled: Path, tmp_path: Path) -> None:
     wider = tiny_folder(tmp_path / "wider", block_out_channels=(32, 64, 64)).root
     own = (profiled / "profile" / "profile.json").read_bytes()
-    answer = dtk("profile", profiled, "--against", wider, "--json")
+    answer = dtk("profile", profiled, *TORCH, "--against", wider, "--json")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
     assert found["against"] == str(wider)
@@ -65,7 +65,7 @@ def test_against_another_stock_model_leaves_the_run_s_own_profile_alone(profiled
     assert dense > 2 * json.loads(own)["models"]["dense"]["params"]
     assert compressed == json.loads(own)["models"]["compressed"]["params"]
     assert (profiled / "profile" / "profile.json").read_bytes() == own
-    assert f"In the place of the dense model: {wider}" in dtk("profile", profiled, "--against", wider).out
+    assert f"In the place of the dense model: {wider}" in dtk("profile", profiled, *TORCH, "--against", wider).out
 
 
 def test_against_a_model_of_other_images_is_refused(profiled: Path, tmp_path: Path) -> None:
