@@ -19,9 +19,10 @@ from profiles.parts import compare_parts
 from toolkit.denoiser import BorderedDenoiser
 from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
 from toolkit.errors import DtkError
-from toolkit.models import WEIGHTS, ModelFolder, build, load_denoiser
+from toolkit.models import ModelFolder, build, load_denoiser
 from toolkit.runners.base import Runner
 from toolkit.runners.registry import open_runner, runner_reads
+from toolkit.weights import WEIGHTS
 
 CONVENTION = "one MAC is two FLOPs; convolutions, linear layers and attention products, batch 1"
 

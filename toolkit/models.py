@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 from toolkit import default
 from toolkit.errors import DtkError
 from toolkit.files import folder_sha256, read_json, value_sha256
+from toolkit.weights import PICKLES, WEIGHTS, brief, load_module
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import ModelMixin, SchedulerMixin
 
 KNOWN_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
 COMPONENTS = ("unet", "transformer")
-PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
-WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -164,52 +162,8 @@ def load_denoiser(folder: ModelFolder) -> ModelMixin:
 
     Raises DtkError where the weights are pickled, damaged, incomplete, of other shapes, or not finite.
     """
-    check_weight_files(folder.denoiser)
-    try:
-        model, info = model_class(folder.class_name).from_pretrained(
-            folder.denoiser, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:
-        raise DtkError(f"Cannot load the weights of {folder.denoiser}.", found=_brief(error)) from error
-    wrong = [f"missing {name}" for name in info["missing_keys"]] + [f"unexpected {n}" for n in info["unexpected_keys"]]
-    if wrong:
-        raise DtkError(
-            f"The weights of {folder.denoiser} do not fit its config.json.",
-            found="; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
-            expected="every tensor of the configured model and no other",
-        )
-    check_finite(model.state_dict(), str(folder.denoiser))
-    return model.float().eval()
-
-
-def check_weight_files(folder: Path) -> None:
-    """Refuse a folder whose weights are absent, pickled, truncated or tampered with."""
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob(WEIGHTS))
-    if not files:
-        pickled = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
-        raise DtkError(
-            f"{folder} has no safetensors weights.",
-            found=f"{', '.join(pickled)} (pickled: loading it could run any code)" if pickled else "no weights",
-            expected="diffusion_pytorch_model.safetensors",
-            do="save it again with save_pretrained(..., safe_serialization=True)" if pickled else None,
-        )
-    for path in files:
-        try:
-            with safe_open(path, framework="np") as weights:
-                weights.keys()
-        except SafetensorError as error:
-            raise DtkError(
-                f"{path} is damaged: it was truncated or changed.", found=error, do="copy or download it again"
-            ) from error
-
-
-def check_finite(tensors: dict[str, torch.Tensor], where: str) -> None:
-    """Refuse NaN and infinities, naming the tensor."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise DtkError(f"The tensor {name} of {where} holds NaN or infinity.", expected="finite weights")
+    model: ModelMixin = load_module(folder.denoiser, model_class(folder.class_name))
+    return model
 
 
 def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
@@ -242,7 +196,7 @@ def save(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
     except OSError:
         raise
     except Exception as error:  # safetensors reports a full disk as an error of its own
-        raise OSError(_brief(error)) from error
+        raise OSError(brief(error)) from error
 
 
 def _everything_but_pickles_and(component: str) -> Any:
@@ -250,7 +204,3 @@ def _everything_but_pickles_and(component: str) -> Any:
         return {name for name in names if name == component or name.startswith(".") or Path(name).suffix in PICKLES}
 
     return ignored
-
-
-def _brief(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

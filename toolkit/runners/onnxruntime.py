@@ -87,7 +87,7 @@ def _session(path: Path, device: str) -> onnxruntime.InferenceSession:
 def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin on after a call would slow the other session of an interleaved measurement, at batch 1 threefold.
+    # Threads that spin on after a call slow the other session of an interleaved measurement, at batch 1 threefold.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return options

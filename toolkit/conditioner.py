@@ -1,0 +1,190 @@
+"""What a model is conditioned on, and how a class, a caption or nothing at all becomes an input of its denoiser.
+
+| kind | what the denoiser takes | where it comes from |
+| --- | --- | --- |
+| none | nothing | |
+| class | ``class_labels`` (B,) | the class id itself |
+| class | ``encoder_hidden_states`` (B, 1, D) | a row of ``class_embedding.safetensors`` beside the component folders |
+| caption | ``encoder_hidden_states`` (B, S, D) | ``tokenizer/`` and ``text_encoder/`` (CLIP) |
+
+The null condition (None) is what classifier-free guidance (Ho and Salimans 2022) leads away from: the empty caption,
+the last row of the class embedding, or the class after the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from toolkit.denoiser_inputs import TOKENS, input_specs
+from toolkit.errors import DtkError
+from toolkit.files import read_json
+from toolkit.models import ModelFolder
+
+if TYPE_CHECKING:
+    import torch
+
+CLASS_EMBEDDING = "class_embedding.safetensors"
+Condition = int | str | None
+"""A class id, a caption, or None: the null condition."""
+Kind = Literal["none", "class", "caption"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a model folder is conditioned on; read off its configs, no weights are loaded.
+
+    ``classes``: how many class ids there are (0..classes-1), 0 for other kinds. ``has_null``: whether there is a null
+    condition, without which there is neither guidance nor dropout. ``tokens``: length of the context, 0 without one.
+    """
+
+    kind: Kind
+    classes: int = 0
+    has_null: bool = False
+    tokens: int = 0
+
+
+class Conditioner(Protocol):
+    """Turns conditions into inputs of the denoiser."""
+
+    conditioning: Conditioning
+
+    def __call__(self, conditions: Sequence[Condition]) -> dict[str, torch.Tensor]:
+        """The inputs by name, one row a condition, on the device the conditioner was opened for.
+
+        Raises DtkError for a condition of another kind, an unknown class, or None where there is no null condition.
+        """
+        ...
+
+
+def find_conditioning(model: ModelFolder) -> Conditioning:
+    """What ``model`` is conditioned on.
+
+    Raises DtkError where the denoiser takes a context and nothing beside it makes one, or both a context and a class.
+    """
+    inputs = set(input_specs(model.class_name, model.config)) - {"sample", "timestep"}
+    if not inputs:
+        return Conditioning("none")
+    if inputs == {"class_labels"}:
+        return _class_labels(model)
+    if inputs != {"encoder_hidden_states"}:
+        raise DtkError(
+            "dtk conditions a model on a class or on a context, not on both.", found=", ".join(sorted(inputs))
+        )
+    if (model.root / CLASS_EMBEDDING).is_file():
+        rows, has_null = _embedding_rows(model.root / CLASS_EMBEDDING, int(_context_width(model)))
+        return Conditioning("class", rows - has_null, has_null, 1)
+    if (model.root / "text_encoder" / "config.json").is_file():
+        config = read_json(model.root / "text_encoder" / "config.json")
+        return Conditioning("caption", 0, True, int(config.get("max_position_embeddings", TOKENS)))
+    raise DtkError(
+        f"The denoiser of {model.root} takes a context, and nothing beside it makes one.",
+        expected=f"text_encoder/ and tokenizer/ (captions), or {CLASS_EMBEDDING} (classes)",
+        do="name the folder that holds all components; --dry-run plans without them",
+    )
+
+
+def context_tokens(model: ModelFolder) -> int:
+    """The length of the context the denoiser is called with; CLIP's 77 where nothing says it."""
+    try:
+        return find_conditioning(model).tokens or TOKENS
+    except DtkError:
+        return TOKENS
+
+
+def open_conditioner(model: ModelFolder, device: str = "cpu") -> Conditioner:
+    """The conditioner of ``model`` with its weights. Raises DtkError where its files are damaged."""
+    found = find_conditioning(model)
+    if found.kind == "none":
+        return Unconditional(found)
+    if found.kind == "caption":
+        from toolkit.text_encoder import CaptionEncoder
+
+        return CaptionEncoder(model.root, found, device)
+    if found.tokens:
+        return ClassEmbedding(model.root / CLASS_EMBEDDING, found, device)
+    return ClassLabels(found, device)
+
+
+class Unconditional:
+    """The denoiser takes nothing but the sample and the timestep."""
+
+    def __init__(self, conditioning: Conditioning) -> None:
+        self.conditioning = conditioning
+
+    def __call__(self, conditions: Sequence[Condition]) -> dict[str, torch.Tensor]:
+        return {}
+
+
+class ClassLabels:
+    """The denoiser embeds class ids itself; the null class is the id after the last."""
+
+    def __init__(self, conditioning: Conditioning, device: str) -> None:
+        self.conditioning, self.device = conditioning, device
+
+    def __call__(self, conditions: Sequence[Condition]) -> dict[str, torch.Tensor]:
+        import torch
+
+        return {"class_labels": torch.tensor(class_ids(conditions, self.conditioning), device=self.device)}
+
+
+class ClassEmbedding:
+    """A table of vectors (classes, D), the null class's behind them, gives a context of one token."""
+
+    def __init__(self, path: Path, conditioning: Conditioning, device: str) -> None:
+        from safetensors.torch import load_file
+
+        from toolkit.weights import check_finite
+
+        tensors = load_file(path)
+        check_finite(tensors, str(path))
+        ((_, table),) = tensors.items()
+        self.conditioning, self.table = conditioning, table.float().to(device)
+
+    def __call__(self, conditions: Sequence[Condition]) -> dict[str, torch.Tensor]:
+        rows = self.table[class_ids(conditions, self.conditioning)]
+        return {"encoder_hidden_states": rows[:, None]}
+
+
+def class_ids(conditions: Sequence[Condition], conditioning: Conditioning) -> list[int]:
+    """Class ids with None as the id after the last; raises DtkError for what is no class of the model."""
+    if None in conditions and not conditioning.has_null:
+        raise DtkError("This model has no null class.", found="an image without a class", do="give data with classes")
+    wrong = [c for c in conditions if c is not None and not (isinstance(c, int) and 0 <= c < conditioning.classes)]
+    if wrong:
+        raise DtkError(
+            "The data's classes are not the model's.", found=repr(wrong[0]), expected=f"0 to {conditioning.classes - 1}"
+        )
+    return [conditioning.classes if c is None else int(c) for c in conditions]
+
+
+def _class_labels(model: ModelFolder) -> Conditioning:
+    classes = input_specs(model.class_name, model.config)["class_labels"].upper
+    # Of the classes that embed labels themselves only DiT keeps a row for the null class, which training drops to.
+    return Conditioning("class", classes, has_null=model.class_name == "DiTTransformer2DModel")
+
+
+def _context_width(model: ModelFolder) -> Any:
+    config: Mapping[str, Any] = model.config
+    return config.get("encoder_hid_dim") or config["cross_attention_dim"]
+
+
+def _embedding_rows(path: Path, width: int) -> tuple[int, bool]:
+    """The number of rows, and whether the last one is the null class: so unless the metadata say null_class "none"."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as tensors:
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+            null = (tensors.metadata() or {}).get("null_class", "last")
+    except SafetensorError as error:
+        raise DtkError(f"{path} is damaged: it was truncated or changed.", found=error, do="copy it again") from error
+    if [len(shape) for shape in shapes.values()] != [2] or next(iter(shapes.values()))[1] != width:
+        raise DtkError(
+            f"{path} is no class embedding of this denoiser.",
+            found="; ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no tensors",
+            expected=f"one tensor (classes + 1, {width}), the last row being the null class",
+        )
+    return int(next(iter(shapes.values()))[0]), null != "none"

@@ -1,0 +1,70 @@
+"""Weights from a folder of safetensors into a module: checked first, float32, in eval mode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import DtkError
+
+if TYPE_CHECKING:
+    import torch
+
+PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+WEIGHTS = "*.safetensors"
+
+
+def load_module(folder: Path, kind: type[Any]) -> Any:
+    """A module of a diffusers or transformers class with the weights of ``folder``, float32, in eval mode.
+
+    Raises DtkError where the weights are pickled, damaged, incomplete, of other shapes, or not finite.
+    """
+    check_weight_files(folder)
+    try:
+        module, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    except Exception as error:
+        raise DtkError(f"Cannot load the weights of {folder}.", found=brief(error)) from error
+    wrong = [f"missing {name}" for name in info["missing_keys"]] + [f"unexpected {n}" for n in info["unexpected_keys"]]
+    if wrong:
+        raise DtkError(
+            f"The weights of {folder} do not fit its config.json.",
+            found="; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            expected="every tensor of the configured model and no other",
+        )
+    check_finite(module.state_dict(), str(folder))
+    return module.float().eval()
+
+
+def check_weight_files(folder: Path) -> None:
+    """Refuse a folder whose weights are absent, pickled, truncated or tampered with."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob(WEIGHTS))
+    if not files:
+        pickled = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
+        raise DtkError(
+            f"{folder} has no safetensors weights.",
+            found=f"{', '.join(pickled)} (pickled: loading it could run any code)" if pickled else "no weights",
+            expected="diffusion_pytorch_model.safetensors",
+            do="save it again with save_pretrained(..., safe_serialization=True)" if pickled else None,
+        )
+    for path in files:
+        try:
+            with safe_open(path, framework="np") as weights:
+                weights.keys()
+        except SafetensorError as error:
+            raise DtkError(
+                f"{path} is damaged: it was truncated or changed.", found=error, do="copy or download it again"
+            ) from error
+
+
+def check_finite(tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Refuse NaN and infinities, naming the tensor."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DtkError(f"The tensor {name} of {where} holds NaN or infinity.", expected="finite weights")
+
+
+def brief(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
