@@ -56,6 +56,9 @@ class ExportSettings(Settings):
     """
 
     dtype: DtypeName = "fp32"
+    keep_fp32: tuple[str, ...] = Field(
+        default=(), description="layers that stay in float32 in a half-precision file: shell wildcards over their names"
+    )
     opset: int = 21
     batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
     tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")

@@ -28,7 +28,7 @@ def write_engine(
     cache = EngineCache(cache_folder())
     engine = cache.get(
         engine_facts(api, description, settings),
-        lambda: _build(api, onnx, settings, cache.folder, progress),
+        lambda: _build(api, onnx, description, settings, cache.folder, progress),
         lambda: progress(f"{WORK}: waiting for another process", 0, 1),
     )
     shutil.copyfile(engine.plan, target)
@@ -53,7 +53,12 @@ def engine_facts(api: TensorRT, description: dict[str, Any], settings: ExportSet
 
 
 def _build(
-    api: TensorRT, onnx: Path, settings: ExportSettings, cache: Path, progress: Progress
+    api: TensorRT,
+    onnx: Path,
+    description: dict[str, Any],
+    settings: ExportSettings,
+    cache: Path,
+    progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
     logger = collecting_logger(api)
     builder = api.module.Builder(logger)
@@ -62,5 +67,5 @@ def _build(
     started = time.monotonic()
     plan = build_plan(api, network, builder, logger, settings.batch, settings.engine, timing, progress)
     seconds = time.monotonic() - started
-    proof = prove(api, network, onnx, plan, settings.dtype)
+    proof = prove(api, network, onnx, plan, settings.dtype, description.get("kept_fp32_share", 0.0))
     return plan, {"build_s": round(seconds, 2), "precision": proof}

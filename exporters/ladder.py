@@ -16,6 +16,7 @@ import torch
 
 from exporters.config import DtypeName, ExportSettings
 from exporters.onnx import export_onnx
+from exporters.overflow import RangeWatch, overflow_error
 from exporters.parity import PSNR_FLOORS_DB, TOLERANCES, compare, compare_images
 from exporters.step import export_step, run_steps
 from toolkit.denoiser_inputs import example_inputs, input_specs
@@ -43,16 +44,28 @@ class Ladder:
     def climb(self, path: Path, done: Callable[[], None]) -> dict[str, Any]:
         """Write ``path`` (.onnx and .json beside it); the comparison of each rung by its dtype is returned.
 
-        ``done`` is called after each rung. Raises DtkError at the first rung out of tolerance.
+        ``done`` is called after each rung. Raises DtkError at the first rung out of tolerance, or before one whose
+        precision would overflow, naming the layer.
         """
         found: dict[str, Any] = {}
         for dtype in rungs(self.settings.dtype):
+            self._check_range(dtype)
             with tempfile.TemporaryDirectory(prefix=".rung-", dir=path.parent) as scratch:
                 target = path if dtype == self.settings.dtype else Path(scratch) / path.name
-                export_onnx(load_denoiser(self.model), self.specs, target, dtype=dtype, opset=self.settings.opset)
+                self._export(target, dtype)
                 found[dtype] = {"not_run": NO_BF16} if dtype == "bf16" else self._compare(target, dtype)
             done()
         return found
+
+    def _check_range(self, dtype: DtypeName) -> None:
+        """Refuse a precision that does not reach as far as the numbers of the rungs so far."""
+        kept = self.settings.keep_fp32
+        if overflow := self.reference.overflow(dtype, kept):
+            raise overflow_error(f"The {self.name} model", dtype, overflow, kept)
+
+    def _export(self, path: Path, dtype: DtypeName) -> None:
+        denoiser, settings = load_denoiser(self.model), self.settings
+        export_onnx(denoiser, self.specs, path, dtype=dtype, opset=settings.opset, keep_fp32=settings.keep_fp32)
 
     def step(self, path: Path) -> dict[str, Any]:
         """Write the step graph to ``path`` (.onnx and .json beside it) and compare its loop with torch's."""
@@ -65,6 +78,7 @@ class Ladder:
             sampler=settings.sampler,
             dtype=settings.dtype,
             opset=settings.opset,
+            keep_fp32=settings.keep_fp32,
             longest=max(settings.longest, settings.loop_steps),
         )
         if settings.dtype == "bf16":
@@ -99,9 +113,9 @@ class Ladder:
         return compared | {"sampler": sampler, "steps": self.settings.loop_steps}
 
     @cached_property
-    def reference(self) -> Runner:
+    def reference(self) -> RangeWatch:
         """The model in torch, float32, on the CPU."""
-        return open_runner("torch", self.model)
+        return RangeWatch(self.model)
 
     @cached_property
     def _conditioning(self) -> dict[str, torch.Tensor]:

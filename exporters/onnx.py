@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,30 @@ PROTOBUF_LIMIT = 2 * 2**30  # bytes; larger weights go into a file beside the gr
 
 
 def export_onnx(
-    denoiser: torch.nn.Module, specs: Mapping[str, InputSpec], path: Path, *, dtype: DtypeName = "fp32", opset: int = 21
+    denoiser: torch.nn.Module,
+    specs: Mapping[str, InputSpec],
+    path: Path,
+    *,
+    dtype: DtypeName = "fp32",
+    opset: int = 21,
+    keep_fp32: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write ``denoiser`` to ``path`` with a description beside it (``.json``), which is returned.
 
     Inputs are named as in ``specs`` (sample, timestep, class_labels, encoder_hidden_states), the output ``prediction``;
-    every first dimension is the dynamic ``batch``. The denoiser is converted to ``dtype`` in place. Weights of more
-    than 2 GiB go to ``path`` + ``.data``. Raises UsageError for an opset that cannot hold the dtype, DtkError where
-    torch cannot export the model.
+    every first dimension is the dynamic ``batch``. The denoiser is converted to ``dtype`` in place, but for its modules
+    that match ``keep_fp32``. Weights of more than 2 GiB go to ``path`` + ``.data``. Raises UsageError for an opset that
+    cannot hold the dtype, DtkError where torch cannot export the model.
     """
     check_opset(opset, dtype)
-    module = BorderedDenoiser(denoiser, dtype)
-    return write_onnx(module, specs, path, output=OUTPUT, opset=opset, facts={"dtype": dtype})
+    module = BorderedDenoiser(denoiser, dtype, keep_fp32)
+    return write_onnx(module, specs, path, output=OUTPUT, opset=opset, facts=precision_facts(module, dtype))
+
+
+def precision_facts(module: BorderedDenoiser, dtype: DtypeName) -> dict[str, Any]:
+    """What a description says of the types inside: the share of the parameters kept in float32, where there is one."""
+    kept = module.kept_share if dtype != "fp32" else 0.0
+    return {"dtype": dtype} | ({"kept_fp32_share": kept} if kept else {})
 
 
 def write_onnx(

@@ -48,8 +48,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compare two denoisers at every parity timestep in every batch size; each batch mixes the timesteps.
 
-    Returns the worst deviation, the one at each timestep and batch size, and the tolerance. Raises DtkError, naming
-    the worst timestep and batch, where one is out of tolerance or not finite.
+    Returns the worst deviation, the one at each timestep and batch size, and the tolerance. Raises DtkError,
+    naming the worst timestep and batch, where one is out of tolerance or not finite.
     """
     timesteps = parity_timesteps(specs["timestep"].upper)
     found = [d for batch in batches for d in _deviations(reference, candidate, specs, timesteps, batch, seed)]
@@ -97,8 +97,8 @@ def relative_errors(expected: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
 def compare_images(expected: torch.Tensor, got: torch.Tensor, *, floor_db: float, name: str) -> dict[str, Any]:
     """Compare images (N, C, H, W) in [-1, 1] sampled from the same noise; values outside are clipped, as when saved.
 
-    Returns the PSNR of each image in dB (None where they are equal), the least of them and the floor. Raises DtkError
-    below the floor.
+    Returns the PSNR of each image in dB (None where they are equal), the least of them and the floor. Raises
+    DtkError below the floor.
     """
     images_db = psnr_db(expected.clamp(-1, 1), got.clamp(-1, 1)).tolist()
     least = min(images_db)

@@ -27,23 +27,32 @@ TENSORS, VECTORS = 64, 6  # looked for: the largest tensors, so many places in e
 VECTOR_BYTES = 16  # channels that every layout keeps side by side
 
 
-def prove(api: TensorRT, network: Any, graph: Path, plan: bytes, dtype: DtypeName) -> dict[str, Any]:
+def prove(
+    api: TensorRT, network: Any, graph: Path, plan: bytes, dtype: DtypeName, kept_share: float = 0.0
+) -> dict[str, Any]:
     """The shares of half precision in ``network`` and ``plan``; ``dtype`` is what ``graph``, the ONNX file, should be.
 
-    Raises DtkError where fp16 or bf16 was asked for and less than 95 % of the weight bytes are in it.
+    ``kept_share`` of the parameters were kept in float32 on request. Raises DtkError where fp16 or bf16 was asked for
+    and less than 95 % of the weight bytes of the others are in it.
     """
+    least = LEAST_SHARE * half_bytes_share(kept_share)
     typed = typed_share(api, network)
     stored, found = stored_share(graph, plan)
     proof = {"typed_share": typed, "stored_share": stored, "stored_found": found}
     shares = [typed, *([stored] if found >= LEAST_FOUND else [])]
-    if dtype != "fp32" and min(shares) < LEAST_SHARE:
+    if dtype != "fp32" and min(shares) < least:
         raise DtkError(
             f"The engine of {graph.name} does not compute in {dtype}.",
             found=f"{100 * typed:.1f} % of the weight bytes in its graph and {100 * stored:.1f} % in its plan",
-            expected=f"at least {100 * LEAST_SHARE:g} %",
+            expected=f"at least {100 * least:.3g} %",
             do=f"export again with --dtype {dtype}: a strongly typed builder takes the types of the graph",
         )
     return proof
+
+
+def half_bytes_share(kept_share: float) -> float:
+    """The share of the bytes in half precision where ``kept_share`` of the parameters have twice the size."""
+    return (1 - kept_share) / (1 + kept_share)
 
 
 def typed_share(api: TensorRT, network: Any) -> float:

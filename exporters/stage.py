@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from exporters.config import ExportSettings
+from toolkit.errors import UsageError
 from toolkit.files import read_json, value_sha256, write_json
-from toolkit.models import ModelFolder
+from toolkit.mixed_precision import matching
+from toolkit.models import ModelFolder, build
 from toolkit.progress import Progress, silent
 from toolkit.run_folder import Request, Run
 
@@ -79,6 +82,7 @@ def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder
         count += 1
         progress("export", count, total)
 
+    _check_patterns(settings.keep_fp32, models)
     progress("export", 0, total)
     (folder / "onnx").mkdir()
     ladders = {name: Ladder(model, settings, name) for name, model in models.items()}
@@ -86,3 +90,16 @@ def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder
     step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
     done()
     write_json(folder / "parity.json", {"parity": parity, "step_parity": step_parity})
+
+
+def _check_patterns(patterns: Sequence[str], models: dict[str, ModelFolder]) -> None:
+    """Refuse a pattern that names no layer of any model: a misspelt one would keep nothing."""
+    if not patterns:
+        return
+    names = [name for m in models.values() for name, _ in build(m.class_name, m.config).named_modules() if name]
+    for pattern in patterns:
+        if not matching(names, pattern):
+            raise UsageError(
+                f"--keep-fp32 {pattern} names no layer.",
+                expected=f"a name or a shell pattern of one, such as {names[-1]} or {names[0].partition('.')[0]}.*",
+            )

@@ -23,7 +23,7 @@ from torch import nn
 
 from exporters.coefficients import COLUMNS, SamplerName, clip_range, trajectory
 from exporters.config import DtypeName
-from exporters.onnx import write_onnx
+from exporters.onnx import precision_facts, write_onnx
 from toolkit.denoiser import BorderedDenoiser
 from toolkit.denoiser_inputs import InputSpec
 from toolkit.noise import sample_noise
@@ -106,13 +106,15 @@ def export_step(
     sampler: SamplerName = "ddim",
     dtype: DtypeName = "fp32",
     opset: int = 21,
+    keep_fp32: Sequence[str] = (),
     guided: bool = False,
     longest: int = 100,
 ) -> dict[str, Any]:
-    """Write the step graph of ``denoiser`` (converted to ``dtype`` in place) to ``path``, its tables beside it (.json).
+    """Write the step graph of ``denoiser`` to ``path``, its tables beside it (.json); returns the description.
 
-    ``longest`` is the most steps a table is written for, at most the model's training timesteps. Returns the
-    description. Raises DtkError for a sampler whose update is not linear, and what ``write_onnx`` raises.
+    The denoiser is converted to ``dtype`` in place, but for its modules that match ``keep_fp32``. ``longest`` is the
+    most steps a table is written for, at most the model's training timesteps. Raises DtkError for a sampler whose
+    update is not linear, and what ``write_onnx`` raises.
     """
     longest = min(longest, scheduler.config.num_train_timesteps)
     facts = {
@@ -124,9 +126,11 @@ def export_step(
         "coefficients": list(COLUMNS),
         "schedules": {str(steps): trajectory(scheduler, sampler, steps) for steps in range(1, longest + 1)},
     }
-    module = SamplerStep(BorderedDenoiser(denoiser, dtype), clip_range(scheduler, sampler))
+    bordered = BorderedDenoiser(denoiser, dtype, keep_fp32)
+    facts |= precision_facts(bordered, dtype)
+    module = SamplerStep(bordered, clip_range(scheduler, sampler))
     inputs = step_specs(specs, sampler, guided=guided)
-    return write_onnx(module, inputs, path, output=OUTPUT, opset=opset, facts={"dtype": dtype} | facts)
+    return write_onnx(module, inputs, path, output=OUTPUT, opset=opset, facts=facts)
 
 
 def run_steps(

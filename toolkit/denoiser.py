@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from toolkit.mixed_precision import convert
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -13,14 +16,15 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class BorderedDenoiser(nn.Module):
     """A diffusers denoiser computing in ``dtype`` (fp32, fp16 or bf16) behind float32 inputs and output.
 
-    The denoiser is converted in place.
+    The denoiser is converted in place, but for its modules that match ``keep_fp32`` (shell wildcards over their names);
+    ``kept_share`` says how many of its parameters stayed in float32.
     """
 
-    def __init__(self, denoiser: nn.Module, dtype: str = "fp32") -> None:
+    def __init__(self, denoiser: nn.Module, dtype: str = "fp32", keep_fp32: Sequence[str] = ()) -> None:
         super().__init__()
         self.dtype = DTYPES[dtype]
         self.denoiser = denoiser.eval().requires_grad_(False)
-        self.to(self.dtype)  # not denoiser.to(dtype), which warns about modules to keep in float32 though it has none
+        self.kept_share = convert(self.denoiser, self.dtype, keep_fp32)
 
     def forward(
         self,

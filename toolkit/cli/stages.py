@@ -60,6 +60,7 @@ def export(
     run: RunFolder,
     dtype: Annotated[str | None, option("fp32, fp16 or bf16")] = None,
     batch: Annotated[str | None, option("batch sizes min:opt:max, such as 1:8:64")] = None,
+    keep_fp32: Annotated[str | None, option("layers that stay in float32, by comma: mid_block.*")] = None,
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
     sampler: Annotated[str | None, option("whose update the step graph holds: ddim or ddpm")] = None,
     trt: Annotated[bool, typer.Option("--trt", help="build TensorRT engines as well")] = False,
@@ -69,7 +70,8 @@ def export(
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
     engine = {"compute_capability": compute_capability.split(",")} if compute_capability else None
     changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt or None}
-    _stage(run, "export", json, engine=engine, **changes)
+    kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
+    _stage(run, "export", json, engine=engine, keep_fp32=kept, **changes)
 
 
 @app.command()
