@@ -12,18 +12,20 @@ from toolkit.settings import Settings
 class RecoverSettings(Settings):
     """How the pruned model is trained.
 
-    ``losses``: weight of each loss by name. ``batch_size``: images a step over all processes; ``micro_batch_size``: how
-    many of them at once in a process (None = all), which changes memory and not the result. ``warmup_steps``: linear
-    rise of the learning rate, which then falls to zero along a cosine ("cosine"; going on to more steps starts it again
-    at a higher rate) or stays ("constant"). ``ema``: the
-    largest decay of the averaged weights; early on it is (1 + step) / (10 + step). ``flip``: mirror half of the images.
-    ``keep_checkpoints``: how many of the last ones stay on disk.
+    ``losses``: weight of each loss by name. ``min_snr_gamma``: weigh images by their timesteps as Min-SNR does with
+    this gamma (5 is usual; None = all alike). ``batch_size``: images a step over all processes; ``micro_batch_size``:
+    how many of them at once in a process (None = all), which changes memory and not the result. ``warmup_steps``:
+    linear rise of the learning rate, which then falls to zero along a cosine ("cosine"; going on to more steps starts
+    it again at a higher rate) or stays ("constant"). ``ema``: the largest decay of the averaged weights; early on it is
+    (1 + step) / (10 + step). ``flip``: mirror half of the images. ``keep_checkpoints``: how many of the last ones stay
+    on disk.
     """
 
     steps: int = Field(default=500, ge=1)
     batch_size: int = Field(default=64, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
     losses: dict[str, float] = Field(default={"noise": 1.0, "distillation": 1.0}, min_length=1)
+    min_snr_gamma: float | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=2e-4, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = Field(default=50, ge=0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,17 +18,22 @@ from toolkit.errors import DtkError
 from toolkit.files import write_failed, write_text
 from toolkit.objective import noisy, target
 from toolkit.recovery import catalog
-from toolkit.recovery.batches import Batches
+from toolkit.recovery.batches import Batch, Batches
 from toolkit.recovery.config import RecoverSettings
 from toolkit.recovery.losses.base import Step
 from toolkit.recovery.state import State
+from toolkit.recovery.weighting import min_snr_weights
 
 Losses = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What does not change while training: the engine, the teacher, the data and the settings."""
+    """What does not change while training: the engine, the teacher, the data and the settings.
+
+    ``kept``: the features that are compared, and which of the teacher's channels the student has; empty where no loss
+    needs them.
+    """
 
     accelerator: Accelerator
     student: nn.Module
@@ -36,6 +41,7 @@ class Training:
     scheduler: SchedulerMixin
     batches: Batches
     settings: RecoverSettings
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def learning_rate(settings: RecoverSettings, step: int) -> float:
@@ -93,12 +99,8 @@ def _one_step(training: Training, state: State) -> Losses:
 def _backward(training: Training, samples: range, share: float, *, last: bool) -> dict[str, torch.Tensor]:
     """Add the gradients of some samples, weighted by their ``share`` of the process's batch; returns their losses."""
     accelerator, settings = training.accelerator, training.settings
-    batch = training.batches(samples, accelerator.device)
-    x_t = noisy(training.scheduler, batch.images, batch.noise, batch.t)
-    wanted = target(training.scheduler, batch.images, batch.noise, batch.t)
     with accelerator.autocast():
-        step = Step(training.student, training.teacher, x_t, batch.t, wanted)
-        losses = {name: catalog.loss(name)(step) for name in settings.losses}
+        losses = _losses(training, training.batches(samples, accelerator.device))
     total = torch.stack([weight * losses[name] for name, weight in settings.losses.items()]).sum()
     if last:
         accelerator.backward(total * share)
@@ -106,6 +108,26 @@ def _backward(training: Training, samples: range, share: float, *, last: bool) -
         with accelerator.no_sync(training.student):
             accelerator.backward(total * share)
     return {"total": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+
+def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
+    """The mean of each loss over a batch, its images weighted by their timesteps where the settings say so."""
+    scheduler, settings = training.scheduler, training.settings
+    step = Step(
+        training.student,
+        training.accelerator.unwrap_model(training.student),
+        training.teacher,
+        noisy(scheduler, batch.images, batch.noise, batch.t),
+        batch.t,
+        target(scheduler, batch.images, batch.noise, batch.t),
+        direction=batch.direction,
+        kept=training.kept,
+    )
+    losses = {name: catalog.loss(name)(step) for name in settings.losses}
+    if settings.min_snr_gamma is not None:
+        weights = min_snr_weights(scheduler, batch.t, settings.min_snr_gamma)
+        losses = {name: weights * loss for name, loss in losses.items()}
+    return {name: loss.mean() for name, loss in losses.items()}
 
 
 class Log:

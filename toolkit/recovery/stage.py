@@ -17,7 +17,9 @@ from toolkit.progress import Progress, silent
 from toolkit.recovery import catalog
 from toolkit.recovery.batches import Batches
 from toolkit.recovery.config import RecoverSettings
+from toolkit.recovery.kept import kept_features
 from toolkit.recovery.loop import Log, Training, learning_rate, train
+from toolkit.recovery.losses.base import Loss
 from toolkit.recovery.state import State, restore, save_checkpoint
 from toolkit.run_folder import Request, Run
 
@@ -62,7 +64,7 @@ def recover(
 
 
 IDENTITY = (
-    *("batch_size", "losses", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
+    *("batch_size", "losses", "min_snr_gamma", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
     *("gradient_clip", "ema", "flip", "mixed_precision", "seed"),
 )
 """The settings that make it the same training; how far it goes and how often it saves do not."""
@@ -70,8 +72,7 @@ IDENTITY = (
 
 def check(settings: RecoverSettings, images: Images) -> None:
     """Refuse losses that are not known and data smaller than a batch; before pruning, too, where recovery follows."""
-    for name in settings.losses:
-        catalog.loss(name)
+    _chosen(settings)
     if len(images) < settings.batch_size:
         raise DtkError(
             f"{images.source} has fewer images than a batch.",
@@ -81,23 +82,33 @@ def check(settings: RecoverSettings, images: Images) -> None:
         )
 
 
+def _chosen(settings: RecoverSettings) -> list[Loss]:
+    return [catalog.loss(name) for name in settings.losses]
+
+
 def _prepare(
     settings: RecoverSettings, dense: models.ModelFolder, pruned: models.ModelFolder, images: Images, device: str
 ) -> tuple[Training, State]:
+    losses = _chosen(settings)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
     scheduler = models.load_scheduler(dense)
     # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
     student = models.load_denoiser(pruned).to(accelerator.device).eval()
-    teacher = None
-    if any(catalog.loss(name).needs_teacher for name in settings.losses):
+    teacher, kept = None, {}
+    if any(loss.needs_teacher for loss in losses):
         teacher = models.load_denoiser(dense).to(accelerator.device).requires_grad_(False)
+    if any(loss.needs_features for loss in losses):
+        kept = kept_features(pruned.root.parent / "plan.json", student, accelerator.device)
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
     )
     wrapped, prepared = accelerator.prepare(student, optimizer)
-    batches = Batches(images, timesteps_and_kind(scheduler)[0], settings.seed, settings.flip)
-    return Training(accelerator, wrapped, teacher, scheduler, batches, settings), State(student, average, prepared)
+    directions = any(loss.needs_direction for loss in losses)
+    timesteps = timesteps_and_kind(scheduler)[0]
+    batches = Batches(images, timesteps, settings.seed, settings.flip, directions=directions)
+    training = Training(accelerator, wrapped, teacher, scheduler, batches, settings, kept)
+    return training, State(student, average, prepared)
 
 
 def _train(training: Training, state: State, run: Run, identity: str, progress: Progress) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import mse_loss
 
-from toolkit.recovery.losses.base import Step
+from toolkit.recovery.losses.base import Step, squared_error
 
 
 class DistillationLoss:
@@ -14,9 +13,10 @@ class DistillationLoss:
     name = "distillation"
     description = "squared error to the dense model's prediction"
     needs_teacher = True
+    needs_direction = needs_features = False
 
     def __call__(self, step: Step) -> torch.Tensor:
-        return mse_loss(step.prediction.float(), step.teacher_prediction.float())
+        return squared_error(step.of_student.prediction, step.of_teacher.prediction)
 
 
 LOSS = DistillationLoss()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import mse_loss
 
-from toolkit.recovery.losses.base import Step
+from toolkit.recovery.losses.base import Step, squared_error
 
 
 class NoiseLoss:
@@ -13,10 +12,10 @@ class NoiseLoss:
 
     name = "noise"
     description = "squared error to the training target: noise, velocity or image, as the scheduler says"
-    needs_teacher = False
+    needs_teacher = needs_direction = needs_features = False
 
     def __call__(self, step: Step) -> torch.Tensor:
-        return mse_loss(step.prediction.float(), step.target)
+        return squared_error(step.of_student.prediction, step.target)
 
 
 LOSS = NoiseLoss()
