@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from toolkit.data.conditions import Condition, Kind
+from toolkit.data.images import Images
 from toolkit.denoiser_inputs import TOKENS, input_specs
 from toolkit.errors import DtkError
 from toolkit.files import read_json
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     import torch
 
 CLASS_EMBEDDING = "class_embedding.safetensors"
-Condition = int | str | None
-"""A class id, a caption, or None: the null condition."""
-Kind = Literal["none", "class", "caption"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,31 @@ def find_conditioning(model: ModelFolder) -> Conditioning:
         expected=f"text_encoder/ and tokenizer/ (captions), or {CLASS_EMBEDDING} (classes)",
         do="name the folder that holds all components; --dry-run plans without them",
     )
+
+
+def check_data(found: Conditioning, images: Images) -> str | None:
+    """Refuse data whose conditions the model does not take; returns what a user should know, None if nothing.
+
+    Raises DtkError for a class the model does not have, for subfolders that may be other classes than the model's, and
+    for data without classes where the model has no null class.
+    """
+    if found.kind == "none":
+        return None
+    values = images.conditions(found.kind, range(len(images)))
+    if found.kind == "class":
+        names = images.described.class_names
+        if names and len(names) != found.classes:
+            raise DtkError(
+                f"The subfolders of {images.source} are not the model's classes.",
+                found=f"{len(names)} subfolders: {', '.join(names[:3])}, ...",
+                expected=f"{found.classes}, one a class in the order of their ids",
+                do="name each subfolder by its class id, or write the ids into metadata.jsonl as label",
+            )
+        class_ids(values, found)
+    missing = sum(value is None for value in values)
+    things = {"class": "classes", "caption": "captions"}[found.kind]
+    told = "no" if missing == len(values) else f"{len(values) - missing:,} of {len(values):,}"
+    return f"{images.source} brings {told} {things}: the null condition stands in for them." if missing else None
 
 
 def context_tokens(model: ModelFolder) -> int:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import models, recipe
+from toolkit.conditioner import check_data, context_tokens, find_conditioning
+from toolkit.data.examples import Examples
 from toolkit.data.images import Images
 from toolkit.errors import DtkError
+from toolkit.first_stage import find_first_stage
 from toolkit.progress import Progress, silent
 from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
@@ -68,6 +71,22 @@ class Job:
             return source, self._opened(open_images(data.reference, shape, self.progress))
         return split(source, data.holdout, data.seed)
 
+    @cached_property
+    def examples(self) -> Examples:
+        """What the denoiser is trained on: the training images, or their latents where the model works on those.
+
+        Conditions that do not fit the model are refused; missing ones are told.
+        """
+        from toolkit.data.latents import Latents
+
+        first_stage, train = find_first_stage(self.dense), self.images[0]
+        told = check_data(find_conditioning(self.dense), train)
+        if told:
+            self.notice(told)
+        if first_stage is None:
+            return train
+        return Latents(train, first_stage, self.run.path / "cache", self.device)
+
     def _opened(self, images: Images) -> Images:
         """The images, with what was skipped among them told."""
         for skipped in images.skipped[:5]:
@@ -78,11 +97,12 @@ class Job:
 
 
 def image_shape(folder: models.ModelFolder) -> tuple[int, int, int]:
-    """(C, H, W) of what the denoiser takes."""
+    """(C, H, W) of the images the model makes: what its denoiser takes, or what its first stage makes of that."""
     from toolkit.denoiser_inputs import input_specs
 
     channels, height, width = input_specs(folder.class_name, folder.config)["sample"].shape
-    return channels, height, width
+    first_stage = find_first_stage(folder)
+    return first_stage.image_shape((channels, height, width)) if first_stage else (channels, height, width)
 
 
 def count(folder: models.ModelFolder) -> Any:
@@ -91,9 +111,11 @@ def count(folder: models.ModelFolder) -> Any:
     from toolkit.denoiser_inputs import example_inputs, input_specs
     from toolkit.pruning.cost import Cost
 
+    tokens = context_tokens(folder)
+
     def counted(config: dict[str, Any]) -> Cost:
         module = models.build(folder.class_name, config)
-        inputs = example_inputs(input_specs(folder.class_name, config), batch=1, device="meta")
+        inputs = example_inputs(input_specs(folder.class_name, config, tokens=tokens), batch=1, device="meta")
         return Cost(count_params(module), count_macs(module, inputs).macs)
 
     return counted
@@ -122,7 +144,7 @@ def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, not
             found="; ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""),
             do="choose another folder with -o, or add --overwrite to replace it",
         )
-    _ = job.device, job.images
+    _ = job.device, job.examples
     if differ:
         _clear(job.run)
     Run.create(path)

@@ -28,12 +28,12 @@ def prune(job: Job) -> dict[str, Any]:
     from toolkit.recovery.stage import check
 
     if job.recipe.recover is not None:
-        check(job.recipe.recover, job.images[0])
+        check(job.recipe.recover, job.examples)
     facts = stage(
         job.run,
         job.recipe.prune,
         job.dense,
-        job.images[0],
+        job.examples,
         count(job.dense),
         device=job.device,
         progress=job.progress,
@@ -54,7 +54,7 @@ def recover(job: Job) -> dict[str, Any]:
         job.run,
         job.recipe.recover,
         job.dense,
-        job.images[0],
+        job.examples,
         device=job.device,
         progress=job.progress,
         notice=job.notice,

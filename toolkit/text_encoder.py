@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.conditioner import Condition, Conditioning
+from toolkit.conditioner import Conditioning
+from toolkit.data.conditions import Condition
 from toolkit.errors import DtkError, MissingToolError
 from toolkit.files import read_json
 from toolkit.weights import brief, load_module

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from toolkit import default
+from toolkit.data.conditions import COLUMNS, Condition, Conditions, Kind, checked
 from toolkit.data.images import Images
 from toolkit.data.prepare import MODES, prepare
 from toolkit.errors import DtkError
@@ -25,13 +26,16 @@ def npz_images(path: Path, shape: tuple[int, int, int]) -> Images:
     """The images of an .npz: its array ``images``, ``arr_0`` or only array.
 
     It is uint8 (N, H, W, C), (N, C, H, W) or, grey, (N, H, W). The images are resized and
-    cropped to ``shape`` (C, H, W) where they have another size. Raises DtkError where the file is damaged or pickled,
-    holds no such array, or has other channels than the model.
+    cropped to ``shape`` (C, H, W) where they have another size. Arrays ``labels`` (N,) of integers and ``captions``
+    (N,) of text give their conditions. Raises DtkError where the file is damaged or pickled, holds no such array, or
+    has other channels than the model.
     """
-    stored = _channels_last(_load(path), shape[0], path)
+    arrays = _load(path)
+    stored = _channels_last(_images_of(arrays, path), shape[0], path)
+    conditions = _conditions(arrays, len(stored), path)
     digest = hashlib.sha256(str(stored.shape).encode() + stored.tobytes()).hexdigest()
     if stored.shape[1:3] == shape[1:]:
-        return _of_array(str(path), stored, shape, digest, "as stored")
+        return _of_array(str(path), stored, shape, digest, "as stored", conditions)
     if shape[0] not in MODES:
         raise DtkError(
             f"The images of {path} do not have the model's size, and only grey and RGB images can be resized.",
@@ -40,7 +44,7 @@ def npz_images(path: Path, shape: tuple[int, int, int]) -> Images:
         )
     resized = np.stack([prepare(Image.fromarray(one.squeeze()), shape).pixels for one in stored])
     how = f"resized to cover {shape[2]}x{shape[1]} (Pillow bicubic, antialiased), centre crop"
-    return _of_array(str(path), resized, shape, digest, how)
+    return _of_array(str(path), resized, shape, digest, how, conditions)
 
 
 def embedded_images(shape: tuple[int, int, int]) -> Images:
@@ -62,24 +66,52 @@ def embedded_images(shape: tuple[int, int, int]) -> Images:
     return _of_array(EMBEDDED, pooled[..., None], shape, hashlib.sha256(content).hexdigest(), how)
 
 
-def _of_array(source: str, pixels: np.ndarray, shape: tuple[int, int, int], digest: str, how: str) -> Images:
-    return Images(source, shape, digest, tuple(range(len(pixels))), lambda number: pixels[number], (), how)
+def _of_array(
+    source: str,
+    pixels: np.ndarray,
+    shape: tuple[int, int, int],
+    digest: str,
+    how: str,
+    conditions: Conditions | None = None,
+) -> Images:
+    numbers = tuple(range(len(pixels)))
+    return Images(source, shape, digest, numbers, lambda number: pixels[number], (), how, conditions or Conditions())
 
 
-def _load(path: Path) -> np.ndarray:
+def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            names = list(arrays.files)
-            name = next((n for n in ("images", "arr_0") if n in names), names[0] if len(names) == 1 else None)
-            if name is not None:
-                return np.asarray(arrays[name])
+            return {name: np.asarray(arrays[name]) for name in arrays.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise DtkError(f"Cannot read {path}.", found=error, expected="an .npz with a uint8 array of images") from error
-    raise DtkError(
-        f"{path} does not say which of its arrays holds the images.",
-        found=", ".join(names) or "no arrays",
-        expected="an array called images or arr_0, or one array alone",
-    )
+
+
+def _images_of(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
+    described = {name for names in COLUMNS.values() for name in names}
+    images = [name for name in arrays if name not in described]
+    name = next((n for n in ("images", "arr_0") if n in arrays), images[0] if len(images) == 1 else None)
+    if name is None:
+        raise DtkError(
+            f"{path} does not say which of its arrays holds the images.",
+            found=", ".join(arrays) or "no arrays",
+            expected="an array called images or arr_0, or one array alone",
+        )
+    return arrays[name]
+
+
+def _conditions(arrays: dict[str, np.ndarray], count: int, path: Path) -> Conditions:
+    found: dict[Kind, tuple[Condition, ...]] = {}
+    for kind, names in COLUMNS.items():
+        name = next((name for name in names if name in arrays), None)
+        if name is not None:
+            if arrays[name].shape != (count,):
+                raise DtkError(
+                    f"The array {name} of {path} does not hold one {kind} an image.",
+                    found=f"shape {arrays[name].shape}",
+                    expected=f"({count},)",
+                )
+            found[kind] = checked(kind, arrays[name].tolist(), f"{path}: {name}")
+    return Conditions(found)
 
 
 def _channels_last(stored: np.ndarray, channels: int, path: Path) -> np.ndarray:

@@ -49,7 +49,8 @@ def images_of_files(files: StoredFiles, shape: tuple[int, int, int], progress: P
 
     digest = hashlib.sha256(b"".join(checked[index].digest for index in good)).hexdigest()
     preparation = _preparation([checked[index] for index in good], shape)
-    return Images(files.source, shape, digest, tuple(range(len(good))), reader, skipped, preparation)
+    conditions = files.conditions.select(good)
+    return Images(files.source, shape, digest, tuple(range(len(good))), reader, skipped, preparation, conditions)
 
 
 def _check_all(files: StoredFiles, shape: tuple[int, int, int], keep: bool, progress: Progress) -> list[_Checked]:

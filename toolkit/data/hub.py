@@ -6,12 +6,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.conditions import COLUMNS, Condition, Conditions, Kind, checked
 from toolkit.data.stored import StoredFiles
 from toolkit.errors import DtkError, MissingToolError
 
 
 def hub_files(source: str) -> StoredFiles:
-    """The image column of a data set ``name`` or ``name:split`` (split ``train`` unless said).
+    """The image column of a data set ``name`` or ``name:split`` (split ``train`` unless said), with its conditions.
+
+    These come from the columns called label (classes), and text, caption or prompt.
 
     Raises MissingToolError without the `datasets` package, DtkError if the hub does not give the data set or it holds
     no images.
@@ -43,4 +46,13 @@ def hub_files(source: str) -> StoredFiles:
         content: bytes = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
         return content
 
-    return StoredFiles(source, [f"row {number}" for number in range(len(encoded))], read)
+    return StoredFiles(source, [f"row {number}" for number in range(len(encoded))], read, _conditions(table, source))
+
+
+def _conditions(table: Any, source: str) -> Conditions:
+    found: dict[Kind, tuple[Condition, ...]] = {}
+    for kind, names in COLUMNS.items():
+        column = next((name for name in names if name in table.features), None)
+        if column is not None:
+            found[kind] = checked(kind, table[column], f"{source}: {column}")
+    return Conditions(found)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from toolkit.data.images import Images
+from toolkit.conditioner import Conditioner
+from toolkit.data.examples import Examples
 from toolkit.errors import DtkError
 from toolkit.noise import generator, normal
 from toolkit.pruning.scoring import Calibration
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def draw(
-    images: Images, count: int, seed: int, scheduler: SchedulerMixin, device: str
+    images: Examples, count: int, seed: int, scheduler: SchedulerMixin, conditioner: Conditioner, device: str
 ) -> tuple[Calibration, Calibration]:
-    """Two disjoint batches of ``count`` random training images each: for scoring, and held out from it."""
+    """Two disjoint batches of ``count`` random training images each: for scoring, and held out from it.
+
+    Their conditions are the data's own, the null condition where it has none.
+    """
     if len(images) < 2 * count:
         raise DtkError(
             f"{images.source} has too few images to calibrate on.",
@@ -26,10 +30,12 @@ def draw(
             expected=f"{2 * count}: {count} to score on and {count} held out",
             do="give more images, or a smaller --calibration-images",
         )
-    order = generator("calibration", seed).permutation(len(images))[: 2 * count]
-    pixels = torch.from_numpy(images.read([int(i) for i in order])).to(device)
+    order = [int(i) for i in generator("calibration", seed).permutation(len(images))[: 2 * count]]
+    pixels = torch.from_numpy(images.read(order)).to(device)
     noise = torch.from_numpy(normal("calibration noise", seed, shape=tuple(pixels.shape))).to(device)
-    return (
-        Calibration(pixels[:count], noise[:count], scheduler),
-        Calibration(pixels[count:], noise[count:], scheduler),
-    )
+    inputs = conditioner(images.conditions(conditioner.conditioning.kind, order))
+
+    def part(rows: slice) -> Calibration:
+        return Calibration(pixels[rows], noise[rows], scheduler, {name: rest[rows] for name, rest in inputs.items()})
+
+    return part(slice(count)), part(slice(count, None))

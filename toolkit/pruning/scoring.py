@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One batch of clean images with one noise tensor of their shape (N, C, H, W), reused at every timestep."""
+    """One batch of clean images with one noise tensor of their shape (N, C, H, W), reused at every timestep.
+
+    ``conditioning`` holds what else the denoiser takes, one row an image.
+    """
 
     images: torch.Tensor
     noise: torch.Tensor
     scheduler: SchedulerMixin
+    conditioning: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ def loss_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
     """L_t: the batch mean of each image's *sum* of squared errors at timestep ``t``, as the paper's code has it."""
     images, noise, scheduler = calibration.images, calibration.noise, calibration.scheduler
     timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
-    prediction = model(noisy(scheduler, images, noise, timesteps), timesteps, return_dict=False)[0]
+    x_t = noisy(scheduler, images, noise, timesteps)
+    prediction = model(x_t, timesteps, **calibration.conditioning, return_dict=False)[0]
     error: torch.Tensor = target(scheduler, images, noise, timesteps) - prediction
     return error.square().flatten(1).sum(1).mean()
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import ModelMixin
 
 from toolkit import models
-from toolkit.data.images import Images
-from toolkit.denoiser_inputs import input_specs
+from toolkit.conditioner import open_conditioner
+from toolkit.data.examples import Examples
 from toolkit.errors import DtkError
 from toolkit.files import value_sha256
 from toolkit.objective import timesteps_and_kind
@@ -53,7 +53,7 @@ def prune(
     run: Run,
     settings: PruneSettings,
     dense: models.ModelFolder,
-    train: Images,
+    train: Examples,
     count: Count,
     *,
     device: str = "cpu",
@@ -62,17 +62,17 @@ def prune(
     """Write RUN/prune: scores.safetensors, plan.json and model/, the pruned and not yet recovered model."""
     criterion = catalog.criterion(settings.criterion)
     target = parse_target(settings.target)
-    request = Request(
-        "prune", settings.model_dump(), {"model": dense.sha256, "images": value_sha256([train.sha256, train.numbers])}
-    )
+    request = Request("prune", settings.model_dump(), {"model": dense.sha256, "images": train.fingerprint})
     if run.is_current(request):
         return dict(read_plan(run.path / "prune" / "plan.json").facts)
     engine = engine_for(dense, settings)
-    _refuse_conditioning(dense)
     solve(engine.space, target, count)  # an unreachable target is told before the scoring, not after it
     model = _load(dense, device)
     scheduler = models.load_scheduler(dense)
-    scored_on, held_out = calibration.draw(train, settings.calibration_images, settings.seed, scheduler, device)
+    conditioner = open_conditioner(dense, device)
+    scored_on, held_out = calibration.draw(
+        train, settings.calibration_images, settings.seed, scheduler, conditioner, device
+    )
     task = Task(model, engine.layout, scored_on, _thresholds(settings), settings.norm_term, settings.seed, progress)
     with run.writing(request, device=device) as folder:
         scorings, key = _scorings(run, settings, request, criterion, task)
@@ -89,18 +89,6 @@ def prune(
         )
         models.save(dense, choice.model, folder / "model")
     return facts
-
-
-def _refuse_conditioning(dense: models.ModelFolder) -> None:
-    """Data does not yet bring classes or captions along, and scoring a conditional model without them would mislead."""
-    inputs = set(input_specs(dense.class_name, dense.config)) - {"sample", "timestep"}
-    if inputs:
-        raise DtkError(
-            f"dtk can plan {dense.class_name} with conditioning, but not yet score or train it.",
-            found=f"the model also takes {', '.join(sorted(inputs))}",
-            expected="an unconditional model",
-            do="add --dry-run for the plan",
-        )
 
 
 def _load(dense: models.ModelFolder, device: str) -> ModelMixin:
@@ -184,7 +172,7 @@ def _record(choice: Choice, dense_loss: float) -> dict[str, Any]:
     }
 
 
-def _calibration_record(train: Images, settings: PruneSettings) -> dict[str, Any]:
+def _calibration_record(train: Examples, settings: PruneSettings) -> dict[str, Any]:
     return {
         "source": train.source,
         "sha256": train.sha256,

@@ -1,7 +1,7 @@
 """What each training step sees: a function of the seed and the sample's number, of nothing else.
 
 Sample n = step x batch size + position. So a resumed run, another number of processes and another micro-batch see the
-same images, flips, timesteps and noise.
+same images, flips, timesteps, noise and conditions.
 """
 
 from __future__ import annotations
@@ -12,46 +12,70 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from toolkit.data.images import Images
+from toolkit.data.conditions import Condition, Kind
+from toolkit.data.examples import Examples
 from toolkit.noise import generator, normal
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean images and noise (B, C, H, W), timesteps (B,), and where a loss wants it a unit vector an image."""
+    """Clean images and noise (B, C, H, W), timesteps (B,), a condition an image, where wanted a unit vector an image."""
 
     images: torch.Tensor
     noise: torch.Tensor
     t: torch.Tensor
+    conditions: list[Condition]
     direction: torch.Tensor | None = None
 
 
 class Batches:
-    """Draws samples by number from the training images; ``directions`` adds a random unit vector to each."""
+    """Draws samples by number from the training images; ``directions`` adds a random unit vector to each.
 
-    def __init__(self, images: Images, timesteps: int, seed: int, flip: bool, *, directions: bool = False) -> None:
+    ``flip`` mirrors half of them, ``dropout`` is the share of conditions (of ``kind``) that the null condition takes
+    the place of, so that guidance still has something to lead away from (Ho and Salimans 2022, algorithm 1).
+    """
+
+    def __init__(
+        self,
+        images: Examples,
+        timesteps: int,
+        seed: int,
+        flip: bool,
+        *,
+        directions: bool = False,
+        kind: Kind = "none",
+        dropout: float = 0.0,
+    ) -> None:
         self.images, self.timesteps, self.seed, self.flip = images, timesteps, seed, flip
-        self.directions = directions
+        self.directions, self.kind, self.dropout = directions, kind, dropout
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __call__(self, samples: Sequence[int], device: torch.device) -> Batch:
         """The batch of these sample numbers, on ``device``."""
-        pixels = self.images.read([self._image(sample) for sample in samples])
+        indices = [self._image(sample) for sample in samples]
         timesteps = np.empty(len(samples), dtype=np.int64)
+        mirrored = []
         for position, sample in enumerate(samples):
             draw = generator("recovery", self.seed, sample)
             timesteps[position] = draw.integers(self.timesteps)
-            if self.flip and draw.integers(2):
-                pixels[position] = pixels[position][:, :, ::-1]
-        noise = self._normal("recovery noise", samples)
-        parts = [pixels, noise, timesteps]
-        if self.directions:
-            directions = self._normal("recovery direction", samples)
-            parts.append(directions / np.sqrt(np.square(directions).sum((1, 2, 3), keepdims=True)))
-        return Batch(*(torch.from_numpy(part).to(device) for part in parts))
+            mirrored.append(bool(self.flip and draw.integers(2)))
+        images = self.images.read(indices, mirrored)
+        noise = self._normal("recovery noise", samples, images.shape[1:])
+        clean, drawn, t = (torch.from_numpy(part).to(device) for part in (images, noise, timesteps))
+        conditions = self._conditions(indices, samples)
+        if not self.directions:
+            return Batch(clean, drawn, t, conditions)
+        directions = self._normal("recovery direction", samples, images.shape[1:])
+        directions /= np.sqrt(np.square(directions).sum((1, 2, 3), keepdims=True))
+        return Batch(clean, drawn, t, conditions, torch.from_numpy(directions).to(device))
 
-    def _normal(self, stream: str, samples: Sequence[int]) -> np.ndarray:
-        return np.stack([normal(stream, self.seed, sample, shape=self.images.shape) for sample in samples])
+    def _normal(self, stream: str, samples: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+        return np.stack([normal(stream, self.seed, sample, shape=shape) for sample in samples])
+
+    def _conditions(self, indices: Sequence[int], samples: Sequence[int]) -> list[Condition]:
+        kept = self.images.conditions(self.kind, indices)
+        dropped = [generator("recovery condition", self.seed, n).random() < self.dropout for n in samples]
+        return [None if drop else condition for condition, drop in zip(kept, dropped, strict=True)]
 
     def _image(self, sample: int) -> int:
         """The image of a sample: each epoch is a permutation of its own."""

@@ -17,8 +17,9 @@ class RecoverSettings(Settings):
     how many of them at once in a process (None = all), which changes memory and not the result. ``warmup_steps``:
     linear rise of the learning rate, which then falls to zero along a cosine ("cosine"; going on to more steps starts
     it again at a higher rate) or stays ("constant"). ``ema``: the largest decay of the averaged weights; early on it is
-    (1 + step) / (10 + step). ``flip``: mirror half of the images. ``keep_checkpoints``: how many of the last ones stay
-    on disk.
+    (1 + step) / (10 + step). ``flip``: mirror half of the images. ``condition_dropout``: the share of images that
+    are trained without their class or caption, where the model has a null condition, so that guidance still works.
+    ``keep_checkpoints``: how many of the last ones stay on disk.
     """
 
     steps: int = Field(default=500, ge=1)
@@ -33,6 +34,7 @@ class RecoverSettings(Settings):
     gradient_clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.995, ge=0, lt=1)
     flip: bool = False
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     checkpoint_every: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from diffusers import SchedulerMixin
 from torch import nn
 
+from toolkit.conditioner import Conditioner
 from toolkit.errors import DtkError
 from toolkit.files import write_failed, write_text
 from toolkit.objective import noisy, target
@@ -29,7 +30,7 @@ Losses = dict[str, float]
 
 @dataclass(frozen=True)
 class Training:
-    """What does not change while training: the engine, the teacher, the data and the settings.
+    """What does not change while training: the engine, the teacher, the data, its conditions and the settings.
 
     ``kept``: the features that are compared, and which of the teacher's channels the student has; empty where no loss
     needs them.
@@ -40,6 +41,7 @@ class Training:
     teacher: nn.Module | None
     scheduler: SchedulerMixin
     batches: Batches
+    conditioner: Conditioner
     settings: RecoverSettings
     kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -122,6 +124,7 @@ def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
         target(scheduler, batch.images, batch.noise, batch.t),
         direction=batch.direction,
         kept=training.kept,
+        conditioning=training.conditioner(batch.conditions),
     )
     losses = {name: catalog.loss(name)(step) for name in settings.losses}
     if settings.min_snr_gamma is not None:

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from toolkit import models
-from toolkit.data.images import Images
+from toolkit.conditioner import open_conditioner
+from toolkit.data.examples import Examples
 from toolkit.errors import DtkError
 from toolkit.files import replacing, value_sha256
 from toolkit.objective import timesteps_and_kind
@@ -28,7 +29,7 @@ def recover(
     run: Run,
     settings: RecoverSettings,
     dense: models.ModelFolder,
-    train_images: Images,
+    train_images: Examples,
     *,
     device: str = "cpu",
     progress: Progress = silent,
@@ -44,7 +45,7 @@ def recover(
     inputs = {
         "pruned": pruned.sha256,
         "teacher": dense.sha256,
-        "images": value_sha256([train_images.sha256, train_images.numbers]),
+        "images": train_images.fingerprint,
     }
     request = Request("recover", settings.model_dump(), inputs)
     if run.is_current(request):
@@ -52,6 +53,8 @@ def recover(
     check(settings, train_images)
     folder = run.path / "recover"
     training, state = _prepare(settings, dense, pruned, train_images, device)
+    with training.accelerator.main_process_first():
+        train_images.prepare(progress, mirrored=settings.flip)
     identity = value_sha256([{k: v for k, v in request.settings.items() if k in IDENTITY}, inputs])
     for passed in restore(folder / "checkpoints", state, identity, settings.steps):
         notice(f"Passed over the checkpoint {passed}.")
@@ -65,12 +68,12 @@ def recover(
 
 IDENTITY = (
     *("batch_size", "losses", "min_snr_gamma", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
-    *("gradient_clip", "ema", "flip", "mixed_precision", "seed"),
+    *("gradient_clip", "ema", "flip", "condition_dropout", "mixed_precision", "seed"),
 )
 """The settings that make it the same training; how far it goes and how often it saves do not."""
 
 
-def check(settings: RecoverSettings, images: Images) -> None:
+def check(settings: RecoverSettings, images: Examples) -> None:
     """Refuse losses that are not known and data smaller than a batch; before pruning, too, where recovery follows."""
     _chosen(settings)
     if len(images) < settings.batch_size:
@@ -87,7 +90,7 @@ def _chosen(settings: RecoverSettings) -> list[Loss]:
 
 
 def _prepare(
-    settings: RecoverSettings, dense: models.ModelFolder, pruned: models.ModelFolder, images: Images, device: str
+    settings: RecoverSettings, dense: models.ModelFolder, pruned: models.ModelFolder, images: Examples, device: str
 ) -> tuple[Training, State]:
     losses = _chosen(settings)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
@@ -106,8 +109,13 @@ def _prepare(
     wrapped, prepared = accelerator.prepare(student, optimizer)
     directions = any(loss.needs_direction for loss in losses)
     timesteps = timesteps_and_kind(scheduler)[0]
-    batches = Batches(images, timesteps, settings.seed, settings.flip, directions=directions)
-    training = Training(accelerator, wrapped, teacher, scheduler, batches, settings, kept)
+    conditioner = open_conditioner(dense, str(accelerator.device))
+    conditions = {
+        "kind": conditioner.conditioning.kind,
+        "dropout": settings.condition_dropout if conditioner.conditioning.has_null else 0.0,
+    }
+    batches = Batches(images, timesteps, settings.seed, settings.flip, directions=directions, **conditions)
+    training = Training(accelerator, wrapped, teacher, scheduler, batches, conditioner, settings, kept)
     return training, State(student, average, prepared)
 
 
