@@ -62,10 +62,12 @@ class CaptionEncoder:
 def _clip() -> tuple[Any, Any]:
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise MissingToolError(
             "A model that is conditioned on captions needs the package transformers.",
             found=error,
             do='pip install ".[text]"',
         ) from error
+    disable_progress_bar()  # only the command line speaks, through ``progress``
     return CLIPTextModel, CLIPTokenizer

@@ -220,7 +220,7 @@ def test_profile_before_export_says_what_to_do(model: Path, data: Path, tmp_path
     assert_words("no finished export stage[\\s\\S]*dtk export", answer.err)
 
 
-def test_a_conditional_model_is_planned_but_not_yet_pruned(data: Path, tmp_path: Path) -> None:
+def test_a_model_whose_context_nothing_makes_is_planned_but_not_pruned(data: Path, tmp_path: Path) -> None:
     from diffusers import DDPMScheduler
 
     from tests.tiny import tiny_conditional_unet
@@ -232,7 +232,7 @@ def test_a_conditional_model_is_planned_but_not_yet_pruned(data: Path, tmp_path:
     np.savez(tmp_path / "latents.npz", images=np.zeros((64, 8, 8, 4), dtype=np.uint8))
     answer = compress(tmp_path / "model", tmp_path / "latents.npz", tmp_path / "run", "--target", "width=0.5")
     assert answer.code == 1
-    assert_words("not yet score or train it[\\s\\S]*encoder_hidden_states[\\s\\S]*--dry-run", answer.err)
+    assert_words("takes a context, and nothing beside it makes one[\\s\\S]*--dry-run", answer.err)
 
 
 @pytest.mark.parametrize("bad", [["--target", "macs=0.01"], ["--criterion", "fisher"], ["--data", "nowhere.npz"]])
