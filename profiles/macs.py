@@ -16,6 +16,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from toolkit.denoiser_inputs import positional
+
 CONVOLUTION, LINEAR, ATTENTION = "convolution", "linear", "attention products"
 FLOPS_PER_MAC = 2
 _KINDS = {
@@ -50,13 +52,14 @@ def count_params(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Macs:
-    """MACs of ``module(**inputs)``; module and inputs may lie on the meta device, where nothing is computed.
+    """MACs of one call on ``inputs``; module and inputs may lie on the meta device, where nothing is computed.
 
     Raises ValueError if an operator is counted that belongs to no known kind.
     """
     counter = FlopCounterMode(display=False)
+    first, named = positional(inputs)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the fused kernels of a CPU are not counted
-        module(**inputs)
+        module(*first, **named)
     flops = counter.get_flop_counts()
     root = type(module).__name__
     parts = {name: _by_kind(flops.get(f"{root}.{name}", {})) for name, _ in top_level_parts(module)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
 from toolkit import models
 from toolkit.noise import normal
@@ -62,6 +62,24 @@ def tiny_conditional_unet(seed: int = 0, **overrides: object) -> UNet2DCondition
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = UNet2DConditionModel(**(config | overrides))
+    randomise(model, seed)
+    return model
+
+
+def tiny_dit(seed: int = 0, **overrides: object) -> DiTTransformer2DModel:
+    """A class-conditional transformer of five blocks with a learned variance; ``overrides`` change its config."""
+    config: dict[str, object] = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 5,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_embeds_ada_norm": 10,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = DiTTransformer2DModel(**(config | overrides))
     randomise(model, seed)
     return model
 

@@ -53,6 +53,12 @@ def input_specs(
     }
 
 
+def positional(inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """Sample and timestep to give by position (DiT calls its sample ``hidden_states``), the rest to give by name."""
+    first = [inputs[name] for name in ("sample", "timestep") if name in inputs]
+    return first, {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
+
+
 def _class_labels(config: Mapping[str, Any], tokens: int) -> dict[str, InputSpec]:
     kind, classes = config.get("class_embed_type"), config.get("num_class_embeds")
     if kind is None and classes is None:

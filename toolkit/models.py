@@ -22,7 +22,7 @@ from toolkit.weights import PICKLES, WEIGHTS, brief, load_module
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
 
-KNOWN_CLASSES = ("UNet2DModel", "UNet2DConditionModel")
+KNOWN_CLASSES = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 COMPONENTS = ("unet", "transformer")
 
 

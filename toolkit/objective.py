@@ -30,6 +30,14 @@ def target(scheduler: SchedulerMixin, images: torch.Tensor, noise: torch.Tensor,
     return _any(scheduler).get_velocity(images, noise, t)
 
 
+def predicted(prediction: torch.Tensor, channels: int) -> torch.Tensor:
+    """What the target is compared with: the first ``channels`` of (B, C', H, W).
+
+    A model that learns its variance (DiT; Nichol and Dhariwal 2021) predicts it in as many channels again.
+    """
+    return prediction[:, :channels]
+
+
 def timesteps_and_kind(scheduler: SchedulerMixin) -> tuple[int, str]:
     """The number of training timesteps T and the prediction type; an unknown type is a DtkError."""
     config = _any(scheduler).config

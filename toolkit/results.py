@@ -12,7 +12,7 @@ from toolkit.files import read_json
 from toolkit.run_folder import Run
 
 SCHEMA_VERSION = 1
-STRUCTURE = ("groups", "tensors", "config")  # of plan.json: too long for a report
+STRUCTURE = ("blocks", "groups", "tensors", "config")  # of plan.json: too long for a report
 
 
 def _plan(run: Run) -> dict[str, Any]:

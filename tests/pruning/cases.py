@@ -45,9 +45,9 @@ def dense_model(name: str) -> ModelMixin:
     return tiny_unet(**UNETS[name]) if name in UNETS else tiny_conditional_unet(**CONDITIONAL[name])
 
 
-def engine_of(dense: ModelMixin, groups: str = "within") -> Engine:
+def engine_of(dense: ModelMixin, groups: str = "within", *, blocks: bool = False) -> Engine:
     """The engine of a tiny model."""
-    return Engine(type(dense).__name__, plain_config(dense.config), Limits(align=4, groups=groups))
+    return Engine(type(dense).__name__, plain_config(dense.config), Limits(align=4, groups=groups, blocks=blocks))
 
 
 def random_scores(engine: Engine, seed: int = 0) -> Scores:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from toolkit import models
-from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.denoiser_inputs import example_inputs, input_specs, positional
 from toolkit.evaluation.config import EvaluateSettings
 from toolkit.evaluation.frechet import frechet_distance
 from toolkit.evaluation.judging import Judged, Subjects, Workplace, sampling_plan
@@ -50,8 +50,9 @@ def step_macs(model: ModelFolder) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = example_inputs(input_specs(model.class_name, model.config), 1, device="meta")
+    first, named = positional(inputs)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        models.build(model.class_name, model.config)(**inputs)
+        models.build(model.class_name, model.config)(*first, **named)
     return counter.get_total_flops() // 2
 
 

@@ -1,8 +1,8 @@
 """What a configuration costs, and that cost as a polynomial of its free numbers.
 
 Parameters and MACs of a network are sums of terms in at most two widths (a layer's inputs and outputs), so both are
-polynomials of degree two in the free numbers. A few counted networks determine them exactly, and thousands of
-configurations are then priced at once.
+polynomials of degree two in the widths; a block that may go has the width of its level at both ends. A few counted
+networks determine them exactly, and thousands of configurations are then priced at once.
 """
 
 from __future__ import annotations
@@ -33,29 +33,48 @@ Count = Callable[[Config], Cost]
 
 
 def price(space: Space, count: Count, figures: Iterable[str]) -> dict[str, Callable[[Values], float]]:
-    """For each figure a function from values to cost, exact for any values whose cost has degree two in them."""
+    """For each figure a function from values to cost, exact for any values whose cost is a sum of ``_terms``."""
     points = list(_support(space))
     costs = [count(space.configure(point)) for point in points]
-    scale = np.array([variable.step for variable in space.variables], dtype=np.float64)
-    basis = np.array([_monomials(np.array(point) / scale) for point in points])
+    basis = np.array([_terms(space, point) for point in points])
     weights = {figure: np.linalg.solve(basis, [cost[figure] for cost in costs]) for figure in figures}
 
     def polynomial(coefficients: np.ndarray) -> Callable[[Values], float]:
-        return lambda values: float(_monomials(np.array(values) / scale) @ coefficients)
+        return lambda values: float(_terms(space, values) @ coefficients)
 
     return {figure: polynomial(coefficients) for figure, coefficients in weights.items()}
 
 
+def _terms(space: Space, values: Values) -> np.ndarray:
+    """Monomials of the widths up to degree two; for blocks, how many are missing times powers of their own width."""
+    named = {variable.name: value / variable.step for value, variable in zip(values, space.variables, strict=True)}
+    x = [named[variable.name] for variable in space.variables if variable.kind == "width"]
+    terms = [1.0, *x, *(a * b for a, b in itertools.combinations_with_replacement(x, 2))]
+    for value, variable in zip(values, space.variables, strict=True):
+        if variable.kind == "blocks":
+            powers = [named[variable.width] ** power for power in range(3)] if variable.width else [1.0]
+            terms += [(value - variable.dense) * power for power in powers]
+    return np.array(terms)
+
+
 def _support(space: Space) -> Iterable[Values]:
-    """Values that determine a polynomial of degree two: a corner, one and two steps along, one step along two axes."""
-    apart = math.lcm(*(variable.step for variable in space.variables))  # levels of unequal width must stay unequal
-    corner = np.array([apart * (1 + 3 * i) for i in range(len(space.variables))])
-    steps = np.diag([variable.step for variable in space.variables])
-    moves = [np.zeros_like(corner), *steps, *(2 * step for step in steps)]
-    moves += [a + b for a, b in itertools.combinations(steps, 2)]
+    """Values that determine the terms: a corner, one and two steps along, one step along two axes, one block less."""
+    widths = [i for i, variable in enumerate(space.variables) if variable.kind == "width"]
+    # levels of unequal width must stay unequal
+    apart = math.lcm(*(space.variables[i].step for i in widths))
+    corner = np.array(space.dense_values)
+    corner[widths] = [apart * (1 + 3 * i) for i in range(len(widths))]
+    steps = {space.variables[i].name: _along(space, i, space.variables[i].step) for i in widths}
+    moves = [np.zeros_like(corner), *steps.values(), *(2 * step for step in steps.values())]
+    moves += [a + b for a, b in itertools.combinations(steps.values(), 2)]
+    for i, variable in enumerate(space.variables):
+        if variable.kind == "blocks":
+            times = range(3) if variable.width else (0,)
+            moves += [_along(space, i, -1) + n * steps.get(variable.width, np.zeros_like(corner)) for n in times]
     return [tuple(int(value) for value in corner + move) for move in moves]
 
 
-def _monomials(x: np.ndarray) -> np.ndarray:
-    pairs = [x[i] * x[j] for i in range(len(x)) for j in range(i, len(x))]
-    return np.array([1.0, *x, *pairs])
+def _along(space: Space, axis: int, by: int) -> np.ndarray:
+    move = np.zeros(len(space.variables), dtype=np.int64)
+    move[axis] = by
+    return move

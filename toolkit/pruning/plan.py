@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.files import read_json, write_json
+from toolkit.pruning.blocks import KeptBlocks
 from toolkit.pruning.layout import Group, Layout, Segment
 from toolkit.pruning.space import Config
 
@@ -21,7 +22,8 @@ class Plan:
     """What was asked, what came of it, and the kept channels.
 
     ``facts`` is everything a reader wants to know (asked, got, widths, criterion, calibration); ``config`` the stock
-    configuration; ``layout`` says which groups each dimension of each tensor holds; ``kept`` which channels stay.
+    configuration; ``layout`` says which groups each dimension of each tensor holds; ``kept`` which channels stay, and
+    ``blocks`` which blocks of each stack.
     """
 
     facts: Mapping[str, Any]
@@ -29,6 +31,7 @@ class Plan:
     config: Config
     layout: Layout
     kept: Mapping[str, np.ndarray]
+    blocks: KeptBlocks = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON value."""
@@ -37,6 +40,7 @@ class Plan:
             **self.facts,
             "class": self.class_name,
             "config": self.config,
+            "blocks": {name: list(stay) for name, stay in self.blocks.items()},
             "groups": {
                 name: {**asdict(group), "kept": [int(i) for i in self.kept[name]]}
                 for name, group in self.layout.groups.items()
@@ -61,6 +65,7 @@ def read_plan(path: Path) -> Plan:
         for tensor, dims in value["tensors"].items()
     }
     kept = {name: np.array(group["kept"], dtype=np.int64) for name, group in value["groups"].items()}
-    structure = {"schema_version", "class", "config", "groups", "tensors"}
+    blocks = {name: tuple(stay) for name, stay in value.get("blocks", {}).items()}
+    structure = {"schema_version", "class", "config", "blocks", "groups", "tensors"}
     facts = {key: entry for key, entry in value.items() if key not in structure}
-    return Plan(facts, value["class"], value["config"], Layout(groups, tensors), kept)
+    return Plan(facts, value["class"], value["config"], Layout(groups, tensors), kept, blocks)

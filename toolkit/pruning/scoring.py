@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from toolkit.errors import DtkError
-from toolkit.objective import noisy, target, timesteps_and_kind
+from toolkit.objective import noisy, predicted, target, timesteps_and_kind
 from toolkit.progress import Progress, silent
 from toolkit.pruning.layout import FIXED, Layout, offsets
 
@@ -40,12 +40,20 @@ class Scored:
     facts: Mapping[str, Any]
 
 
+def prediction_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
+    """What the denoiser makes of the noisy images (N, C, H, W) at timestep ``t``: (N, C', H, W)."""
+    images, noise = calibration.images, calibration.noise
+    timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
+    x_t = noisy(calibration.scheduler, images, noise, timesteps)
+    prediction: torch.Tensor = model(x_t, timesteps, **calibration.conditioning, return_dict=False)[0]
+    return prediction
+
+
 def loss_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
     """L_t: the batch mean of each image's *sum* of squared errors at timestep ``t``, as the paper's code has it."""
     images, noise, scheduler = calibration.images, calibration.noise, calibration.scheduler
     timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
-    x_t = noisy(scheduler, images, noise, timesteps)
-    prediction = model(x_t, timesteps, **calibration.conditioning, return_dict=False)[0]
+    prediction = predicted(prediction_at(model, calibration, t), images.shape[1])
     error: torch.Tensor = target(scheduler, images, noise, timesteps) - prediction
     return error.square().flatten(1).sum(1).mean()
 

@@ -40,8 +40,8 @@ def keep(group: Group, scores: np.ndarray, count: int) -> np.ndarray:
 
     Where the group's blocks do not divide evenly, neighbouring blocks are ranked together. Ties go to the lower index.
     """
-    if count == group.size:
-        return np.arange(group.size)
+    if count in (0, group.size):  # nothing is left of a group whose block goes
+        return np.arange(count)
     if count < group.unit or count % group.unit:
         raise DtkError(
             f"Cannot keep {count} of the {group.size} channels of {group.name}.",
@@ -57,9 +57,20 @@ def keep(group: Group, scores: np.ndarray, count: int) -> np.ndarray:
     return kept
 
 
-def keep_all(layout: Layout, scores: Scores, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The kept channels of every group, by name; ``sizes`` says how many of each."""
-    return {name: keep(group, scores[name], sizes[name]) for name, group in layout.groups.items()}
+def keep_all(
+    layout: Layout, scores: Scores, sizes: Mapping[str, int], successors: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """The kept channels of every group, by name; ``sizes`` says how many of each.
+
+    ``successors`` maps a group whose block goes to the one that is read in its place: the scores of both decide, and
+    both keep the same.
+    """
+    groups, summed = dict(layout.groups), dict(scores)
+    for gone, stays in successors.items():
+        groups[stays] = replace(groups[stays], block=math.gcd(groups[stays].block, groups[gone].block))
+        summed[stays] = summed[stays] + summed[gone]
+    kept = {name: keep(group, summed[name], sizes[name]) for name, group in groups.items()}
+    return kept | {gone: kept[stays] for gone, stays in successors.items()}
 
 
 def retained(scores: Scores, kept: Mapping[str, np.ndarray]) -> float:

@@ -27,21 +27,39 @@ def solve(space: Space, target: Target, count: Count, retained: Retained | None 
 
     Raises DtkError naming the nearest figure below and above where none meets it within the tolerance.
     """
+    meeting = meet(space, target, count)
+    return Candidates(meeting[0], max(meeting, key=retained) if retained else meeting[0])
+
+
+def meet(space: Space, target: Target, count: Count) -> list[Values]:
+    """All values that meet the target, the most evenly cut first and any with fewer blocks behind those with all.
+
+    Raises DtkError naming the nearest figure below and above where there are none.
+    """
     if target.figure == "width":
-        uniform = _nearest_widths(space, target)
-        return Candidates(uniform, uniform)
+        return [_nearest_widths(space, target)]
     cost = price(space, count, [target.figure])[target.figure]
     dense = cost(space.dense_values)
-    meeting = [values for values in space if target.met_by(cost(values), dense)]
+    costs = {values: cost(values) for values in space}
+    meeting = [values for values in costs if target.met_by(costs[values], dense)]
     if not meeting:
-        raise _unreachable(space, target, cost, dense)
-    uniform = min(meeting, key=lambda v: (round(space.spread(v), 6), abs(cost(v) - target.goal(dense))))
-    best = max(meeting, key=retained) if retained else uniform
-    return Candidates(uniform, best)
+        raise _unreachable(space, target, sorted(set(map(round, costs.values()))), dense)
+
+    def unevenness(values: Values) -> tuple[float, float, float]:
+        off = abs(costs[values] - target.goal(dense))
+        return space.removed_blocks(values), round(space.spread(values), 6), off
+
+    return sorted(meeting, key=unevenness)
 
 
 def _nearest_widths(space: Space, target: Target) -> Values:
-    values = tuple(variable.nearest(target.value) for variable in space.variables)
+    if all(variable.kind == "blocks" for variable in space.variables):
+        raise DtkError(
+            "The widths of this model are not free: it is pruned by whole blocks.",
+            found=f"width={target.value:g}",
+            do="ask for macs= or params=",
+        )
+    values = tuple(v.nearest(target.value) if v.kind == "width" else v.dense for v in space.variables)
     if not space.allows(values):
         reachable = min(space, key=lambda v: sum(abs(a - b) / a for a, b in zip(values, v, strict=True)))
         raise DtkError(
@@ -53,18 +71,19 @@ def _nearest_widths(space: Space, target: Target) -> Values:
     return values
 
 
-def _unreachable(space: Space, target: Target, cost: Callable[[Values], float], dense: float) -> DtkError:
+def _unreachable(space: Space, target: Target, costs: list[int], dense: float) -> DtkError:
     goal = target.goal(dense)
-    costs = sorted({round(cost(values)) for values in space})
     below = [c for c in costs if c < goal]
     above = [c for c in costs if c > goal]
 
     def told(found: list[int], pick: int) -> str:
         return f"{target.figure}={found[pick] / dense:.4f} ({found[pick]:,})" if found else "none"
 
-    narrower = "" if below else ", allow narrower levels with --min-width"
+    blocks = all(variable.kind == "blocks" for variable in space.variables)
+    narrower = "" if below else f", allow {'fewer blocks' if blocks else 'narrower levels'} with --min-width"
+    finer = "" if blocks else ", or try a smaller --align"
     return DtkError(
         f"No stock configuration has {target.figure} within {TOLERANCE:.0%} of {goal:,.0f}.",
         found=f"nearest below {told(below, -1)}, nearest above {told(above, 0)}",
-        do=f"choose one of these with --target{narrower}, or try a smaller --align",
+        do=f"choose one of these with --target{narrower}{finer}",
     )

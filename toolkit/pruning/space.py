@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 Config = dict[str, Any]
 Values = tuple[int, ...]
@@ -14,15 +14,18 @@ Values = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Variable:
-    """A free number of a configuration: a level's width, a count of layers or of norm groups.
+    """A free number of a configuration: a level's width, a number of norm groups, or of blocks.
 
-    ``choices`` ascend and end with ``dense``; ``step`` divides every one of them but possibly ``dense``.
+    ``choices`` ascend and end with ``dense``; ``step`` divides every one of them but possibly ``dense``. Of a variable
+    of blocks, ``width`` names the one that sets their width ("" where none is free).
     """
 
     name: str
     dense: int
     step: int
     choices: tuple[int, ...]
+    kind: Literal["width", "blocks"] = "width"
+    width: str = ""
 
     def nearest(self, fraction: float) -> int:
         """The choice nearest to a fraction of the dense value; of two equally near ones the larger."""
@@ -49,9 +52,14 @@ class Space:
         return (v for v in itertools.product(*(variable.choices for variable in self.variables)) if self.allows(v))
 
     def spread(self, values: Values) -> float:
-        """How unevenly the values are cut: the largest fraction of dense less the smallest; 0 is uniform."""
-        fractions = [value / variable.dense for value, variable in zip(values, self.variables, strict=True)]
+        """How unevenly the widths are cut: the largest fraction of dense less the smallest; 0 is uniform."""
+        pairs = zip(values, self.variables, strict=True)
+        fractions = [value / variable.dense for value, variable in pairs if variable.kind == "width"] or [1.0]
         return max(fractions) - min(fractions)
+
+    def removed_blocks(self, values: Values) -> int:
+        """How many blocks the values leave out."""
+        return sum(v.dense - value for value, v in zip(values, self.variables, strict=True) if v.kind == "blocks")
 
 
 def multiples(dense: int, step: int, least: float) -> tuple[int, ...]:

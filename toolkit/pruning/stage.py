@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from toolkit.errors import DtkError
 from toolkit.files import value_sha256
 from toolkit.objective import timesteps_and_kind
 from toolkit.progress import Progress, silent
-from toolkit.pruning import calibration, catalog, surgery
+from toolkit.pruning import calibration, catalog, depth, surgery
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.choice import Choice, choose
 from toolkit.pruning.config import PruneSettings
@@ -24,8 +25,8 @@ from toolkit.pruning.criteria.base import Criterion, Task
 from toolkit.pruning.engine import Engine
 from toolkit.pruning.plan import Plan, read_plan
 from toolkit.pruning.scores_file import Scorings, read_scores, write_scores
-from toolkit.pruning.scoring import held_out_loss
-from toolkit.pruning.solver import solve
+from toolkit.pruning.scoring import Scored, held_out_loss
+from toolkit.pruning.solver import meet, solve
 from toolkit.pruning.space import Values
 from toolkit.pruning.targets import parse_target
 from toolkit.run_folder import Request, Run
@@ -37,7 +38,7 @@ def engine_for(dense: models.ModelFolder, settings: PruneSettings) -> Engine:
     """The engine of a dense model under the settings; refuses what cannot be pruned."""
     if "quantization_config" in dense.config:
         raise DtkError(f"{dense.root} is quantised.", expected="float weights", do="prune first, quantise afterwards")
-    limits = Limits(align=settings.align, groups=settings.groups, least=settings.min_width)
+    limits = Limits(align=settings.align, groups=settings.groups, least=settings.min_width, blocks=settings.blocks)
     return Engine(dense.class_name, models.full_config(dense), limits)
 
 
@@ -66,7 +67,7 @@ def prune(
     if run.is_current(request):
         return dict(read_plan(run.path / "prune" / "plan.json").facts)
     engine = engine_for(dense, settings)
-    solve(engine.space, target, count)  # an unreachable target is told before the scoring, not after it
+    meeting = meet(engine.space, target, count)  # an unreachable target is told before the scoring, not after it
     model = _load(dense, device)
     scheduler = models.load_scheduler(dense)
     conditioner = open_conditioner(dense, device)
@@ -75,18 +76,20 @@ def prune(
     )
     task = Task(model, engine.layout, scored_on, _thresholds(settings), settings.norm_term, settings.seed, progress)
     with run.writing(request, device=device) as folder:
+        engine, removed = depth.ordered(engine, meeting, model, scored_on, progress)
         scorings, key = _scorings(run, settings, request, criterion, task)
         choice = _choose(
             engine, settings, count, scorings, model, held_out, criterion, timesteps_and_kind(scheduler)[0]
         )
         facts = _figures(engine, settings, choice.values, count) | {
             **_record(choice, held_out_loss(model, held_out)),
+            "removals": [asdict(removal) for removal in removed],
             "calibration": _calibration_record(train, settings),
         }
         write_scores(folder / "scores.safetensors", scorings, key)
-        Plan(facts, dense.class_name, engine.space.configure(choice.values), engine.layout, choice.kept).write(
-            folder / "plan.json"
-        )
+        config = engine.space.configure(choice.values)
+        plan = Plan(facts, dense.class_name, config, engine.layout, choice.kept, engine.blocks(config))
+        plan.write(folder / "plan.json")
         models.save(dense, choice.model, folder / "model")
     return facts
 
@@ -113,6 +116,8 @@ def _scorings(
     asked = settings.model_dump(include={"criterion", "threshold", "groups", "calibration_images", "norm_term", "seed"})
     key = value_sha256([asked, dict(request.inputs)])
     cached = read_scores(run.path / "prune" / "scores.safetensors", key)
+    if cached is None and not task.layout.groups:  # only blocks go, and those are not scored but tried
+        cached = dict.fromkeys(task.thresholds, Scored({}, {}))
     return (criterion.score(task) if cached is None else cached), key
 
 
@@ -132,7 +137,7 @@ def _choose(
         config = engine.space.configure(values)
         if criterion.fresh_weights:
             return surgery.fresh(engine.class_name, config, settings.seed).to(device), 0.0
-        pruned, error = surgery.prune(model, config, engine.layout, kept, timesteps)
+        pruned, error = surgery.prune(model, config, engine.layout, kept, timesteps, engine.rename(config))
         return pruned.to(device), error
 
     def loss(pruned: torch.nn.Module) -> float:
@@ -155,7 +160,7 @@ def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Cou
             "macs_fraction": got.macs / dense.macs,
         },
         "widths": [
-            {"name": variable.name, "dense": variable.dense, "got": value}
+            {"name": variable.name, "kind": variable.kind, "dense": variable.dense, "got": value}
             for variable, value in zip(engine.space.variables, values, strict=True)
         ],
     }

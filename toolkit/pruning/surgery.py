@@ -12,6 +12,7 @@ from torch import nn
 
 from toolkit import models
 from toolkit.errors import DtkError
+from toolkit.pruning.blocks import Rename, unchanged
 from toolkit.pruning.couplings import attentions
 from toolkit.pruning.layout import FIXED, Dimension, Layout, offsets
 from toolkit.pruning.space import Config
@@ -40,8 +41,28 @@ def slice_state(state: Mapping[str, torch.Tensor], layout: Layout, kept: Kept) -
     return sliced
 
 
-def prune(dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timesteps: int) -> tuple[ModelMixin, float]:
+def renamed(state: Mapping[str, torch.Tensor], rename: Rename) -> dict[str, torch.Tensor]:
+    """The tensors under their names in the shallower model; those of blocks that go are left out."""
+    names = {tensor: rename(tensor) for tensor in state}
+    return {name: state[tensor] for tensor, name in names.items() if name is not None}
+
+
+def shallower(dense: ModelMixin, config: Config, rename: Rename) -> ModelMixin:
+    """``dense`` without some of its blocks; it shares the dense model's memory."""
+    model = models.build(type(dense).__name__, config)
+    model.load_state_dict(renamed(dense.state_dict(), rename), assign=True)
+    for name, buffer in dense.named_buffers():  # computed ones, which no state holds
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, buffer)
+    return model
+
+
+def prune(
+    dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timesteps: int, rename: Rename = unchanged
+) -> tuple[ModelMixin, float]:
     """The model of ``config`` with the kept channels of ``dense``; ``timesteps`` is the scheduler's T.
+
+    ``rename`` says what the dense tensors are called where blocks go.
 
     Also returns the relative error of the narrower time embedding, the one part that is not exact on the kept channels.
     Raises DtkError where a sliced tensor does not have the shape that the stock configuration wants.
@@ -49,8 +70,9 @@ def prune(dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timeste
     state = slice_state(dense.state_dict(), layout, kept)
     name = type(dense).__name__
     narrow = models.build(name, config)
-    _keep_attention_scale(state, dense, narrow)
+    _keep_attention_scale(state, dense, narrow, rename)
     error = _keep_time_embedding(state, dense.config, config, timesteps)
+    state = renamed(state, rename)
     for tensor, wanted in narrow.state_dict().items():
         if state[tensor].shape != wanted.shape:
             raise DtkError(
@@ -63,10 +85,15 @@ def prune(dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timeste
     return pruned.eval(), error
 
 
-def _keep_attention_scale(state: dict[str, torch.Tensor], dense: nn.Module, narrow: nn.Module) -> None:
+def _keep_attention_scale(state: dict[str, torch.Tensor], dense: nn.Module, narrow: nn.Module, rename: Rename) -> None:
     """Attention divides by the square root of the head size it has; fold what changed of it into the queries."""
-    for (name, old), (_, new) in zip(attentions(dense), attentions(narrow), strict=True):
-        sizes = [int(a.to_q.out_features) // int(a.heads) for a in (old, new)]  # type: ignore[arg-type, union-attr]
+    new = dict(attentions(narrow))
+    for name, module in attentions(dense):
+        query = rename(f"{name}.to_q.weight")
+        if query is None:
+            continue
+        pair = (module, new[query.removesuffix(".to_q.weight")])
+        sizes = [int(a.to_q.out_features) // int(a.heads) for a in pair]  # type: ignore[arg-type, union-attr]
         if sizes[0] != sizes[1]:
             for tensor in (f"{name}.to_q.weight", f"{name}.to_q.bias"):
                 if tensor in state:

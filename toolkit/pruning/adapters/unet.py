@@ -14,6 +14,7 @@ from typing import Any
 
 from toolkit.errors import DtkError
 from toolkit.pruning.adapters.base import Limits
+from toolkit.pruning.blocks import BlockRules
 from toolkit.pruning.space import Config, Space, Values, Variable, multiples
 
 
@@ -40,6 +41,26 @@ def width_space(config: Config, limits: Limits, heads: Sequence[int], norm_group
         return all(a != b for a, b in itertools.pairwise(values))
 
     return Space(config, variables, configure, allows)
+
+
+def with_blocks(widths: Space, rules: BlockRules, least: float) -> Space:
+    """The space of ``widths`` with the number of blocks of each level free as well, one at the least."""
+    config, stacks = widths.dense, rules.stacks(widths.dense)
+    names = [variable.name for variable in widths.variables]
+    runs = enumerate(_runs(config["block_out_channels"]))
+    of_level = [names[min(run, len(names) - 1)] for run, (start, stop) in runs for _ in range(start, stop)]
+    free = tuple(
+        Variable(name, stack.size, 1, multiples(stack.size, 1, least), kind="blocks", width=width)
+        for (name, stack), width in zip(stacks.items(), of_level, strict=True)
+        if stack.removable
+    )
+    count = len(widths.variables)
+
+    def configure(values: Values) -> Config:
+        sizes = {variable.name: value for variable, value in zip(free, values[count:], strict=True)}
+        return rules.resized(widths.configure(values[:count]), sizes)
+
+    return Space(config, (*widths.variables, *free), configure, lambda values: widths.allows(values[:count]))
 
 
 def narrowed(config: Config, widths: list[int], changed: dict[str, Any]) -> Config:

@@ -6,6 +6,7 @@ import math
 
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.adapters.unet import refuse_unknown_parts, width_space
+from toolkit.pruning.blocks import NoBlocks
 from toolkit.pruning.space import Config, Space
 
 KNOWN_BLOCKS = {
@@ -23,6 +24,8 @@ class UNet2DAdapter:
     """Level widths of UNet2DModel; attention loses whole heads, or shrinks where it has a single one."""
 
     class_name = "UNet2DModel"
+    has_widths = True
+    blocks = NoBlocks()  # this class has one number of layers for all levels
 
     def space(self, config: Config, limits: Limits) -> Space:
         norm_groups = math.lcm(config["norm_num_groups"] or 0, config["attn_norm_num_groups"] or 1)

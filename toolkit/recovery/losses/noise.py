@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from toolkit.objective import predicted
 from toolkit.recovery.losses.base import Step, squared_error
 
 
@@ -15,7 +16,7 @@ class NoiseLoss:
     needs_teacher = needs_direction = needs_features = False
 
     def __call__(self, step: Step) -> torch.Tensor:
-        return squared_error(step.of_student.prediction, step.target)
+        return squared_error(predicted(step.of_student.prediction, step.target.shape[1]), step.target)
 
 
 LOSS = NoiseLoss()

@@ -1,0 +1,273 @@
+"""Blocks that go: the stock model without them computes what the dense one computes with them skipped."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from functools import cache, partial
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from torch import nn
+
+from profiles.macs import count_macs, count_params
+from tests.pruning.cases import engine_of, random_scores
+from tests.pruning.reference import silenced
+from tests.tiny import tiny_conditional_unet, tiny_dit
+from toolkit import models
+from toolkit.denoiser_inputs import example_inputs, input_specs, positional
+from toolkit.errors import DtkError
+from toolkit.noise import normal
+from toolkit.pruning import depth, surgery
+from toolkit.pruning.adapters.base import Limits
+from toolkit.pruning.adapters.dit import STACK
+from toolkit.pruning.blocks import Removal, removals
+from toolkit.pruning.cost import Cost, price
+from toolkit.pruning.engine import Engine
+from toolkit.pruning.layout import Layout
+from toolkit.pruning.scoring import Calibration
+from toolkit.pruning.solver import solve
+from toolkit.pruning.targets import parse_target
+
+T = 100
+THREE = {"layers_per_block": (3, 2, 1), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")} | {
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+}
+
+
+def run(model: nn.Module) -> torch.Tensor:
+    inputs = example_inputs(input_specs(type(model).__name__, model.config, timesteps=T, tokens=4), batch=3)
+    first, named = positional(inputs)
+    with torch.no_grad():
+        return model(*first, **named, return_dict=False)[0]
+
+
+def count(config: dict, class_name: str) -> Cost:
+    return counted_once(json.dumps(config), class_name)
+
+
+@cache
+def counted_once(text: str, class_name: str) -> Cost:
+    config = json.loads(text)
+    model = models.build(class_name, config)
+    inputs = example_inputs(input_specs(class_name, config, tokens=1), batch=1, device="meta")
+    return Cost(count_params(model), count_macs(model, inputs).macs)
+
+
+def ordered(engine: Engine, order: tuple[int, ...]) -> Engine:
+    return Engine(engine.class_name, engine.config, engine.limits, {STACK: order})
+
+
+def dit_without(dense: DiTTransformer2DModel, gone: set[int]) -> DiTTransformer2DModel:
+    """The dense model with blocks cut out of its list by hand."""
+    model = copy.deepcopy(dense)
+    embedder = model.transformer_blocks[0].norm1.emb
+    model.transformer_blocks = nn.ModuleList(b for i, b in enumerate(model.transformer_blocks) if i not in gone)
+    model.transformer_blocks[0].norm1.emb = embedder
+    return model
+
+
+@pytest.mark.parametrize("gone", [(4,), (0,), (2, 0), (1, 3, 4)])
+def test_a_transformer_without_blocks_is_the_dense_one_that_skips_them(gone: tuple[int, ...]) -> None:
+    dense = tiny_dit()
+    engine = ordered(engine_of(dense), (*gone, *(i for i in range(5) if i not in gone)))
+    config = engine.space.configure((5 - len(gone),)) if len(gone) < 3 else {**engine.config, "num_layers": 2}
+    pruned, error = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
+    assert error == 0 and pruned.config.num_layers == 5 - len(gone)
+    assert torch.equal(run(pruned), run(dit_without(dense, set(gone))))
+    assert not torch.allclose(run(pruned), run(dense), atol=1e-3)
+
+
+def test_the_final_layer_keeps_its_conditioning_when_block_0_goes() -> None:
+    dense = tiny_dit()
+    engine = ordered(engine_of(dense), (0, 1, 2, 3, 4))
+    config = engine.space.configure((4,))
+    pruned, _ = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
+    old, new = dense.state_dict(), pruned.state_dict()
+    for tensor in (name for name in new if name.startswith("transformer_blocks.0.")):
+        source = tensor if ".norm1.emb." in tensor else tensor.replace("blocks.0.", "blocks.1.")
+        assert torch.equal(new[tensor], old[source]), tensor
+
+
+def test_all_blocks_are_the_dense_model() -> None:
+    dense = tiny_dit()
+    engine = engine_of(dense)
+    config = engine.space.configure(engine.space.dense_values)
+    pruned, _ = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
+    assert config == models.plain_config(dense.config)
+    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in dense.state_dict().items())
+    assert torch.equal(run(pruned), run(dense))
+
+
+def test_a_shallower_transformer_opens_with_diffusers_alone(tmp_path) -> None:
+    dense = tiny_dit()
+    engine = ordered(engine_of(dense), (0, 2, 1, 3, 4))
+    config = engine.space.configure((3,))
+    pruned, _ = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(run(DiTTransformer2DModel.from_pretrained(tmp_path).eval()), run(pruned))
+
+
+def unconditioned(dense: nn.Module) -> nn.Module:
+    """The model with one class for all images, so that it can be calibrated on images alone."""
+    plain = dense.forward
+    dense.forward = lambda x, t, **kw: plain(x, t, torch.zeros(len(x), dtype=torch.int64, device=x.device), **kw)
+    return dense
+
+
+def naive_order(dense: DiTTransformer2DModel, calibration: Calibration, count: int) -> list[int]:
+    """Cut out one block after another by hand, each time the one whose absence shows least."""
+
+    def answers(model: nn.Module) -> torch.Tensor:
+        found = []
+        for t in (5, 15, 25, 35, 45, 55, 65, 75, 85, 95):  # the middles of ten equal parts of 0..99
+            a = calibration.scheduler.alphas_cumprod[t]
+            x = a.sqrt() * calibration.images + (1 - a).sqrt() * calibration.noise
+            times, labels = torch.full((len(x),), t), torch.zeros(len(x), dtype=torch.int64)
+            with torch.no_grad():
+                found.append(model(x, times, labels).sample[:, :4])
+        return torch.cat(found)
+
+    wanted, gone = answers(dense), []
+    for _ in range(count):
+        errors = {
+            block: float(((answers(dit_without(dense, {*gone, block})) - wanted) ** 2).sum())
+            for block in range(5)
+            if block not in gone
+        }
+        gone.append(min(errors, key=errors.get))
+    return gone
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = tiny_dit(seed)
+    shape = (2, 4, 8, 8)
+    images, noise = (torch.from_numpy(normal(name, seed, shape=shape)) for name in ("images", "noise"))
+    calibration = Calibration(images, noise, DDPMScheduler(num_train_timesteps=T))
+    expected = naive_order(dense, calibration, 2)
+    shallower = surgery.shallower
+    monkeypatch.setattr(surgery, "shallower", lambda *given: unconditioned(shallower(*given)))
+    reports: list[tuple[int, int]] = []
+    engine, removed = depth.ordered(
+        engine_of(dense),
+        [(4,), (3,)],
+        unconditioned(tiny_dit(seed)),
+        calibration,
+        lambda _, d, n: reports.append((d, n)),
+    )
+    assert [removal.block for removal in removed] == expected
+    assert engine.orders[STACK][:2] == tuple(expected)
+    assert reports == [(done, 9) for done in range(1, 10)]
+    assert 0 < removed[0].error < removed[1].error
+
+
+def test_a_removal_is_judged_with_the_earlier_ones_gone() -> None:
+    """Blocks 1 and 2 do the same: without either nothing is lost, without both everything."""
+    from toolkit.pruning.blocks import Stack
+
+    def error(kept: dict[str, tuple[int, ...]]) -> float:
+        return (5.0 if not {1, 2} & set(kept["a"]) else 0.0) + (2.0 if 3 not in kept["a"] else 0.0)
+
+    found = list(removals({"a": Stack(4, (1, 2, 3))}, {"a": 2}, error))
+    assert found == [Removal("a", 2, 0.0), Removal("a", 3, 2.0)]
+
+
+def test_published_size_of_dit_xl_2() -> None:
+    """675 M parameters with one embedder (Peebles and Xie 2023, table 4); this class holds one a block."""
+    dense = models.build("DiTTransformer2DModel", {"out_channels": 8})
+    embedder = count_params(dense.transformer_blocks[0].norm1.emb)
+    got = count(models.plain_config(dense.config), "DiTTransformer2DModel")
+    assert got.params - 27 * embedder == pytest.approx(675.13e6, rel=5e-4)
+    assert got.macs == pytest.approx(118.64e9, rel=1e-2)  # "118.6 Gflops" there are MACs
+
+
+def test_a_transformer_is_asked_for_macs_or_params_and_not_for_width() -> None:
+    engine = engine_of(tiny_dit())
+    counted = partial(count, class_name=engine.class_name)
+    prices = price(engine.space, counted, ("params", "macs"))
+    for values in engine.space:
+        cost = counted(engine.space.configure(values))
+        assert (prices["params"](values), prices["macs"](values)) == pytest.approx((cost.params, cost.macs))
+    goal = counted(engine.space.configure((3,)))
+    assert solve(engine.space, parse_target(f"params={goal.params}"), counted).uniform == (3,)
+    with pytest.raises(DtkError, match=r"widths of this model are not free[\s\S]*macs= or params="):
+        solve(engine.space, parse_target("width=0.5"), counted)
+    with pytest.raises(DtkError, match=r"nearest above macs=0\.\d+ [\s\S]*allow fewer blocks with --min-width"):
+        solve(engine.space, parse_target("macs=0.3"), counted)
+
+
+def unet_without(dense: UNet2DConditionModel, gone: dict[int, set[int]]) -> UNet2DConditionModel:
+    """The dense model with down blocks k and the up blocks that read what ran into them cut out by hand."""
+    model = copy.deepcopy(dense)
+    levels = len(model.down_blocks)
+    for level, blocks in gone.items():
+        down, up = model.down_blocks[level], model.up_blocks[levels - 1 - level]
+        size = len(down.resnets)
+        for block, missing in ((down, blocks), (up, {size - k for k in blocks})):
+            for part in ("resnets", "attentions"):
+                if hasattr(block, part):
+                    kept = [m for i, m in enumerate(getattr(block, part)) if i not in missing]
+                    setattr(block, part, nn.ModuleList(kept))
+    return model
+
+
+@pytest.mark.parametrize("gone", [{0: {1}}, {0: {2}}, {0: {1, 2}}, {1: {1}}, {0: {1}, 1: {1}}])
+def test_a_unet_without_blocks_is_the_dense_one_that_skips_them(gone: dict[int, set[int]]) -> None:
+    dense = tiny_conditional_unet(**THREE)
+    engine = engine_of(dense, blocks=True)
+    kept = {
+        name: tuple(i for i in range(stack.size) if i not in gone.get(int(name[-1]), set()))
+        for name, stack in engine.adapter.blocks.stacks(engine.config).items()
+    }
+    config = engine.adapter.blocks.resized(engine.config, {name: len(stay) for name, stay in kept.items()})
+    rename = engine.adapter.blocks.rename(engine.config, kept)
+    expected = run(unet_without(dense, gone))
+    assert torch.equal(run(surgery.shallower(dense, config, rename)), expected)
+    assert not torch.allclose(expected, run(dense), atol=1e-3)
+
+
+def test_widths_and_blocks_go_together(tmp_path) -> None:
+    """Cut as far as it goes in both: equal to the dense net without the blocks, silenced but for the kept channels."""
+    dense = tiny_conditional_unet(**THREE)
+    engine = engine_of(dense, blocks=True)
+    config = engine.space.configure(min(engine.space))
+    assert config["layers_per_block"] == [2, 1, 1] and config["block_out_channels"] == [8, 16, 16]
+    kept = engine.kept(random_scores(engine), config)
+    rename = engine.rename(config)
+    pruned, _ = surgery.prune(dense, config, engine.layout, kept, T, rename)
+    shallow = surgery.shallower(dense, {**engine.config, "layers_per_block": [2, 1, 1]}, rename)
+    names = {tensor: rename(tensor) for tensor in engine.layout.tensors}
+    layout = Layout(engine.layout.groups, {n: engine.layout.tensors[t] for t, n in names.items() if n})
+    expected = run(silenced(shallow, layout, kept, pruned))
+    torch.testing.assert_close(run(pruned), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(run(UNet2DConditionModel.from_pretrained(tmp_path).eval()), run(pruned))
+
+
+def test_prices_with_blocks_are_exact() -> None:
+    engine = engine_of(tiny_conditional_unet(**THREE), blocks=True)
+    counted = partial(count, class_name=engine.class_name)
+    prices = price(engine.space, counted, ("params", "macs"))
+    for values in itertools.islice(engine.space, 0, None, 17):
+        cost = counted(engine.space.configure(values))
+        assert (prices["params"](values), prices["macs"](values)) == pytest.approx((cost.params, cost.macs), rel=1e-9)
+
+
+def test_all_blocks_come_before_fewer_and_a_width_target_keeps_them() -> None:
+    engine = engine_of(tiny_conditional_unet(**THREE), blocks=True)
+    counted = partial(count, class_name=engine.class_name)
+    goal = counted(engine.space.configure((12, 24, 3, 2))).params
+    assert solve(engine.space, parse_target(f"params={goal}"), counted).uniform == (12, 24, 3, 2)
+    assert solve(engine.space, parse_target("width=0.75"), counted).uniform[2:] == (3, 2)
+
+
+def test_blocks_go_only_where_they_are_asked_to() -> None:
+    dense = tiny_conditional_unet(**THREE)
+    assert all(variable.kind == "width" for variable in engine_of(dense).space.variables)
+    stable_diffusion = models.plain_config(models.build("UNet2DConditionModel", {"cross_attention_dim": 768}).config)
+    engine = Engine("UNet2DConditionModel", stable_diffusion, Limits(blocks=True))
+    blocks = {v.name: v.choices for v in engine.space.variables if v.kind == "blocks"}
+    assert blocks == {f"blocks of level {level}": (1, 2) for level in range(4)}
