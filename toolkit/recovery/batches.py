@@ -19,7 +19,7 @@ from toolkit.noise import generator, normal
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean images and noise (B, C, H, W), timesteps (B,), a condition an image, where wanted a unit vector an image."""
+    """Clean images and noise (B, C, H, W), timesteps (B,), a condition, and where wanted a unit vector, an image."""
 
     images: torch.Tensor
     noise: torch.Tensor

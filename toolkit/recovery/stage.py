@@ -110,11 +110,17 @@ def _prepare(
     directions = any(loss.needs_direction for loss in losses)
     timesteps = timesteps_and_kind(scheduler)[0]
     conditioner = open_conditioner(dense, str(accelerator.device))
-    conditions = {
-        "kind": conditioner.conditioning.kind,
-        "dropout": settings.condition_dropout if conditioner.conditioning.has_null else 0.0,
-    }
-    batches = Batches(images, timesteps, settings.seed, settings.flip, directions=directions, **conditions)
+    found = conditioner.conditioning
+    dropout = settings.condition_dropout if found.has_null else 0.0
+    batches = Batches(
+        images,
+        timesteps,
+        settings.seed,
+        settings.flip,
+        directions=directions,
+        kind=found.kind,
+        dropout=dropout,
+    )
     training = Training(accelerator, wrapped, teacher, scheduler, batches, conditioner, settings, kept)
     return training, State(student, average, prepared)
 
