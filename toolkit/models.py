@@ -97,7 +97,7 @@ def _local_folder(source: str | Path) -> Path:
         raise DtkError(
             f"{path} is a pickled checkpoint, which dtk does not load as a model: unpickling can run any code.",
             expected="a diffusers folder with safetensors",
-            do="convert it where you trust it: diffusers' save_pretrained writes such a folder, and `dtk import` will",
+            do=f"convert it: dtk import {path} -o MODEL, or diffusers' save_pretrained where you trust it",
         )
     if path.is_dir():
         return path

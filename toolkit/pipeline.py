@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from toolkit import models, recipe, results
 from toolkit.errors import DtkError, UsageError, unknown
@@ -114,6 +114,15 @@ def profile_against(job: Job, source: str) -> dict[str, Any]:
         exporting = (job.recipe.export or ExportSettings()).model_copy(update={"trt": "engine" in reads})
         export_stage(run, exporting, other, job.compressed, progress=job.progress)
     return {"against": source} | profile_stage(run, settings, other, job.compressed, progress=job.progress)
+
+
+def import_checkpoint(
+    source: Path, target: Path, *, weights: Literal["ema", "plain"], size: int | None
+) -> dict[str, Any]:
+    """A diffusers folder from a checkpoint of another code base."""
+    from toolkit.importing.convert import convert
+
+    return convert(source, target, weights=weights, size=size)
 
 
 def compare(paths: list[Path], *, across_machines: bool) -> dict[str, Any]:

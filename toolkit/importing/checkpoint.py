@@ -1,0 +1,76 @@
+"""Reading a foreign checkpoint: tensors by name, and never any code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from toolkit.errors import DtkError
+
+Weights = Literal["ema", "plain"]
+Tensors = dict[str, torch.Tensor]
+
+
+class _Inert:
+    """Stands for a class that a checkpoint only mentions; it has no code and takes no arguments."""
+
+
+MENTIONED = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+"""Classes that Lightning's checkpoints (CompVis) use as keys beside their tensors."""
+
+
+def read(path: Path, weights: Weights) -> Tensors:
+    """The tensors of a checkpoint, by name: float32, without DataParallel's prefix.
+
+    ``weights`` chooses between the average that sampling uses ("ema") and the weights themselves ("plain") where the
+    file holds both. Known are a state dict, the list of states of the DDIM code base (model, optimiser, epoch, step,
+    average), and a mapping with ``state_dict``. Raises DtkError for a file that holds anything else, or needs code.
+    """
+    return {name.removeprefix("module."): tensor.float() for name, tensor in _chosen(_load(path), weights, path)}
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise DtkError(f"No such checkpoint: {path}.", expected="a .ckpt or .pth file")
+    try:
+        with torch.serialization.safe_globals([(_Inert, name) for name in MENTIONED]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DtkError(
+            f"{path} holds more than tensors: to load it would run code that it brings along.",
+            found=_first_line(error),
+            expected="a state dict, which torch.load(..., weights_only=True) reads",
+            do="where you trust it, load it with the code that wrote it and save model.state_dict()",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise DtkError(f"{path} is no checkpoint of torch, or is damaged.", found=_first_line(error)) from error
+
+
+def _chosen(found: Any, weights: Weights, path: Path) -> list[tuple[str, torch.Tensor]]:
+    if isinstance(found, list | tuple) and found and isinstance(found[0], dict):
+        averages = [state for state in found[2:] if _tensors(state)]
+        found = averages[-1] if weights == "ema" and averages else found[0]
+    elif isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    tensors = _tensors(found)
+    if not tensors:
+        raise DtkError(
+            f"{path} holds no tensors by name.",
+            found=type(found).__name__,
+            expected="a state dict, a list of states, or a mapping with state_dict",
+        )
+    return tensors
+
+
+def _tensors(state: Any) -> list[tuple[str, torch.Tensor]]:
+    if not isinstance(state, dict):
+        return []
+    return [(k, v) for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if "Unsupported" in line] or str(error).splitlines()
+    return lines[0].strip() if lines else type(error).__name__

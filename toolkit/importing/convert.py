@@ -1,0 +1,36 @@
+"""``dtk import``: a checkpoint of another code base becomes a diffusers folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import DtkError
+from toolkit.files import file_sha256, replacing
+from toolkit.importing import compvis, ddim
+from toolkit.importing.checkpoint import Weights, read
+
+LAYOUTS = (ddim, compvis)
+
+
+def convert(source: Path, target: Path, *, weights: Weights = "ema", size: int | None = None) -> dict[str, Any]:
+    """Write a diffusers folder at ``target`` from the checkpoint ``source``; returns what it is and its figures.
+
+    ``weights`` chooses where the file holds both trained weights and their average; ``size`` is the side of the
+    denoiser's images where the tensors do not say it. Raises DtkError for a layout that is not known, a file that
+    needs code, and a target that is taken.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DtkError(f"{target} is already there.", expected="a new name or an empty folder")
+    tensors = read(source, weights)
+    layout = next((layout for layout in LAYOUTS if layout.recognises(tensors)), None)
+    if layout is None:
+        raise DtkError(
+            f"dtk does not know the layout of {source}.",
+            found="tensors such as " + ", ".join(sorted(tensors)[:4]),
+            expected="a checkpoint of the DDIM code base (temb.dense.0, down.0.block.0, ...) "
+            "or of CompVis latent diffusion (model.diffusion_model.input_blocks.0, ...)",
+        )
+    with replacing(target) as folder:
+        made = layout.write(tensors, folder, size)
+    return {"layout": layout.NAME, "source_sha256": file_sha256(source), "folder": str(target), **made}
