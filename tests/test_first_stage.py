@@ -13,6 +13,7 @@ from tests.latent import LEVELS, tiny_class_ldm, tiny_kl, tiny_stable_diffusion,
 from tests.tiny import tiny_folder
 from toolkit import models
 from toolkit.errors import DtkError
+from toolkit.evaluation.making import to_pixels
 from toolkit.first_stage import FirstStage, FirstStageFolder, find_first_stage, open_first_stage
 from toolkit.noise import normal
 
@@ -55,8 +56,6 @@ def test_shift_and_statistics_of_the_config_are_undone(tmp_path: Path, fields: d
 
 
 def test_pixels_of_a_decoded_image_are_the_pipelines(tmp_path: Path) -> None:
-    from toolkit.evaluation.samples import to_pixels
-
     stage = open_first_stage(tiny_stable_diffusion(tmp_path))
     assert stage is not None
     decoded = stage.decode(torch.from_numpy(normal("latents", 0, shape=(2, 4, 8, 8))))

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.denoiser_inputs import input_specs
 from toolkit.errors import DtkError
 from toolkit.files import folder_sha256, read_json, value_sha256
 from toolkit.weights import load_module
@@ -127,6 +128,13 @@ def find_first_stage(model: ModelFolder) -> FirstStageFolder | None:
             expected=f"{folder.latent_channels}, as the latents of {folder.path.name} have",
         )
     return folder
+
+
+def image_shape(model: ModelFolder) -> Shape:
+    """(C, H, W) of the images the model makes: what its denoiser takes, or what its first stage makes of that."""
+    channels, height, width = input_specs(model.class_name, model.config)["sample"].shape
+    first_stage = find_first_stage(model)
+    return first_stage.image_shape((channels, height, width)) if first_stage else (channels, height, width)
 
 
 def open_first_stage(model: ModelFolder, device: str = "cpu") -> FirstStage | None:

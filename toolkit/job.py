@@ -14,7 +14,7 @@ from toolkit.conditioner import check_data, context_tokens, find_conditioning
 from toolkit.data.examples import Examples
 from toolkit.data.images import Images
 from toolkit.errors import DtkError
-from toolkit.first_stage import find_first_stage
+from toolkit.first_stage import find_first_stage, image_shape
 from toolkit.progress import Progress, silent
 from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
@@ -94,15 +94,6 @@ class Job:
         if len(images.skipped) > 5:
             self.notice(f"Skipped {len(images.skipped)} files of {images.source} in all.")
         return images
-
-
-def image_shape(folder: models.ModelFolder) -> tuple[int, int, int]:
-    """(C, H, W) of the images the model makes: what its denoiser takes, or what its first stage makes of that."""
-    from toolkit.denoiser_inputs import input_specs
-
-    channels, height, width = input_specs(folder.class_name, folder.config)["sample"].shape
-    first_stage = find_first_stage(folder)
-    return first_stage.image_shape((channels, height, width)) if first_stage else (channels, height, width)
 
 
 def count(folder: models.ModelFolder) -> Any:

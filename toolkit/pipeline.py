@@ -9,7 +9,8 @@ from typing import Any, Literal
 from toolkit import models, recipe, results
 from toolkit.errors import DtkError, UsageError, unknown
 from toolkit.files import write_json
-from toolkit.job import Job, count, dry_run, image_shape, start, take_up
+from toolkit.first_stage import image_shape
+from toolkit.job import Job, count, dry_run, start, take_up
 from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
 from toolkit.settings import Settings

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from tests.tiny import tiny_folder
-from toolkit.denoiser_inputs import input_specs
+from toolkit.conditioner import Conditioning
 from toolkit.errors import DtkError
 from toolkit.evaluation import samples
-from toolkit.evaluation.samples import SamplingPlan, conditioning, sample_images, to_pixels
+from toolkit.evaluation.conditions import SampleConditions
+from toolkit.evaluation.making import ImageMaker, SamplingPlan, to_pixels
+from toolkit.evaluation.samples import sample_images
 
 PLAN = SamplingPlan("ddim", 3, 0, batch_size=4)
+NONE = SampleConditions(Conditioning("none"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def test_images_in_pixels(model, tmp_path):
 def test_batch_size_changes_no_image(model, tmp_path, batch_size):
     whole = sample_images(model, PLAN, 10, tmp_path / "a")
     other = SamplingPlan("ddim", 3, 0, batch_size)
-    assert other.key(model, "cpu") == PLAN.key(model, "cpu")
+    assert other.key(model, NONE, "cpu") == PLAN.key(model, NONE, "cpu")
     assert_same_pictures(sample_images(model, other, 10, tmp_path / "b"), whole)
 
 
@@ -53,16 +56,15 @@ def test_image_i_is_made_from_seed_plus_i(model, tmp_path):
 def test_goes_on_where_it_stopped(model, tmp_path, monkeypatch):
     whole = sample_images(model, PLAN, 16, tmp_path / "a")
     drawn = []
-    original = samples.sample
+    original = ImageMaker.__call__
 
-    def fails_at_the_third_shard(predict, scheduler, seeds, *args, **kwargs):
-        if 12 in seeds and not drawn.count(seeds):
-            drawn.append(seeds)
+    def fails_at_the_third_shard(self, numbers):
+        drawn.append(list(numbers))
+        if drawn.count([12, 13, 14, 15]) == 1 and 12 in numbers:
             raise KeyboardInterrupt
-        drawn.append(seeds)
-        return original(predict, scheduler, seeds, *args, **kwargs)
+        return original(self, numbers)
 
-    monkeypatch.setattr(samples, "sample", fails_at_the_third_shard)
+    monkeypatch.setattr(ImageMaker, "__call__", fails_at_the_third_shard)
     with pytest.raises(KeyboardInterrupt):
         sample_images(model, PLAN, 16, tmp_path / "b")
     del drawn[:-1]
@@ -73,7 +75,7 @@ def test_goes_on_where_it_stopped(model, tmp_path, monkeypatch):
 def test_more_images_reuse_whole_shards_and_fewer_all(model, tmp_path, monkeypatch):
     ten = sample_images(model, PLAN, 10, tmp_path)
     np.testing.assert_array_equal(sample_images(model, PLAN, 16, tmp_path)[:10], ten)
-    monkeypatch.setattr(samples, "open_runner", None)  # would be called if anything were missing
+    monkeypatch.setattr(samples, "ImageMaker", None)  # would be called if anything were missing
     np.testing.assert_array_equal(sample_images(model, PLAN, 8, tmp_path), ten[:8])
 
 
@@ -84,11 +86,10 @@ def test_damaged_shard_is_made_again(model, tmp_path):
     np.testing.assert_array_equal(sample_images(model, PLAN, 10, tmp_path), whole)
 
 
-@pytest.mark.parametrize("change", [{"sampler": "ddpm"}, {"steps": 4}, {"seed": 1}])
+@pytest.mark.parametrize("change", [{"sampler": "ddpm"}, {"steps": 4}, {"seed": 1}, {"guidance": 2.0}])
 def test_other_plans_have_other_keys(model, change):
-    assert SamplingPlan(**({"sampler": "ddim", "steps": 3, "seed": 0} | change)).key(model, "cpu") != PLAN.key(
-        model, "cpu"
-    )
+    other = SamplingPlan(**({"sampler": "ddim", "steps": 3, "seed": 0} | change))
+    assert other.key(model, NONE, "cpu") != PLAN.key(model, NONE, "cpu")
 
 
 def test_progress_ends_at_the_total(model, tmp_path):
@@ -101,10 +102,10 @@ def test_progress_ends_at_the_total(model, tmp_path):
 
 def test_classes_are_drawn_from_the_images_seed(tmp_path):
     model = tiny_folder(tmp_path / "model", num_class_embeds=5)
-    specs = input_specs(model.class_name, model.config)
-    labels = conditioning(specs, range(50))["class_labels"]
-    assert torch.equal(conditioning(specs, range(10, 20))["class_labels"], labels[10:20])
-    assert set(labels.tolist()) == {0, 1, 2, 3, 4}
+    found = Conditioning("class", 5)
+    drawn = SampleConditions(found, 0)(range(50))
+    assert SampleConditions(found, 10)(range(10)) == drawn[10:20]
+    assert set(drawn) == {0, 1, 2, 3, 4}
     assert sample_images(model, PLAN, 5, tmp_path).shape == (5, 8, 8, 3)
 
 

@@ -46,13 +46,14 @@ def evaluate(
     images: Annotated[int | None, option("samples of each model")] = None,
     sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver")] = None,
     sampling_steps: Annotated[int | None, option("steps of the sampler")] = None,
+    guidance: Annotated[float | None, option("classifier-free guidance; 1 is none [1]")] = None,
     features: Annotated[str | None, option("feature extractor of the distances")] = None,
     seed: Annotated[int | None, option("seed of the first sample")] = None,
     json: Json = False,
 ) -> None:
     """Sample dense and compressed side by side and measure both against real images."""
     changes = {"sampler": sampler, "sampling_steps": sampling_steps, "features": features, "seed": seed}
-    _stage(run, "evaluate", json, images=images, **changes)
+    _stage(run, "evaluate", json, images=images, guidance=guidance, **changes)
 
 
 @app.command()

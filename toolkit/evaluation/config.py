@@ -14,6 +14,7 @@ class EvaluateSettings(Settings):
     sampler: str = "ddim"
     sampling_steps: int = Field(default=20, ge=1)
     batch_size: int = Field(default=64, ge=1)  # changes no image
+    guidance: float = Field(default=1.0, ge=0)  # classifier-free; 1 is none, and half the calls
     features: str = "efficientnet-lite0"  # or the path of a TorchScript file
     seed: int = Field(default=0, ge=0)  # image i is made from seed + i
     controls: bool = False  # also sample the dense model in fewer steps, at the compressed model's cost

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from toolkit import models
+from toolkit.conditioner import context_tokens
 from toolkit.denoiser_inputs import example_inputs, input_specs, positional
 from toolkit.evaluation.config import EvaluateSettings
 from toolkit.evaluation.frechet import frechet_distance
@@ -49,7 +50,8 @@ def step_macs(model: ModelFolder) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    inputs = example_inputs(input_specs(model.class_name, model.config), 1, device="meta")
+    specs = input_specs(model.class_name, model.config, tokens=context_tokens(model))
+    inputs = example_inputs(specs, 1, device="meta")
     first, named = positional(inputs)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         models.build(model.class_name, model.config)(*first, **named)
@@ -90,6 +92,7 @@ def _point(
             sampling_plan(settings, steps),
             settings.images,
             place.cache,
+            conditions=subjects.conditions(settings.seed),
             device=place.device,
             progress=place.progress,
             work=f"sampling the {name} model in {steps} steps",

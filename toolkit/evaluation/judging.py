@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit.conditioner import find_conditioning
 from toolkit.data.images import Images
+from toolkit.evaluation.conditions import SampleConditions
 from toolkit.evaluation.config import EvaluateSettings
 from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.figures import Conditions
+from toolkit.evaluation.making import SamplingPlan
 from toolkit.evaluation.real import features_of, floor_images
-from toolkit.evaluation.samples import SamplingPlan, sample_images
+from toolkit.evaluation.samples import sample_images
 from toolkit.models import ModelFolder
 from toolkit.progress import Progress, silent
 
@@ -30,6 +33,10 @@ class Subjects:
     @property
     def models(self) -> dict[str, ModelFolder]:
         return {"dense": self.dense, "compressed": self.compressed}
+
+    def conditions(self, seed: int) -> SampleConditions:
+        """The classes or captions that both models' samples are made for."""
+        return SampleConditions(find_conditioning(self.dense), seed, self.reference)
 
     def hashes(self) -> dict[str, str]:
         """What an evaluation reads, for its record."""
@@ -67,7 +74,8 @@ class Judged:
 
 def sampling_plan(settings: EvaluateSettings, steps: int | None = None) -> SamplingPlan:
     """How the settings want images made, or how in another number of steps."""
-    return SamplingPlan(settings.sampler, steps or settings.sampling_steps, settings.seed, settings.batch_size)
+    count = steps or settings.sampling_steps
+    return SamplingPlan(settings.sampler, count, settings.seed, settings.batch_size, settings.guidance)
 
 
 def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> Judged:
@@ -82,6 +90,7 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> J
             sampling_plan(settings),
             count,
             place.cache,
+            conditions=subjects.conditions(settings.seed),
             device=place.device,
             progress=place.progress,
             work=f"sampling the {name} model",

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from toolkit.conditioner import open_conditioner
 from toolkit.data.images import Images
-from toolkit.denoiser_inputs import input_specs
-from toolkit.evaluation.samples import conditioning
+from toolkit.evaluation.conditions import SampleConditions
+from toolkit.first_stage import open_first_stage
 from toolkit.models import ModelFolder, load_scheduler
 from toolkit.noise import normal
 from toolkit.objective import noisy, target, timesteps_and_kind
@@ -35,14 +36,18 @@ def prediction_errors(
     """Mean squared errors at ``points`` timesteps spread over 0..T-1, on the first images (at most 64).
 
     ``dense`` and ``compressed`` are errors against the training target, ``compressed_against_dense`` the gap between
-    the two predictions; all are means over pixels in the units of the prediction type. Both models see the same noise.
+    the two predictions; all are means over pixels, or over latents, in the units of the prediction type. Both models
+    see the same noise and conditions.
     """
     scheduler = load_scheduler(dense)
     total, kind = timesteps_and_kind(scheduler)
     timesteps = np.unique(np.linspace(0, total - 1, points).round().astype(int)).tolist()
     numbers = range(min(IMAGES, len(images)))
     clean = torch.from_numpy(images.read(numbers)).to(device)
-    conditions = conditioning(input_specs(dense.class_name, dense.config), numbers, device)
+    if first_stage := open_first_stage(dense, device):
+        clean = first_stage.encode(clean)
+    conditioner = open_conditioner(dense, device)
+    conditions = conditioner(SampleConditions(conditioner.conditioning, seed, images)(numbers))
     runners = [open_runner("torch", model, device=device) for model in (dense, compressed)]
     rows = []
     for done, t in enumerate(timesteps, start=1):

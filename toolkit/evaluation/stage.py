@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolkit.conditioner import find_conditioning
 from toolkit.data.images import Images
 from toolkit.errors import DtkError
 from toolkit.evaluation import similarity
+from toolkit.evaluation.conditions import check_guidance
 from toolkit.evaluation.config import EvaluateSettings
 from toolkit.evaluation.controls import fewer_steps
 from toolkit.evaluation.copies import nearest_training_images
@@ -17,6 +19,7 @@ from toolkit.evaluation.judging import Judged, Subjects, Workplace, judge
 from toolkit.evaluation.metrics import pair_metrics, real_metrics
 from toolkit.evaluation.prediction_error import prediction_errors
 from toolkit.files import read_json, write_json
+from toolkit.first_stage import image_shape
 from toolkit.models import ModelFolder
 from toolkit.progress import Progress, silent
 from toolkit.run_folder import Request, Run
@@ -46,6 +49,7 @@ def evaluate(
     """
     reference.require(settings.images, "evaluation (reference images, which were not trained on)")
     _check_match(dense, compressed, reference)
+    check_guidance(find_conditioning(dense), settings.guidance)
     similarity.check_installed()
     subjects = Subjects(dense, compressed, reference, train, extractor or open_extractor(settings.features, device))
     request = Request("evaluate", settings.model_dump(exclude={"batch_size"}), subjects.hashes())
@@ -73,11 +77,12 @@ def _check_match(dense: ModelFolder, compressed: ModelFolder, reference: Images)
             found="; ".join(f"{key} {one} and {other}" for key, (one, other) in shapes.items()),
             expected="a model and what was made of it",
         )
-    if dense.config["in_channels"] != reference.shape[0]:
+    channels = image_shape(dense)[0]
+    if channels != reference.shape[0]:
         raise DtkError(
             "The reference images do not have the model's number of channels.",
             found=f"{reference.shape[0]} channels",
-            expected=f"{dense.config['in_channels']}",
+            expected=f"{channels}",
         )
 
 
@@ -85,6 +90,7 @@ def _metrics(subjects: Subjects, settings: EvaluateSettings, judged: Judged, pla
     reference = subjects.reference
     metrics: dict[str, Any] = {
         "settings": settings.model_dump(exclude={"batch_size"}),
+        "conditions": subjects.conditions(settings.seed).origin,
         "reference": {
             "source": reference.source,
             "images": len(reference),
