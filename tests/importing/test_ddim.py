@@ -132,7 +132,7 @@ def test_what_cannot_be_imported_is_refused_in_words(kind: str, state: State, tm
 
 def test_a_file_that_is_no_checkpoint_and_a_target_that_is_taken_are_refused(state: State, tmp_path: Path) -> None:
     (tmp_path / "noise.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(DtkError, match="is no checkpoint of torch, or is damaged|holds more than tensors"):
+    with pytest.raises(DtkError, match="is no checkpoint of torch, or is damaged"):
         convert(tmp_path / "noise.ckpt", tmp_path / "model")
     with pytest.raises(DtkError, match="No such checkpoint"):
         convert(tmp_path / "nothing.ckpt", tmp_path / "model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,14 +37,14 @@ def _load(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([(_Inert, name) for name in MENTIONED]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DtkError(
-            f"{path} holds more than tensors: to load it would run code that it brings along.",
-            found=_first_line(error),
-            expected="a state dict, which torch.load(..., weights_only=True) reads",
-            do="where you trust it, load it with the code that wrote it and save model.state_dict()",
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch reports what a file is not by errors of many kinds
+        if "Unsupported" in str(error):
+            raise DtkError(
+                f"{path} holds more than tensors: to load it would run code that it brings along.",
+                found=_first_line(error),
+                expected="a state dict, which torch.load(..., weights_only=True) reads",
+                do="where you trust it, load it with the code that wrote it and save model.state_dict()",
+            ) from error
         raise DtkError(f"{path} is no checkpoint of torch, or is damaged.", found=_first_line(error)) from error
 
 
