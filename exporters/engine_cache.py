@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import DtkError
-from toolkit.files import file_sha256, read_json, replacing, value_sha256, write_json
+from toolkit.files import file_sha256, read_json, replacing, user_cache, value_sha256, write_json
 
 PLAN, DESCRIPTION = "engine.plan", "engine.json"
 
@@ -35,9 +34,8 @@ class CachedEngine:
 
 
 def cache_folder() -> Path:
-    """Where engines are kept: $DTK_CACHE, or dtk in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DTK_CACHE") or Path(base) / "dtk") / "engines"
+    """Where engines are kept."""
+    return user_cache("engines")
 
 
 class EngineCache:

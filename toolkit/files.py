@@ -88,6 +88,12 @@ def read_json(path: Path) -> Any:
         raise DtkError(f"Cannot read {path}.", found=error, expected="a JSON file that dtk wrote") from error
 
 
+def user_cache(kind: str) -> Path:
+    """Where what outlives a run is kept: ``kind`` below $DTK_CACHE, or below dtk in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DTK_CACHE") or Path(base) / "dtk") / kind
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal."""
     with path.open("rb") as stream:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from toolkit.data.examples import Examples
 from toolkit.data.images import Images
 from toolkit.errors import DtkError
 from toolkit.first_stage import find_first_stage, image_shape
+from toolkit.measuring import Latencies, latencies
 from toolkit.progress import Progress, silent
 from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
@@ -51,13 +53,7 @@ class Job:
     @cached_property
     def device(self) -> str:
         """Where to compute."""
-        import torch
-
-        if self.recipe.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if self.recipe.device.startswith("cuda") and not torch.cuda.is_available():
-            raise DtkError("torch sees no CUDA device here.", found=f"--device {self.recipe.device}", expected="cpu")
-        return self.recipe.device
+        return device_of(self.recipe)
 
     @cached_property
     def images(self) -> tuple[Images, Images]:
@@ -112,12 +108,39 @@ def count(folder: models.ModelFolder) -> Any:
     return counted
 
 
-def dry_run(asked: Recipe) -> dict[str, Any]:
-    """The plan a recipe leads to, by width alone: loads no weights, reads no data, writes nothing."""
+def dry_run(asked: Recipe, progress: Progress = silent) -> dict[str, Any]:
+    """The plan a recipe leads to, by width alone: loads no weights, reads no data, writes nothing into a run.
+
+    A target in latency is measured, which fills the table of latencies in the user's cache.
+    """
     from toolkit.pruning.stage import plan_by_width
 
     dense = models.find(asked.model)
-    return plan_by_width(dense, asked.prune, count(dense))
+    with measured(asked, dense, progress) as found:
+        return plan_by_width(dense, asked.prune, count(dense), latencies=found, progress=progress)
+
+
+@contextmanager
+def measured(asked: Recipe, dense: models.ModelFolder, progress: Progress) -> Iterator[Latencies | None]:
+    """What measures latencies, where the recipe's target is one."""
+    from toolkit.pruning.targets import parse_target
+
+    if parse_target(asked.prune.target).figure != "latency":
+        yield None
+        return
+    with latencies(dense, asked.prune.latency, device_of(asked), progress) as found:
+        yield found
+
+
+def device_of(asked: Recipe) -> str:
+    """Where a recipe computes."""
+    import torch
+
+    if asked.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+        raise DtkError("torch sees no CUDA device here.", found=f"--device {asked.device}", expected="cpu")
+    return asked.device
 
 
 def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, notice: Notice) -> Job:
@@ -127,7 +150,7 @@ def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, not
     """
     asked = recipe.resolved(asked)
     job = Job(Run(path), asked, progress, notice)
-    dry_run(asked)
+    dry_run(asked, progress)
     differ = _differences(path, asked)
     if differ and not overwrite:
         raise DtkError(

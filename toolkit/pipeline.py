@@ -10,7 +10,8 @@ from toolkit import models, recipe, results
 from toolkit.errors import DtkError, UsageError, unknown
 from toolkit.files import write_json
 from toolkit.first_stage import image_shape
-from toolkit.job import Job, count, dry_run, start, take_up
+from toolkit.job import Job, count, dry_run, measured, start, take_up
+from toolkit.measuring import refuse_idle
 from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
 from toolkit.settings import Settings
@@ -30,15 +31,19 @@ def prune(job: Job) -> dict[str, Any]:
 
     if job.recipe.recover is not None:
         check(job.recipe.recover, job.examples)
-    facts = stage(
-        job.run,
-        job.recipe.prune,
-        job.dense,
-        job.examples,
-        count(job.dense),
-        device=job.device,
-        progress=job.progress,
-    )
+    with measured(job.recipe, job.dense, job.progress) as found:
+        facts = stage(
+            job.run,
+            job.recipe.prune,
+            job.dense,
+            job.examples,
+            count(job.dense),
+            latencies=found,
+            device=job.device,
+            progress=job.progress,
+        )
+    if "latency" in facts and facts["latency"]["missed"]:
+        job.notice(facts["latency"]["missed"])
     if job.recipe.recover is None:
         job.run.publish_model(job.run.path / "prune" / "model")
     return facts
@@ -213,9 +218,13 @@ def compress_recipe(
     device: str,
     seed: int | None,
     prune: dict[str, Any],
+    latency: dict[str, Any],
     recover: dict[str, Any] | None,
 ) -> Recipe:
-    """The recipe of `dtk compress`: prune and recover alone. A setting that is None takes its default."""
+    """The recipe of `dtk compress`: prune and recover alone. A setting that is None takes its default.
+
+    Raises UsageError where ``latency`` says how to measure and the target is none to measure.
+    """
 
     def given(values: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if value is not None}
@@ -224,11 +233,13 @@ def compress_recipe(
         "model": model,
         "data": given({"source": data, "seed": seed}),
         "device": device,
-        "prune": given(prune),
+        "prune": given(prune) | ({"latency": given(latency)} if given(latency) else {}),
         "recover": None if recover is None else given(recover),
         **dict.fromkeys(("evaluate", "export", "profile", "handoff")),
     }
-    return recipe.make(values, "The command line")
+    asked = recipe.make(values, "The command line")
+    refuse_idle(given(latency), asked.prune.target)
+    return asked
 
 
 def folder_of(path: Path, out: Path | None) -> Path:

@@ -19,7 +19,9 @@ def compress(
     data: Annotated[str | None, option("folder or zip of images, .npz, or a `datasets` id", "--data")] = None,
     criterion: Annotated[str | None, option("how channels are scored; see `dtk list criteria`")] = None,
     threshold: Annotated[str | None, option("where Diff-Pruning stops: 0.05, or auto")] = None,
-    target: Annotated[str | None, option("macs=0.57, params=20M, width=0.75")] = None,
+    target: Annotated[str | None, option("macs=0.57, params=20M, width=0.75, latency=0.6, latency=4.0ms")] = None,
+    runner: Annotated[str | None, option("what a latency= target is measured with [onnxruntime]")] = None,
+    batch: Annotated[int | None, option("batch size a latency= target is measured at [16]")] = None,
     align: Annotated[int | None, option("widths are multiples of this [8]")] = None,
     groups: Annotated[str | None, option("norm groups: within | whole")] = None,
     min_width: Annotated[float | None, option("least fraction of a level's width [0.5]")] = None,
@@ -57,10 +59,16 @@ def compress(
     training = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     with terminal(quiet=json) as told:
         asked = pipeline.compress_recipe(
-            model, data, device=device, seed=seed, prune=prune, recover=training if recover else None
+            model,
+            data,
+            device=device,
+            seed=seed,
+            prune=prune,
+            latency={"runner": runner, "batch": batch},
+            recover=training if recover else None,
         )
         if dry_run:
-            show(pipeline.dry_run(asked), json, tables.plan)
+            show(pipeline.dry_run(asked, told.progress), json, tables.plan)
             return
         if out is None:
             raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see the plan alone")

@@ -23,7 +23,16 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
     table.add_row("MACs", f"{dense['macs']:,}", f"{got['macs']:,}", f"{got['macs_fraction']:.1%}")
     for width in facts["widths"]:
         table.add_row(width["name"], str(width["dense"]), str(width["got"]), f"{width['got'] / width['dense']:.1%}")
+    latency = facts.get("latency")
+    if latency:
+        name = f"{latency['runner']}, batch {latency['batch']}"
+        table.add_row(name, f"{latency['dense_ms']:.3g} ms", f"{latency['ms']:.3g} ms", f"{latency['fraction']:.1%}")
     yield table
+    if latency:
+        how = "processor time, as the machine is too busy for the wall clock" if latency["clock"] == "processor" else ""
+        interval = f"{latency['low']:.3f} to {latency['high']:.3f}"
+        yield f"latency of dense: {latency['fraction']:.3f} ({interval}), in turns{', ' if how else ''}{how}"
+        yield from [latency["missed"]] if latency["missed"] else []
     yield f"chosen by {facts['chosen_by']}"
 
 

@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 
 from toolkit.pruning.cost import Count
 from toolkit.pruning.engine import Engine
+from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.scores_file import Scorings
 from toolkit.pruning.scoring import Scored
 from toolkit.pruning.solver import solve
@@ -45,17 +46,18 @@ def choose(
     loss: Callable[[ModelMixin], float],
     *,
     by_scores: bool,
+    latency: LatencyCost | None = None,
 ) -> Choice:
     """The finalist with the least one-shot loss on held-out images; of equal ones the most evenly cut.
 
     Finalists are, for each threshold, the most evenly cut configuration and, with ``by_scores``, the one that retains
-    most of the scores.
+    most of the scores. Where the target is a latency, all of them were measured and meet it.
     """
 
     def tried() -> Iterator[Choice]:
         for scored in scorings.values():
             retained_share = partial(engine.retained, scored.scores) if by_scores else None
-            candidates = solve(engine.space, target, count, retained_share)
+            candidates = solve(engine.space, target, count, retained_share, latency)
             for values in dict.fromkeys((candidates.uniform, candidates.best)):
                 kept = engine.kept(scored.scores, engine.space.configure(values))
                 model, error = build(values, kept)

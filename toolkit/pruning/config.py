@@ -9,9 +9,20 @@ from pydantic import Field
 from toolkit.settings import Settings
 
 
+class LatencySettings(Settings):
+    """What a ``latency=`` target is measured with: the runner, the batch size and the precision."""
+
+    runner: str = "onnxruntime"
+    batch: int = Field(default=16, ge=1)
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
+    seconds: float = Field(default=4.0, gt=0, description="of one turn of measuring; a noisy entry takes several")
+
+
 class PruneSettings(Settings):
     """What is pruned, how much, and by which criterion.
 
+    ``latency``: how a target in latency is measured; other targets have no use for it.
     ``threshold``: where Diff-Pruning stops summing gradients; "auto" takes the one that leaves the least one-shot error
     on held-out images. ``calibration_images``: size of the one calibration batch; as many more are held out.
     ``min_width``: no level gets narrower than this fraction of its dense width, and no stack of blocks shorter.
@@ -20,6 +31,7 @@ class PruneSettings(Settings):
     """
 
     target: str = "macs=0.57"
+    latency: LatencySettings = LatencySettings()
     criterion: str = "diff-pruning"
     threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.05
     align: int = Field(default=8, ge=1)

@@ -33,19 +33,19 @@ Count = Callable[[Config], Cost]
 
 
 def price(space: Space, count: Count, figures: Iterable[str]) -> dict[str, Callable[[Values], float]]:
-    """For each figure a function from values to cost, exact for any values whose cost is a sum of ``_terms``."""
+    """For each figure a function from values to cost, exact for any values whose cost is a sum of ``terms``."""
     points = list(_support(space))
     costs = [count(space.configure(point)) for point in points]
-    basis = np.array([_terms(space, point) for point in points])
+    basis = np.array([terms(space, point) for point in points])
     weights = {figure: np.linalg.solve(basis, [cost[figure] for cost in costs]) for figure in figures}
 
     def polynomial(coefficients: np.ndarray) -> Callable[[Values], float]:
-        return lambda values: float(_terms(space, values) @ coefficients)
+        return lambda values: float(terms(space, values) @ coefficients)
 
     return {figure: polynomial(coefficients) for figure, coefficients in weights.items()}
 
 
-def _terms(space: Space, values: Values) -> np.ndarray:
+def terms(space: Space, values: Values) -> np.ndarray:
     """Monomials of the widths up to degree two; for blocks, how many are missing times powers of their own width."""
     named = {variable.name: value / variable.step for value, variable in zip(values, space.variables, strict=True)}
     x = [named[variable.name] for variable in space.variables if variable.kind == "width"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from toolkit.errors import DtkError
 from toolkit.pruning.cost import Count, price
+from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.space import Space, Values
-from toolkit.pruning.targets import TOLERANCE, Target
+from toolkit.pruning.targets import Target
 
+Price = Callable[[Values], float]
+"""What a configuration costs, in the figure of the target."""
 Retained = Callable[[Values], float]
 """The share of the scores that a configuration keeps, in [0, 1]."""
 
@@ -22,34 +26,64 @@ class Candidates:
     best: Values
 
 
-def solve(space: Space, target: Target, count: Count, retained: Retained | None = None) -> Candidates:
+def solve(
+    space: Space,
+    target: Target,
+    count: Count,
+    retained: Retained | None = None,
+    latency: LatencyCost | None = None,
+) -> Candidates:
     """The configurations that meet ``target``; without ``retained`` the choice goes by width alone.
 
-    Raises DtkError naming the nearest figure below and above where none meets it within the tolerance.
+    A target in latency wants ``latency``, and its candidates were measured when they are returned. Raises DtkError
+    naming the nearest figure below and above where none meets it within the tolerance.
     """
-    meeting = meet(space, target, count)
+    meeting = meet(space, target, count, retained, latency)
     return Candidates(meeting[0], max(meeting, key=retained) if retained else meeting[0])
 
 
-def meet(space: Space, target: Target, count: Count) -> list[Values]:
+def meet(
+    space: Space,
+    target: Target,
+    count: Count,
+    retained: Retained | None = None,
+    latency: LatencyCost | None = None,
+) -> list[Values]:
     """All values that meet the target, the most evenly cut first and any with fewer blocks behind those with all.
 
-    Raises DtkError naming the nearest figure below and above where there are none.
+    Of a target in latency the first was measured, and the best by ``retained``. Raises DtkError naming the nearest
+    figure below and above where there are none.
     """
     if target.figure == "width":
         return [_nearest_widths(space, target)]
-    cost = price(space, count, [target.figure])[target.figure]
+    if target.figure != "latency":
+        cost = price(space, count, [target.figure])[target.figure]
+        return _meeting(space, target, cost) or _refuse(space, target, cost)
+    if latency is None:
+        raise DtkError("A latency can only be aimed at where one can be measured.", found=f"target {target}")
+    while True:
+        meeting = _meeting(space, target, latency)
+        if meeting:
+            finalists = [meeting[0], max(meeting, key=retained) if retained else meeting[0]]
+        else:
+            finalists = _nearest(space, target, latency)
+        if not latency.settle(finalists):
+            return meeting or _refuse(space, target, latency)
+
+
+def _meeting(space: Space, target: Target, cost: Price) -> list[Values]:
     dense = cost(space.dense_values)
     costs = {values: cost(values) for values in space}
-    meeting = [values for values in costs if target.met_by(costs[values], dense)]
-    if not meeting:
-        raise _unreachable(space, target, sorted(set(map(round, costs.values()))), dense)
 
     def unevenness(values: Values) -> tuple[float, float, float]:
         off = abs(costs[values] - target.goal(dense))
         return space.removed_blocks(values), round(space.spread(values), 6), off
 
-    return sorted(meeting, key=unevenness)
+    for tolerance in target.tolerances:
+        meeting = [values for values in costs if target.met_by(costs[values], dense, tolerance)]
+        if meeting:
+            return sorted(meeting, key=unevenness)
+    return []
 
 
 def _nearest_widths(space: Space, target: Target) -> Values:
@@ -71,19 +105,29 @@ def _nearest_widths(space: Space, target: Target) -> Values:
     return values
 
 
-def _unreachable(space: Space, target: Target, costs: list[int], dense: float) -> DtkError:
-    goal = target.goal(dense)
-    below = [c for c in costs if c < goal]
-    above = [c for c in costs if c > goal]
+def _nearest(space: Space, target: Target, cost: Price) -> list[Values]:
+    """The nearest configurations below and above the goal, where there are such."""
+    goal = target.goal(cost(space.dense_values))
+    costs = {values: cost(values) for values in space}
+    below = max((values for values in costs if costs[values] < goal), key=costs.__getitem__, default=None)
+    above = min((values for values in costs if costs[values] > goal), key=costs.__getitem__, default=None)
+    return [values for values in (below, above) if values is not None]
 
-    def told(found: list[int], pick: int) -> str:
-        return f"{target.figure}={found[pick] / dense:.4f} ({found[pick]:,})" if found else "none"
+
+def _refuse(space: Space, target: Target, cost: Price) -> NoReturn:
+    dense = cost(space.dense_values)
+    goal = target.goal(dense)
+    nearest = [cost(values) for values in _nearest(space, target, cost)]
+    below, above = ([c for c in nearest if c < goal], [c for c in nearest if c > goal])
+
+    def told(found: list[float]) -> str:
+        return f"{target.figure}={found[0] / dense:.4f} ({target.shown(found[0])})" if found else "none"
 
     blocks = all(variable.kind == "blocks" for variable in space.variables)
     narrower = "" if below else f", allow {'fewer blocks' if blocks else 'narrower levels'} with --min-width"
     finer = "" if blocks else ", or try a smaller --align"
-    return DtkError(
-        f"No stock configuration has {target.figure} within {TOLERANCE:.0%} of {goal:,.0f}.",
-        found=f"nearest below {told(below, -1)}, nearest above {told(above, 0)}",
+    raise DtkError(
+        f"No stock configuration has {target.figure} within {target.tolerances[-1]:.0%} of {target.shown(goal)}.",
+        found=f"nearest below {told(below)}, nearest above {told(above)}",
         do=f"choose one of these with --target{narrower}{finer}",
     )

@@ -23,6 +23,8 @@ from toolkit.pruning.config import PruneSettings
 from toolkit.pruning.cost import Count
 from toolkit.pruning.criteria.base import Criterion, Task
 from toolkit.pruning.engine import Engine
+from toolkit.pruning.latency_cost import LatencyCost
+from toolkit.pruning.measured import Latencies, latency_cost, latency_facts
 from toolkit.pruning.plan import Plan, read_plan
 from toolkit.pruning.scores_file import Scorings, read_scores, write_scores
 from toolkit.pruning.scoring import Scored, held_out_loss
@@ -42,12 +44,24 @@ def engine_for(dense: models.ModelFolder, settings: PruneSettings) -> Engine:
     return Engine(dense.class_name, models.full_config(dense), limits)
 
 
-def plan_by_width(dense: models.ModelFolder, settings: PruneSettings, count: Count) -> dict[str, Any]:
-    """What a target leads to when no scores are at hand: needs a config alone, loads no weights."""
-    engine = engine_for(dense, settings)
+def plan_by_width(
+    dense: models.ModelFolder,
+    settings: PruneSettings,
+    count: Count,
+    *,
+    latencies: Latencies | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """What a target leads to when no scores are at hand: needs a config alone, loads no weights.
+
+    A target in latency is measured with ``latencies``.
+    """
+    engine, target = engine_for(dense, settings), parse_target(settings.target)
     catalog.criterion(settings.criterion)
-    values = solve(engine.space, parse_target(settings.target), count).uniform
-    return {**_figures(engine, settings, values, count), "chosen_by": "width (no scores are cached)"}
+    latency = latency_cost(engine, target, latencies, progress)
+    values = solve(engine.space, target, count, latency=latency).uniform
+    found = {"latency": latency_facts(latency, values, target, settings)} if latency else {}
+    return {**_figures(engine, settings, values, count), "chosen_by": "width (no scores are cached)", **found}
 
 
 def prune(
@@ -57,17 +71,22 @@ def prune(
     train: Examples,
     count: Count,
     *,
+    latencies: Latencies | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write RUN/prune: scores.safetensors, plan.json and model/, the pruned and not yet recovered model."""
+    """Write RUN/prune: scores.safetensors, plan.json and model/, the pruned and not yet recovered model.
+
+    ``latencies`` measures what a target in latency wants measured; the pruned model is measured again at the end.
+    """
     criterion = catalog.criterion(settings.criterion)
     target = parse_target(settings.target)
     request = Request("prune", settings.model_dump(), {"model": dense.sha256, "images": train.fingerprint})
     if run.is_current(request):
         return dict(read_plan(run.path / "prune" / "plan.json").facts)
     engine = engine_for(dense, settings)
-    meeting = meet(engine.space, target, count)  # an unreachable target is told before the scoring, not after it
+    latency = latency_cost(engine, target, latencies, progress)
+    meeting = meet(engine.space, target, count, latency=latency)  # an unreachable target is told before the scoring
     model = _load(dense, device)
     scheduler = models.load_scheduler(dense)
     conditioner = open_conditioner(dense, device)
@@ -79,13 +98,16 @@ def prune(
         engine, removed = depth.ordered(engine, meeting, model, scored_on, progress)
         scorings, key = _scorings(run, settings, request, criterion, task)
         choice = _choose(
-            engine, settings, count, scorings, model, held_out, criterion, timesteps_and_kind(scheduler)[0]
+            engine, settings, count, scorings, model, held_out, criterion, timesteps_and_kind(scheduler)[0], latency
         )
         facts = _figures(engine, settings, choice.values, count) | {
             **_record(choice, held_out_loss(model, held_out)),
             "removals": [asdict(removal) for removal in removed],
             "calibration": _calibration_record(train, settings),
         }
+        if latency and latencies:
+            measured_again = latencies.check(choice.model, engine.space.configure(choice.values))
+            facts["latency"] = latency_facts(latency, choice.values, target, settings, measured_again)
         write_scores(folder / "scores.safetensors", scorings, key)
         config = engine.space.configure(choice.values)
         plan = Plan(facts, dense.class_name, config, engine.layout, choice.kept, engine.blocks(config))
@@ -130,6 +152,7 @@ def _choose(
     held_out: calibration.Calibration,
     criterion: Criterion,
     timesteps: int,
+    latency: LatencyCost | None,
 ) -> Choice:
     device = str(model.device)
 
@@ -144,7 +167,8 @@ def _choose(
         return held_out_loss(pruned, held_out)
 
     by_scores = not criterion.fresh_weights  # the scores and the one-shot loss of fresh weights are chance
-    return choose(engine, parse_target(settings.target), count, scorings, build, loss, by_scores=by_scores)
+    target = parse_target(settings.target)
+    return choose(engine, target, count, scorings, build, loss, by_scores=by_scores, latency=latency)
 
 
 def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Count) -> dict[str, Any]:

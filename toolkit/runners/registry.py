@@ -40,14 +40,19 @@ def unavailable(name: str, device: str = "cpu") -> str | None:
     return _kind(name).unavailable(device) or _no_device(device)
 
 
+def check_available(name: str, device: str = "cpu") -> None:
+    """Raise UsageError for an unknown name, MissingToolError where the runner is not available on this machine."""
+    if reason := unavailable(name, device):
+        raise MissingToolError(f"The runner {name} is not available on {device}.", found=reason)
+
+
 def open_runner(name: str, source: ModelFolder | Path, *, device: str = "cpu", **options: Any) -> Runner:
     """Open a runner of ``source``; torch runners take ``dtype`` (fp32, fp16, bf16), a file has its own.
 
     Raises UsageError for an unknown name, MissingToolError where the runner is not available on this machine.
     """
     kind = _kind(name)
-    if reason := unavailable(name, device):
-        raise MissingToolError(f"The runner {name} is not available on {device}.", found=reason)
+    check_available(name, device)
     if isinstance(source, ModelFolder) != (kind.reads == "model"):
         raise DtkError(f"The runner {name} cannot open {source}.", expected=f"its {kind.reads}")
     return kind.open(source, device=device, **options)

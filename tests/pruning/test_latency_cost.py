@@ -1,0 +1,187 @@
+"""Targets in latency are met by what was measured, with few measurements, or refused in words. No clock is read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_unet
+from toolkit.errors import DtkError, UsageError
+from toolkit.models import plain_config
+from toolkit.noise import generator
+from toolkit.pruning.adapters.base import Limits
+from toolkit.pruning.adapters.unet import width_space
+from toolkit.pruning.cost import Cost
+from toolkit.pruning.engine import Engine
+from toolkit.pruning.latency_cost import MOST_FINALISTS, LatencyCost, design
+from toolkit.pruning.solver import solve
+from toolkit.pruning.space import Config, Space
+from toolkit.pruning.targets import parse_target
+
+
+@dataclass(frozen=True)
+class Timed:
+    fraction: float
+    noise: float = 0.0
+    dense_ms: float = 10.0
+    clock: str = "wall"
+
+    @property
+    def ms(self) -> float:
+        return self.fraction * self.dense_ms
+
+    @property
+    def low(self) -> float:
+        return self.fraction * (1 - self.noise)
+
+    @property
+    def high(self) -> float:
+        return self.fraction * (1 + self.noise)
+
+
+def four_levels() -> Space:
+    """The widths of LDM-4: thousands of configurations."""
+    config = {"block_out_channels": (192, 384, 576, 960), "time_embedding_dim": None, "freq_shift": 0}
+    return width_space(config, Limits(align=32), [1] * 4, 32)
+
+
+def two_levels() -> Space:
+    return Engine("UNet2DModel", plain_config(tiny_unet(block_out_channels=(64, 128, 128)).config), Limits()).space
+
+
+SPACES = {"two levels": two_levels, "four levels": four_levels}
+
+
+class Machine:
+    """Latency as machines have it: launches, memory, products, a step where a width misses the vector length."""
+
+    def __init__(self, space: Space, jitter: float = 0.0) -> None:
+        self.space, self.jitter, self.measured = space, jitter, 0
+
+    def latency(self, config: Config) -> float:
+        widths = np.array(config["block_out_channels"], dtype=float)
+        products = sum(a * b for a, b in itertools.pairwise(widths)) + (widths**2).sum()
+        uneven = sum(0.03 * width**2 for width in widths if width % 64)
+        return float(2e4 + 60 * widths.sum() + products + uneven)
+
+    def __call__(self, config: Config) -> Timed:
+        self.measured += 1
+        wrong = self.jitter * generator("machine", 0, self.measured).standard_normal()
+        return Timed(self.latency(config) / self.latency(self.space.dense) * (1 + float(wrong)))
+
+
+def no_count(config: Config) -> Cost:
+    raise AssertionError("a target in latency counts nothing")
+
+
+def score(space: Space) -> Callable[[tuple[int, ...]], float]:
+    """Keeping the first level pays most."""
+    weights = np.arange(len(space.variables), 0, -1)
+    return lambda values: float(weights @ np.array(values) / (weights @ np.array(space.dense_values)))
+
+
+@pytest.mark.parametrize("goal", [0.45, 0.6, 0.8])
+@pytest.mark.parametrize("jitter", [0.0, 0.01])
+@pytest.mark.parametrize("name", SPACES)
+def test_a_target_is_met_by_what_was_measured_and_few_are_measured(name: str, jitter: float, goal: float) -> None:
+    space = SPACES[name]()
+    machine = Machine(space, jitter)
+    cost = LatencyCost(space, machine)
+    found = solve(space, parse_target(f"latency={goal}"), no_count, score(space), cost)
+    for values in (found.uniform, found.best):
+        assert values in cost.timings
+        assert cost.timings[values].fraction == pytest.approx(goal, rel=0.05)
+        true = machine.latency(space.configure(values)) / machine.latency(space.dense)
+        assert true == pytest.approx(goal, rel=0.05 + 3 * jitter)
+    assert score(space)(found.best) >= score(space)(found.uniform)
+    assert machine.measured == len(cost.timings) <= 30
+
+
+def test_the_design_determines_the_polynomial_and_repeats_nothing() -> None:
+    for space in (two_levels(), four_levels()):
+        chosen, count = design(space), len(space.variables)
+        assert len(set(chosen)) == len(chosen) == (count + 1) * (count + 2) // 2 + 1
+        assert space.dense_values not in chosen
+
+
+def test_a_polynomial_machine_is_predicted_everywhere() -> None:
+    """What a design must do: configurations that were never measured are predicted."""
+    space = four_levels()
+    machine = Machine(space)
+    machine.latency = lambda config: float(1e5 + sum(config["block_out_channels"]) ** 2)  # type: ignore[method-assign]
+    cost = LatencyCost(space, machine)
+    dense = machine.latency(space.dense)
+    for values in list(space)[::97]:
+        assert cost.predicted(values) == pytest.approx(machine.latency(space.configure(values)) / dense, rel=1e-3)
+
+
+def test_milliseconds_are_of_the_dense_model_measured_beside() -> None:
+    space = two_levels()
+    cost = LatencyCost(space, Machine(space))
+    assert cost(space.dense_values) == cost.dense_ms == 10.0
+    found = solve(space, parse_target("latency=6.0ms"), no_count, None, cost)
+    assert cost(found.uniform) == pytest.approx(6.0, rel=0.05)
+
+
+def test_an_unreachable_latency_names_the_nearest_as_measured() -> None:
+    space = two_levels()
+    machine = Machine(space)
+    cost = LatencyCost(space, machine)
+    smallest = min(machine.latency(space.configure(values)) for values in space) / machine.latency(space.dense)
+    with pytest.raises(DtkError, match=r"latency within 5% of 1 ms[\s\S]*nearest below none[\s\S]*--min-width") as told:
+        solve(space, parse_target("latency=0.1"), no_count, None, cost)
+    assert f"nearest above latency={smallest:.4f} ({10 * smallest:.3g} ms)" in str(told.value)
+
+
+def test_noise_is_said_not_hidden() -> None:
+    space = two_levels()
+    noisy = LatencyCost(space, lambda config: Timed(Machine(space)(config).fraction, noise=0.08))
+    with pytest.raises(DtkError, match=r"too noisy to meet a latency within 5%[\s\S]*as likely[\s\S]*larger --batch"):
+        solve(space, parse_target("latency=0.6"), no_count, None, noisy)
+
+
+def test_a_machine_that_answers_anything_ends() -> None:
+    space = four_levels()
+    draw = generator("anything", 0)
+    with pytest.raises(DtkError, match=r"do not settle|too noisy|No stock configuration"):
+        cost = LatencyCost(space, lambda config: Timed(float(draw.uniform(0.9, 1.0))))
+        cost._coefficients = np.zeros_like(cost._coefficients)
+        cost._fit = lambda: None  # type: ignore[method-assign]
+        cost._coefficients[0] = 0.5
+        solve(space, parse_target("latency=0.5"), no_count, None, cost)
+    assert len(cost.surprises) <= MOST_FINALISTS
+
+
+def test_progress_counts_every_measurement() -> None:
+    told: list[tuple[str, int, int]] = []
+    space = two_levels()
+    LatencyCost(space, Machine(space), lambda *progress: told.append(progress))
+    count = len(design(space))
+    assert told == [("latency table", done, count) for done in range(count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "absolute"),
+    [("latency=0.6", 0.6, False), ("latency=4.0ms", 4.0, True), ("latency=0.5s", 500.0, True), ("latency=1", 1, False)],
+)
+def test_latencies_are_fractions_or_times(text: str, value: float, absolute: bool) -> None:
+    target = parse_target(text)
+    assert (target.value, target.absolute) == (value, absolute)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("latency=4", "out of range[\\s\\S]*4.0ms"), ("latency=4M", "wrong unit"), ("macs=4ms", "wrong unit")],
+)
+def test_latencies_of_no_unit_or_a_wrong_one_are_refused(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_target(text)
+
+
+def test_without_a_runner_no_latency_can_be_aimed_at() -> None:
+    with pytest.raises(DtkError, match="only be aimed at where one can be measured"):
+        solve(two_levels(), parse_target("latency=0.6"), no_count)

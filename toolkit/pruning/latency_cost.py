@@ -1,0 +1,162 @@
+"""Latency of a configuration as a cost, from a few that were measured whole.
+
+A layer takes a launch, time by the channels it reads and writes, and time by the product of the two: latency is about
+a polynomial of the same terms as MACs, with no negative coefficient. A few measured networks determine it. It only
+points the solver at candidates: these are measured whole, what was measured is the cost from then on, and the solver
+asks again until it points at nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import nnls
+
+from toolkit.errors import DtkError
+from toolkit.progress import Progress, silent
+from toolkit.pruning.cost import terms
+from toolkit.pruning.space import Config, Space, Values
+from toolkit.pruning.targets import LATENCY_TOLERANCES
+
+SPARE = 2  # measured networks beyond those that determine the polynomial
+MOST_FINALISTS = 32
+PRIOR = 1e-6  # of the design's information matrix, so that it can be inverted from the start
+
+
+class Timing(Protocol):
+    """A configuration measured in turns with the dense one."""
+
+    @property
+    def dense_ms(self) -> float: ...
+    @property
+    def ms(self) -> float: ...
+    @property
+    def fraction(self) -> float:
+        """Its latency over the dense one's: the median paired ratio; ``low`` and ``high`` bound it at 95 %."""
+        ...
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def clock(self) -> str:
+        """Which clock: "wall", or "processor" where the machine was too busy for it."""
+        ...
+
+
+Measure = Callable[[Config], Timing]
+"""Measures a stock configuration, or reads what was measured before; handed in by the pipeline."""
+
+
+class LatencyCost:
+    """Milliseconds of a configuration: as measured where it was, else as the polynomial has it."""
+
+    def __init__(self, space: Space, measure: Measure, progress: Progress = silent) -> None:
+        self.space, self._measure, self._progress = space, measure, progress
+        self.timings: dict[Values, Timing] = {}
+        self.surprises: dict[Values, float] = {}
+        """Of each finalist, how far off its prediction was when it was measured, as a fraction."""
+        self._rows = rows_of(space)
+        self._take(design(space), "latency table")
+
+    @property
+    def dense_ms(self) -> float:
+        """The dense model's latency: the median over all it was measured in turns with."""
+        return median(timing.dense_ms for timing in self.timings.values())
+
+    def __call__(self, values: Values) -> float:
+        return self.fraction(values) * self.dense_ms
+
+    def fraction(self, values: Values) -> float:
+        """Latency over the dense model's."""
+        if values == self.space.dense_values:
+            return 1.0
+        return self.timings[values].fraction if values in self.timings else self.predicted(values)
+
+    def predicted(self, values: Values) -> float:
+        """The fraction as the polynomial has it."""
+        return float(self._rows[values] @ self._coefficients)
+
+    def settle(self, finalists: Iterable[Values]) -> bool:
+        """Measure those that were not, and tell whether any was. Raises DtkError where noise hides the answer."""
+        dense = self.space.dense_values
+        new = [values for values in dict.fromkeys(finalists) if values not in self.timings and values != dense]
+        if len(self.surprises) + len(new) > MOST_FINALISTS:
+            raise DtkError(
+                "The latencies measured here do not settle.",
+                found=f"{MOST_FINALISTS} configurations that were predicted to meet the target and measured otherwise",
+                do="measure on a quieter machine, or ask for macs= or width=",
+            )
+        predicted = {values: self.predicted(values) for values in new}
+        self._take(new, "latency finalists")
+        for values in new:
+            self.surprises[values] = predicted[values] / self.timings[values].fraction - 1
+        for values in finalists:
+            if values != dense:
+                refuse_noise(self.timings[values])
+        return bool(new)
+
+    def _take(self, chosen: Iterable[Values], work: str) -> None:
+        chosen = list(chosen)
+        if not chosen:
+            return
+        self._progress(work, 0, len(chosen))
+        for done, values in enumerate(chosen, start=1):
+            self.timings[values] = self._measure(self.space.configure(values))
+            self._progress(work, done, len(chosen))
+        self._fit()
+
+    def _fit(self) -> None:
+        """Least squares of the relative errors; that dense is 1 is known, not measured."""
+        known = {self.space.dense_values: 1.0} | {values: timing.fraction for values, timing in self.timings.items()}
+        rows = np.array([self._rows[values] / fraction for values, fraction in known.items()])
+        self._coefficients, _ = nnls(rows, np.ones(len(rows)))
+
+
+def rows_of(space: Space) -> dict[Values, np.ndarray]:
+    """The terms of the polynomial for every configuration, each term scaled to lie within 1."""
+    every = list(dict.fromkeys((*space, space.dense_values)))
+    found = np.array([terms(space, values) for values in every])
+    scale = np.abs(found).max(axis=0)
+    return dict(zip(every, found / np.where(scale > 0, scale, 1.0), strict=True))
+
+
+def design(space: Space) -> list[Values]:
+    """The configurations to measure: few that determine the polynomial well everywhere.
+
+    Each is the one whose prediction is the most uncertain given those before (greedy D-optimal design: Wynn 1970).
+    """
+    known = rows_of(space)
+    dense = known.pop(space.dense_values)
+    if not known:
+        return []
+    every, rows = list(known), np.array(list(known.values()))
+    inverse = np.linalg.inv(PRIOR * np.eye(len(dense)) + np.outer(dense, dense))
+    chosen: list[int] = []
+    for _ in range(min(len(every), len(dense) - 1 + SPARE)):
+        uncertainty = np.einsum("ni,ij,nj->n", rows, inverse, rows)
+        uncertainty[chosen] = -np.inf
+        chosen.append(int(np.argmax(uncertainty)))
+        gain = inverse @ rows[chosen[-1]]
+        inverse -= np.outer(gain, gain) / (1 + rows[chosen[-1]] @ gain)
+    return [every[index] for index in chosen]
+
+
+def noise(timing: Timing) -> float:
+    """How far the interval reaches from the measured fraction, relative to it."""
+    return max(timing.high - timing.fraction, timing.fraction - timing.low) / timing.fraction
+
+
+def refuse_noise(timing: Timing) -> None:
+    """Raise DtkError where the interval is wider than the target's tolerance: nothing could be said of meeting it."""
+    if not noise(timing) <= LATENCY_TOLERANCES[-1]:
+        raise DtkError(
+            f"This machine is too noisy to meet a latency within {LATENCY_TOLERANCES[-1]:.0%}.",
+            found=f"{timing.fraction:.3f} of the dense model's latency, but anything from {timing.low:.3f} to "
+            f"{timing.high:.3f} is as likely",
+            do="stop what else runs here, or measure a larger --batch; what was measured well is kept",
+        )
