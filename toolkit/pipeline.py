@@ -14,9 +14,10 @@ from toolkit.job import Job, count, dry_run, measured, start, take_up
 from toolkit.measuring import refuse_idle
 from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
+from toolkit.run_lock import held
 from toolkit.settings import Settings
 
-__all__ = ["Job", "dry_run", "start", "take_up"]
+__all__ = ["Job", "dry_run", "held", "start", "take_up"]
 
 
 def with_settings(job: Job, stage: str, settings: Settings) -> Job:

@@ -72,8 +72,9 @@ def compress(
             return
         if out is None:
             raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see the plan alone")
-        job = pipeline.start(out, asked, overwrite=overwrite, progress=told.progress, notice=told.notice)
-        value = pipeline.run_all(job)
+        with pipeline.held(out, make=True):
+            job = pipeline.start(out, asked, overwrite=overwrite, progress=told.progress, notice=told.notice)
+            value = pipeline.run_all(job)
     show(value, json, tables.report)
 
 
@@ -94,6 +95,7 @@ def run_recipe(
     with terminal(quiet=json) as told:
         folder = pipeline.folder_of(recipe, out)
         asked = read(recipe, tuple(change or ()))
-        job = pipeline.start(folder, asked, overwrite=overwrite, progress=told.progress, notice=told.notice)
-        value = pipeline.run_all(job)
+        with pipeline.held(folder, make=True):
+            job = pipeline.start(folder, asked, overwrite=overwrite, progress=told.progress, notice=told.notice)
+            value = pipeline.run_all(job)
     show(value, json, tables.report)

@@ -61,7 +61,7 @@ def _measure(path: Path, changes: dict[str, Any], fail_if: list[str], against: s
     from toolkit.cli import checks, tables
     from toolkit.cli.terminal import show, terminal
 
-    with terminal(quiet=json) as told:
+    with terminal(quiet=json) as told, pipeline.held(path):
         conditions = [parse(text) for text in fail_if]
         job = pipeline.take_up(path, told.progress, told.notice)
         settings = pipeline.settings_for(job, "profile", **changes)

@@ -17,7 +17,7 @@ def report(run: RunFolder, json: Json = False) -> None:
     from toolkit.cli import tables
     from toolkit.cli.terminal import show, terminal
 
-    with terminal(quiet=json) as told:
+    with terminal(quiet=json) as told, pipeline.held(run):
         value = pipeline.report(pipeline.take_up(run, told.progress, told.notice))
         told.console.print(f"The page: {run / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     show(value, json, tables.report)

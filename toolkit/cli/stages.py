@@ -17,7 +17,7 @@ def _stage(path: Path, stage: str, json: bool, **changes: Any) -> None:
     from toolkit.cli import tables
     from toolkit.cli.terminal import show, terminal
 
-    with terminal(quiet=json) as told:
+    with terminal(quiet=json) as told, pipeline.held(path):
         job = pipeline.take_up(path, told.progress, told.notice)
         job = pipeline.with_settings(job, stage, pipeline.settings_for(job, stage, **changes))
         value = pipeline.VERBS[stage](job)
