@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from profiles.config import ProfileSettings
-from profiles.latency import compare_calls
+from profiles.latency import Call, compare_calls
 from toolkit.denoiser_inputs import InputSpec, example_inputs
+from toolkit.loop_graph import LoopGraph
 from toolkit.models import ModelFolder, load_scheduler
 from toolkit.runners.base import Runner
+from toolkit.runners.cuda_graph import CudaGraphRunner
 from toolkit.sampling import sample
 
 WARM_UP_LOOPS = 1  # of many calls each
@@ -30,15 +32,19 @@ def compare_loops(
     inputs = example_inputs(specs, batch, device=dense.device)
     conditioning = {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
 
-    def images(runner: Runner) -> object:
-        shape, steps = specs["sample"].shape, settings.loop_steps
-        return sample(
+    shape, steps = specs["sample"].shape, settings.loop_steps
+
+    def loop_of(runner: Runner) -> Call:
+        if isinstance(runner, CudaGraphRunner):  # the loop is one graph, not a graph a step
+            graph = LoopGraph(
+                runner.uncaptured, scheduler, batch, shape, steps, device=runner.device, conditioning=conditioning
+            )
+            return lambda: graph(range(batch), conditioning)
+        return lambda: sample(
             runner, scheduler, range(batch), shape, steps, "ddim", device=runner.device, conditioning=conditioning
         )
 
-    measured = compare_calls(
-        lambda: images(dense), lambda: images(compressed), dense.device, batch, settings.rounds, WARM_UP_LOOPS
-    )
+    measured = compare_calls(loop_of(dense), loop_of(compressed), dense.device, batch, settings.rounds, WARM_UP_LOOPS)
     for name in ("dense", "compressed"):
         measured[name]["seconds_per_image"] = 1 / measured[name]["images_per_s"]
     return {"batch": batch, "sampler": "ddim", "steps": settings.loop_steps} | measured

@@ -5,7 +5,7 @@ All noise comes from toolkit.noise, one seed an image, so an image does not depe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -66,18 +66,39 @@ def sample(
     import torch
 
     stepper = build_scheduler(scheduler, sampler, steps, device)
-    step = SAMPLERS[sampler].step
 
     def noise(number: int) -> torch.Tensor:
         return torch.from_numpy(sample_noise(seeds, number, shape)).to(device)
 
+    batched = (timestep.to(device=device, dtype=torch.int64).expand(len(seeds)) for timestep in stepper.timesteps)
+    steps_to_take = ((int(one), many) for one, many in zip(stepper.timesteps, batched, strict=True))
     with torch.no_grad():
-        x = noise(0) * stepper.init_noise_sigma
-        for number, timestep in enumerate(stepper.timesteps, start=1):
-            batched = timestep.to(device=device, dtype=torch.int64).expand(len(seeds))
-            prediction = predict(stepper.scale_model_input(x, timestep), batched, **(conditioning or {}))
-            x = step(stepper, prediction, int(timestep), x, partial(noise, number))
+        start = noise(0) * stepper.init_noise_sigma
+        return denoise(predict, stepper, sampler, start, steps_to_take, conditioning or {}, noise)
+
+
+def denoise(
+    predict: Predict,
+    stepper: Any,
+    sampler: str,
+    x: torch.Tensor,
+    steps_to_take: Iterable[tuple[int, torch.Tensor]],
+    conditioning: Mapping[str, torch.Tensor],
+    noise: Callable[[int], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """The loop itself: from ``x`` at the first timestep to the images.
+
+    ``steps_to_take`` gives each timestep as a number and as a tensor (B,) int64; ``noise`` draws a step's noise by its
+    number, for a sampler that wants any. Nothing here waits for a device.
+    """
+    for number, (timestep, batched) in enumerate(steps_to_take, start=1):
+        prediction = predict(stepper.scale_model_input(x, timestep), batched, **conditioning)
+        x = SAMPLERS[sampler].step(stepper, prediction, timestep, x, partial(noise or _none, number))
     return x
+
+
+def _none(number: int) -> torch.Tensor:
+    raise AssertionError("a sampler without noise asked for some")
 
 
 def build_scheduler(scheduler: Any, sampler: str, steps: int, device: str = "cpu") -> Any:

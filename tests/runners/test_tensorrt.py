@@ -74,3 +74,36 @@ def test_an_engine_computes_what_torch_computes(tmp_path: Path, monkeypatch: pyt
             assert ((runner(**inputs) - expected).abs().max() / expected.abs().max()).item() < 1e-2
         with pytest.raises(DtkError, match=r"does not take a batch of 5[\s\S]*1:2:4"):
             runner(**example_inputs(specs_of(tiny_model()), 5, device="cuda"))
+
+
+class Context:
+    """An execution context that counts what is bound."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[str, tuple[int, ...]]] = []
+        self.addresses: list[tuple[str, int]] = []
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes.append((name, shape))
+        return shape[0] <= 4
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses.append((name, address))
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[0][1]
+
+
+def test_steps_of_a_loop_are_bound_once_and_copied_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, context = TensorRTRunner.__new__(TensorRTRunner), Context()
+    runner.device, runner._batch, runner._context, runner._shapes, runner._addresses = "cpu", "1:2:4", context, {}, {}
+    monkeypatch.setattr(runner, "_enqueue", lambda tensors: enqueued.append([t.data_ptr() for t in tensors]))
+    enqueued: list[list[int]] = []
+    sample, timestep = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+    for _ in range(5):
+        runner(sample, timestep)
+    assert context.shapes == [("sample", (2, 3, 8, 8)), ("timestep", (2,))]
+    assert [name for name, _ in context.addresses if name != "prediction"] == ["sample", "timestep"]
+    assert all(pointers[:2] == [sample.data_ptr(), timestep.data_ptr()] for pointers in enqueued)
+    with pytest.raises(DtkError, match="does not take a batch of 5"):
+        runner(torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64))

@@ -100,6 +100,16 @@ def _open_compiled(source: ModelFolder, **options: Any) -> Runner:
     return CompiledRunner(source, **options)
 
 
+def _cuda_graph_reason(device: str) -> str | None:
+    return None if device.startswith("cuda") else "CUDA graphs are of an NVIDIA GPU: --device cuda"
+
+
+def _open_cuda_graph(source: ModelFolder, **options: Any) -> Runner:
+    from toolkit.runners.cuda_graph import CudaGraphRunner
+
+    return CudaGraphRunner(source, **options)
+
+
 def _open_onnxruntime(source: Path, **options: Any) -> Runner:
     from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
@@ -127,6 +137,7 @@ def _open_tensorrt(source: Path, **options: Any) -> Runner:
 _RUNNERS = {
     "torch": RunnerKind("model", _open_torch, lambda device: None),
     "compile": RunnerKind("model", _open_compiled, _compile_reason),
+    "cudagraph": RunnerKind("model", _open_cuda_graph, _cuda_graph_reason),
     "tensorrt": RunnerKind("engine", _open_tensorrt, _tensorrt_reason),
     "onnxruntime": RunnerKind("onnx", _open_onnxruntime, _onnxruntime_reason),
 }

@@ -1,4 +1,7 @@
-"""The runner on a TensorRT engine: torch's own GPU memory in and out, nothing copied between steps."""
+"""The runner on a TensorRT engine: torch's own GPU memory in and out, nothing copied between steps.
+
+Shapes and addresses are bound once and again only where they change.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ class TensorRTRunner:
 
     def __init__(self, path: Path, *, device: str = "cuda") -> None:
         self.device = device
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
         self._batch = check_plan(path, api := load_tensorrt())
         trt = api.module
         with torch.cuda.device(device):
@@ -38,15 +43,26 @@ class TensorRTRunner:
         feed = {"sample": sample, "timestep": timestep, **conditioning}
         feed = {name: tensor.to(self.device).contiguous() for name, tensor in feed.items()}
         for name, tensor in feed.items():
-            if not self._context.set_input_shape(name, tuple(tensor.shape)):
-                raise DtkError(
-                    f"The engine does not take a batch of {len(sample)}.", expected=f"{self._batch} (min:opt:max)"
-                )
-            self._context.set_tensor_address(name, tensor.data_ptr())
+            self._bind(name, tensor)
         prediction = torch.empty(tuple(self._context.get_tensor_shape(OUTPUT)), device=self.device)
-        self._context.set_tensor_address(OUTPUT, prediction.data_ptr())
+        self._bind_address(OUTPUT, prediction)
         self._enqueue([*feed.values(), prediction])
         return prediction
+
+    def _bind(self, name: str, tensor: torch.Tensor) -> None:
+        shape = tuple(tensor.shape)
+        if self._shapes.get(name) != shape:
+            if not self._context.set_input_shape(name, shape):
+                raise DtkError(
+                    f"The engine does not take a batch of {len(tensor)}.", expected=f"{self._batch} (min:opt:max)"
+                )
+            self._shapes[name] = shape
+        self._bind_address(name, tensor)
+
+    def _bind_address(self, name: str, tensor: torch.Tensor) -> None:
+        if self._addresses.get(name) != tensor.data_ptr():
+            self._context.set_tensor_address(name, tensor.data_ptr())
+            self._addresses[name] = tensor.data_ptr()
 
     def _enqueue(self, tensors: list[torch.Tensor]) -> None:
         caller = torch.cuda.current_stream(self.device)

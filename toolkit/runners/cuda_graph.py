@@ -1,0 +1,93 @@
+"""CUDA graphs: what was launched once is launched again as one, which is what a small model at batch 1 waits for.
+
+A graph holds addresses, so its inputs and outputs stay where they are: new values are copied in, results are copied
+out (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from toolkit.errors import DtkError
+from toolkit.models import ModelFolder
+from toolkit.runners.torch import TorchRunner
+
+WARM_UP_CALLS = 3  # cuDNN and cuBLAS choose and allocate in their first calls, which a graph must not hold
+
+Work = Callable[[], torch.Tensor]
+Replay = Callable[[], object]
+Capture = Callable[[Work, str], tuple[torch.Tensor, Replay]]
+
+
+def capture(work: Work, device: str) -> tuple[torch.Tensor, Replay]:
+    """What ``work`` returns, and how to compute it again from the same memory into the same memory.
+
+    ``work`` may read and write tensors on ``device`` alone. Raises DtkError where it cannot be captured.
+    """
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP_CALLS):
+            work()
+    torch.cuda.current_stream(device).wait_stream(aside)
+    try:
+        with torch.cuda.device(device), torch.cuda.graph(graph):
+            output = work()
+    except RuntimeError as error:
+        raise DtkError(
+            "This model cannot be captured as a CUDA graph.",
+            found=str(error).strip().splitlines()[0],
+            do="use the runner 'torch' or 'compile'",
+        ) from error
+    return output, graph.replay
+
+
+class CapturedCall:
+    """A function of tensors, captured for the shapes of ``inputs``."""
+
+    def __init__(
+        self,
+        call: Callable[..., torch.Tensor],
+        inputs: Mapping[str, torch.Tensor],
+        device: str,
+        capture: Capture = capture,
+    ) -> None:
+        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        self._output, self._replay = capture(lambda: call(**self._inputs), device)
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        for name, tensor in inputs.items():
+            self._inputs[name].copy_(tensor)
+        self._replay()
+        return self._output.clone()
+
+
+class CudaGraphRunner(TorchRunner):
+    """The denoiser in eager PyTorch, recorded as one CUDA graph a shape; needs an NVIDIA GPU."""
+
+    name = "cudagraph"
+
+    def __init__(
+        self, model: ModelFolder, *, device: str = "cuda", dtype: str = "fp32", capture: Capture = capture
+    ) -> None:
+        super().__init__(model, device=device, dtype=dtype)
+        self._capture = capture
+        self._captured: dict[tuple[tuple[str, torch.Size], ...], CapturedCall] = {}
+
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        inputs = {"sample": sample, "timestep": timestep, **conditioning}
+        shapes = tuple((name, tensor.shape) for name, tensor in sorted(inputs.items()))
+        with torch.inference_mode():
+            if shapes not in self._captured:
+                self._captured[shapes] = CapturedCall(self.uncaptured, inputs, self.device, self._capture)
+            return self._captured[shapes](inputs)
+
+    def uncaptured(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        """The launches themselves, for a graph of more than one call."""
+        return super().__call__(sample, timestep, **conditioning)
+
+    def close(self) -> None:
+        self._captured.clear()
+        super().close()
