@@ -24,21 +24,22 @@ if TYPE_CHECKING:
     from torch import nn
 
     from profiles.latency_table import LatencyTable, Timing
+    from toolkit.denoiser_inputs import InputSpec
 
 
 class Latencies:
     """The latency of configurations and of networks of one dense model, as the prune stage asks for them."""
 
-    def __init__(self, table: LatencyTable, open_network: Callable[[nn.Module, Mapping[str, Any]], Any]) -> None:
+    def __init__(self, table: LatencyTable, open_network: Callable[[nn.Module], Any]) -> None:
         self._table, self._open_network = table, open_network
 
     def measure(self, config: Mapping[str, Any]) -> Timing:
         """A configuration's entry in the table, measured now where it has none."""
         return self._table.measure(config)
 
-    def check(self, network: nn.Module, config: Mapping[str, Any]) -> Timing:
+    def check(self, network: nn.Module) -> Timing:
         """A network as it is, measured now."""
-        with self._open_network(copy.deepcopy(network).cpu(), config) as runner:
+        with self._open_network(copy.deepcopy(network).cpu()) as runner:
             return self._table.compare(runner)
 
 
@@ -54,20 +55,21 @@ def latencies(
 
     from profiles.config import Rounds
     from profiles.latency_table import LatencyTable
+    from toolkit.conditioner import context_tokens
     from toolkit.denoiser_inputs import example_inputs, input_specs
     from toolkit.environment import machine, versions
     from toolkit.runners.registry import check_available
 
     check_available(settings.runner, device)
-    specs = input_specs(dense.class_name, dense.config, tokens=settings.tokens)
+    specs = input_specs(dense.class_name, dense.config, tokens=context_tokens(dense))
 
-    def open_network(network: nn.Module, config: Mapping[str, Any]) -> Any:
-        return opened(dense.class_name, network, config, settings, device, progress)
+    def open_network(network: nn.Module) -> Any:
+        return opened(network, specs, settings, device, progress)
 
     def open_config(config: Mapping[str, Any]) -> Any:
         with torch.random.fork_rng(devices=[]):  # any weights will do
             network = models.build(dense.class_name, config, device="cpu")
-        return open_network(network, config)
+        return open_network(network)
 
     facts = {
         "class": dense.class_name,
@@ -85,12 +87,7 @@ def latencies(
 
 @contextmanager
 def opened(
-    class_name: str,
-    network: nn.Module,
-    config: Mapping[str, Any],
-    settings: LatencySettings,
-    device: str,
-    progress: Progress,
+    network: nn.Module, specs: Mapping[str, InputSpec], settings: LatencySettings, device: str, progress: Progress
 ) -> Iterator[Runner]:
     """``network`` in the runner of the settings, in the form it reads; the network may be changed."""
     from toolkit.runners.registry import open_runner, runner_reads
@@ -103,22 +100,18 @@ def opened(
             source: models.ModelFolder | Path = models.ModelFolder(Path(scratch), "")
             options["dtype"] = settings.dtype
         else:
-            source = _exported(class_name, network, config, settings, Path(scratch) / "denoiser.onnx")
+            source = _exported(network, specs, settings, Path(scratch) / "denoiser.onnx")
             source = _engine(source, settings, progress) if reads == "engine" else source
         with closing(open_runner(settings.runner, source, device=device, **options)) as runner:
             yield runner
 
 
-def _exported(
-    class_name: str, network: nn.Module, config: Mapping[str, Any], settings: LatencySettings, path: Path
-) -> Path:
+def _exported(network: nn.Module, specs: Mapping[str, InputSpec], settings: LatencySettings, path: Path) -> Path:
     from exporters.config import BF16_OPSET, ExportSettings
     from exporters.onnx import export_onnx
-    from toolkit.denoiser_inputs import input_specs
 
     opset = ExportSettings().opset
     opset = max(opset, BF16_OPSET) if settings.dtype == "bf16" else opset
-    specs = input_specs(class_name, config, tokens=settings.tokens)
     export_onnx(network, specs, path, dtype=settings.dtype, opset=opset)
     return path
 

@@ -15,7 +15,6 @@ class LatencySettings(Settings):
     runner: str = "onnxruntime"
     batch: int = Field(default=16, ge=1)
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
     seconds: float = Field(default=4.0, gt=0, description="of one turn of measuring; a noisy entry takes several")
 
 

@@ -23,7 +23,7 @@ class Latencies(Protocol):
         """A stock configuration, from the table of what was measured before where it is there."""
         ...
 
-    def check(self, network: nn.Module, config: Config) -> Timing:
+    def check(self, network: nn.Module) -> Timing:
         """A network as it is, now."""
         ...
 

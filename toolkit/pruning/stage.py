@@ -106,7 +106,7 @@ def prune(
             "calibration": _calibration_record(train, settings),
         }
         if latency and latencies:
-            measured_again = latencies.check(choice.model, engine.space.configure(choice.values))
+            measured_again = latencies.check(choice.model)
             facts["latency"] = latency_facts(latency, choice.values, target, settings, measured_again)
         write_scores(folder / "scores.safetensors", scorings, key)
         config = engine.space.configure(choice.values)
