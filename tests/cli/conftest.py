@@ -63,3 +63,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=generator("test data", 0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8))
     return path
+
+
+@pytest.fixture(scope="session")
+def compressed(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished `dtk compress`; tests that change it work on a copy."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    answer = dtk("compress", model, "--data", data, "-o", out, *FAST)
+    assert answer.code == 0, answer.err
+    return out

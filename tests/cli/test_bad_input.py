@@ -169,9 +169,8 @@ def test_bad_files_among_images_are_named_and_counted(model: Path, tmp_path: Pat
     assert plan["calibration"]["skipped"] == 2
 
 
-def test_a_run_of_another_recipe_is_refused_and_kept(model: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert compress(model, data, out).code == 0
+def test_a_run_of_another_recipe_is_refused_and_kept(model: Path, data: Path, compressed: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(compressed, tmp_path / "run")
     before = folder_sha256(out)
     answer = compress(model, data, out, "--target", "width=0.75")
     assert answer.code == 1
@@ -198,8 +197,8 @@ def test_commands_want_a_run_folder(command: str, tmp_path: Path) -> None:
     assert_words("is not a run folder[\\s\\S]*no such folder", answer.err)
 
 
-def test_a_run_of_a_newer_schema_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
-    assert compress(model, data, tmp_path / "run", "--no-recover").code == 0
+def test_a_run_of_a_newer_schema_is_refused(compressed: Path, tmp_path: Path) -> None:
+    shutil.copytree(compressed, tmp_path / "run")
     edited(tmp_path / "run" / "run.json", schema_version=99)
     answer = dtk("export", tmp_path / "run")
     assert answer.code == 1
@@ -213,9 +212,8 @@ def test_a_misspelt_recipe_key_is_named(tmp_path: Path) -> None:
     assert_words("prune.taget", answer.err)
 
 
-def test_profile_before_export_says_what_to_do(model: Path, data: Path, tmp_path: Path) -> None:
-    assert compress(model, data, tmp_path / "run", "--no-recover").code == 0
-    answer = dtk("profile", tmp_path / "run", "--runner", "onnxruntime", "--batch", "1")
+def test_profile_before_export_says_what_to_do(compressed: Path) -> None:
+    answer = dtk("profile", compressed, "--runner", "onnxruntime", "--batch", "1")
     assert answer.code == 1
     assert_words("no finished export stage[\\s\\S]*dtk export", answer.err)
 
@@ -237,10 +235,9 @@ def test_a_model_whose_context_nothing_makes_is_planned_but_not_pruned(data: Pat
 
 @pytest.mark.parametrize("bad", [["--target", "macs=0.01"], ["--criterion", "fisher"], ["--data", "nowhere.npz"]])
 def test_an_overwrite_that_cannot_succeed_loses_nothing(
-    bad: list[str], model: Path, data: Path, tmp_path: Path
+    bad: list[str], model: Path, data: Path, compressed: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    assert compress(model, data, out).code == 0
+    out = shutil.copytree(compressed, tmp_path / "run")
     before = folder_sha256(out)
     assert compress(model, data, out, *bad, "--overwrite").code != 0
     assert folder_sha256(out) == before
@@ -254,9 +251,8 @@ def test_a_refused_command_does_not_stand_in_the_way_of_the_right_one(model: Pat
     assert dtk("recover", tmp_path / "run").code == 0
 
 
-def test_folders_of_the_user_in_a_run_are_left_alone(model: Path, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    assert compress(model, data, tmp_path / "run").code == 0
+def test_folders_of_the_user_in_a_run_are_left_alone(model: Path, data: Path, compressed: Path, tmp_path: Path) -> None:
+    shutil.copytree(compressed, tmp_path / "run")
     (tmp_path / "run" / ".git").mkdir()
     (tmp_path / "run" / ".git" / "HEAD").write_text("ref: refs/heads/main")
     (tmp_path / "run" / "notes.md").write_text("years of work")

@@ -20,15 +20,6 @@ from toolkit.pruning import surgery
 from toolkit.pruning.plan import read_plan
 
 
-@pytest.fixture(scope="module")
-def compressed(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished `dtk compress`; tests that change it work on a copy."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    answer = dtk("compress", model, "--data", data, "-o", out, *FAST)
-    assert answer.code == 0, answer.err
-    return out
-
-
 @pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
 def test_every_command_has_help(command: str) -> None:
     answer = dtk(command, "--help")
@@ -106,11 +97,11 @@ def test_dry_run_wants_a_config_alone_and_writes_nothing(model: Path, tmp_path: 
 
 def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None:
     out = shutil.copytree(compressed, tmp_path / "run")
-    evaluated = dtk("evaluate", out, "--images", 6, "--sampling-steps", 2, "--json")
+    evaluated = dtk("evaluate", out, "--images", 6, "--sampling-steps", 2, "--batch-size", 3, "--controls", "--json")
     assert evaluated.code == 0, evaluated.err
     exported = dtk("export", out, "--batch", "1:2:4", "--json")
     assert exported.code == 0, exported.err
-    profiled = dtk("profile", out, "--runner", "torch,onnxruntime", "--batch", "1,2", "--json")
+    profiled = dtk("profile", out, "--runner", "torch,onnxruntime", "--batch", "1,2", "--seconds", 0.1, "--json")
     assert profiled.code == 0, profiled.err
     report = dtk("report", out, "--json").json
     assert report == json.loads((out / "report.json").read_text())
@@ -120,7 +111,10 @@ def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None
     assert set(profiled.json["runners"]["torch"]["latency"]) == {"1", "2"}
     recipe = (out / "recipe.yaml").read_text()
     assert "sampling_steps: 2" in recipe, "the recipe says what ran"
-    assert dtk("report", out).out.count("dense") > 3
+    assert "batches:\n  - 1\n  - 2\n" in recipe
+    told = dtk("report", out).out
+    assert told.count("dense") > 3
+    assert evaluated.json["controls"]["verdict"] in " ".join(told.split()), "a control that wins is not hidden"
     again = dtk("run", out / "recipe.yaml")
     assert again.code == 0 and "recovering" not in again.err and "sampling" not in again.err
 

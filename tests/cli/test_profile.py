@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import FAST, dtk
+from tests.cli.conftest import dtk
 from tests.tiny import tiny_folder
 from toolkit.files import write_json
 
 pytestmark = pytest.mark.slow
-TORCH = ("--runner", "torch", "--batch", "1,2")
+TORCH = ("--runner", "torch", "--batch", "1,2", "--seconds", "0.1")
 
 
 @pytest.fixture(scope="module")
-def profiled(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def profiled(compressed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a profile; tests that change it work on a copy."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    answer = dtk("compress", model, "--data", data, "-o", run, *FAST)
-    assert answer.code == 0, answer.err
+    run = shutil.copytree(compressed, tmp_path_factory.mktemp("runs") / "run")
     answer = dtk("profile", run, *TORCH)
     assert answer.code == 0, answer.err
     return run

@@ -22,6 +22,7 @@ def profile(
     ] = None,
     runner: Annotated[str | None, option("runners, by comma: torch,onnxruntime")] = None,
     batch: Annotated[str | None, option("batch sizes, by comma: 1,16,64")] = None,
+    seconds: Annotated[float | None, option("measure each batch size for about this long [4]")] = None,
     fail_if: Annotated[list[str] | None, option("exit 4 on onnxruntime@64.speedup<1.2, say; may be repeated")] = None,
     against: Annotated[str | None, option("measure against this diffusers folder in the dense model's place")] = None,
     across_machines: Annotated[
@@ -35,13 +36,14 @@ def profile(
 
     if others:
         with terminal(quiet=json):
-            if runner or batch or fail_if or against:
+            if runner or batch or seconds or fail_if or against:
                 raise UsageError(
                     "Runs that are compared are not measured.", expected="run folders and --across-machines"
                 )
         _compare([run, *others], across_machines, json)
     else:
-        changes = {"runners": runner and runner.split(","), "batches": batch and batch.split(",")}
+        rounds = {"seconds": seconds} if seconds is not None else None
+        changes = {"runners": runner and runner.split(","), "batches": batch and batch.split(","), "rounds": rounds}
         _measure(run, changes, fail_if or [], against, json)
 
 
@@ -68,6 +70,8 @@ def _measure(path: Path, changes: dict[str, Any], fail_if: list[str], against: s
         job = pipeline.with_settings(job, "profile", settings)
         _check_measurable(job, conditions)
         value = pipeline.profile_against(job, against) if against else pipeline.profile(job)
+        if not against:
+            job.recipe.write(path / "recipe.yaml")
         stages = pipeline.report(job)["stages"] | {"profile": value}
     show(value, json, checks.against if against else tables.profile)
     with terminal(quiet=json):

@@ -49,11 +49,17 @@ def evaluate(
     guidance: Annotated[float | None, option("classifier-free guidance; 1 is none [1]")] = None,
     features: Annotated[str | None, option("feature extractor of the distances")] = None,
     seed: Annotated[int | None, option("seed of the first sample")] = None,
+    batch_size: Annotated[int | None, option("images sampled at once; changes no image")] = None,
+    controls: Annotated[
+        bool | None,
+        typer.Option("--controls/--no-controls", help="also sample the dense model in fewer steps, at equal cost"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Sample dense and compressed side by side and measure both against real images."""
-    changes = {"sampler": sampler, "sampling_steps": sampling_steps, "features": features, "seed": seed}
-    _stage(run, "evaluate", json, images=images, guidance=guidance, **changes)
+    changes: dict[str, Any] = {"sampler": sampler, "sampling_steps": sampling_steps, "features": features, "seed": seed}
+    changes |= {"guidance": guidance, "batch_size": batch_size, "controls": controls}
+    _stage(run, "evaluate", json, images=images, **changes)
 
 
 @app.command()

@@ -56,6 +56,8 @@ def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
     pairs = metrics["pairs"]
     psnr = "equal images" if pairs["psnr_db"] is None else f"PSNR {pairs['psnr_db']:.1f} dB"
     yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, {psnr}"
+    if "controls" in metrics:
+        yield f"control: {metrics['controls']['verdict']}"
 
 
 def parity(exported: dict[str, Any]) -> Iterator[Any]:

@@ -1,0 +1,77 @@
+"""The paper's denoisers as diffusers folders with fresh weights; --toy keeps every kind of block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+
+
+def _ddpm(size: int, widths: tuple[int, ...], attention: int) -> dict[str, Any]:
+    down = ["DownBlock2D"] * len(widths)
+    down[attention] = "AttnDownBlock2D"
+    return {
+        "sample_size": size,
+        "block_out_channels": widths,
+        "down_block_types": down,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+        "attention_head_dim": None,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+    }
+
+
+LDM4 = {
+    "sample_size": 64,
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (192, 384, 576, 960),
+    "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
+    "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
+    "cross_attention_dim": 512,
+    "attention_head_dim": (6, 12, 18, 30),
+}
+SHAPES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
+    # name: class, config, what --toy changes
+    "cifar10-32": (
+        UNet2DModel,
+        _ddpm(32, (128, 256, 256, 256), 1),
+        {"block_out_channels": (32, 64, 64, 64)},
+    ),
+    "lsun-256": (
+        UNet2DModel,
+        _ddpm(256, (128, 128, 256, 256, 512, 512), 4),
+        {"block_out_channels": (32, 32, 64, 64, 64, 64), "sample_size": 32},
+    ),
+    "ldm4-64": (
+        UNet2DConditionModel,
+        LDM4,
+        {
+            "block_out_channels": (32, 64, 64, 128),
+            "attention_head_dim": (2, 4, 4, 8),
+            "sample_size": 16,
+        },
+    ),
+}
+
+
+TOY = {"layers_per_block": 1, "norm_num_groups": 8}
+
+
+def write_shape(name: str, folder: Path, toy: bool = False) -> Path:
+    """Write the shape as a folder that dtk opens, once; returns the folder."""
+    if not folder.is_dir():
+        kind, config, smaller = SHAPES[name]
+        torch.manual_seed(0)
+        model = kind(**(config | smaller | TOY if toy else config))
+        scheduler = DDPMScheduler(num_train_timesteps=20 if toy else 1000)
+        if kind is UNet2DModel:
+            DDPMPipeline(model, scheduler).save_pretrained(folder)
+        else:
+            model.save_pretrained(folder / "unet")
+            scheduler.save_pretrained(folder / "scheduler")
+    return folder

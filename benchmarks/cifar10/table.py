@@ -1,0 +1,64 @@
+"""The study's results as Markdown tables; what has no result says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.cifar10.rows import ROWS
+from benchmarks.cifar10.shapes import SHAPES
+from toolkit.files import read_json
+
+MISSING = "not measured"
+
+
+def row_table(results: Path) -> Iterator[str]:
+    """Quality and size by row, the mean over the seeds that have run."""
+    yield "| row | seeds | steps | params M | MACs G | distance | dense's | real against real | SSIM to dense |"
+    yield "| --- " * 9 + "|"
+    for name in ROWS:
+        found = [read_json(path) for path in sorted(results.glob(f"cifar10-row-{name}-seed*.json"))]
+        yield f"| {name} | {_row(found)} |"
+
+
+def _row(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return " | ".join([MISSING] + [""] * 7)
+    quality = [one["evaluate"]["frechet_distance"] for one in found]
+    floor = f"{mean(q['floor']['value'] for q in quality):.3f}" if all("floor" in q for q in quality) else "-"
+    got = found[0]["plan"]["got"]
+    cells = [
+        str(len(found)) + (" (toy)" if found[0]["toy"] else ""),
+        "/".join(sorted({str(one["steps"]) for one in found})),
+        f"{got['params'] / 1e6:.2f}",
+        f"{got['macs'] / 1e9:.3f}",
+        f"{mean(q['compressed']['value'] for q in quality):.3f}",
+        f"{mean(q['dense']['value'] for q in quality):.3f}",
+        floor,
+        f"{mean(one['evaluate']['pairs']['ssim'] for one in found):.3f}",
+    ]
+    return " | ".join(cells)
+
+
+def latency_table(results: Path) -> Iterator[str]:
+    """Speed-up and realised share by shape, runner and batch."""
+    yield "| shape | dtype | runner | batch | dense ms | compressed ms | speed-up | of the MACs ratio |"
+    yield "| --- " * 8 + "|"
+    for name in SHAPES:
+        files = sorted(results.glob(f"cifar10-latency-{name}-*.json"))
+        if not files:
+            yield f"| {name} | {MISSING} |" + " |" * 6
+        for path in files:
+            yield from _cells(name, read_json(path))
+
+
+def _cells(name: str, result: dict[str, Any]) -> Iterator[str]:
+    label = name + (" (toy)" if result["toy"] else "")
+    for runner, measured in result["profile"]["runners"].items():
+        for batch, cell in measured["latency"].items():
+            faster, times = cell["speedup"], [f"{cell[which]['p50_ms']:.3g}" for which in ("dense", "compressed")]
+            told = f"{faster['value']:.2f} ({faster['low']:.2f}-{faster['high']:.2f})"
+            share = f"{cell['realised_share']:.0%}"
+            yield f"| {label} | {result['dtype']} | {runner} | {batch} | {' | '.join(times)} | {told} | {share} |"

@@ -1,0 +1,126 @@
+"""The CIFAR-10 study at toy size: every step runs, resumes, and says what it did not measure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, UNet2DModel
+from PIL import Image
+from typer.testing import CliRunner
+
+from benchmarks.cifar10 import weights
+from benchmarks.cifar10.__main__ import app
+from benchmarks.cifar10.features import CifarResNet
+from benchmarks.cifar10.images import sheet_images
+from benchmarks.cifar10.rows import ROWS, recipe
+from benchmarks.cifar10.shapes import SHAPES, write_shape
+from tests.evaluation import cifar_resnet
+from toolkit import recipe as recipes
+from toolkit.noise import generator
+
+
+def study(*arguments: object) -> str:
+    answer = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert answer.exit_code == 0, (answer.output, answer.exception)
+    return answer.output
+
+
+def sheets(folder: Path) -> np.ndarray:
+    """Two sheets of 2 x 20 images; returns those of the training sheet."""
+    folder.mkdir()
+    images = generator("sheets", 0).integers(0, 256, (2, 40, 32, 32, 3), dtype=np.uint8)
+    for split, own in zip(("train", "test"), images, strict=True):
+        sheet = own.reshape(2, 20, 32, 32, 3).swapaxes(1, 2).reshape(64, 640, 3)
+        Image.fromarray(sheet).save(folder / f"{split}-00.webp", lossless=True)
+    np.savez(folder / "labels.npz", train_labels=np.arange(40) % 10, test_labels=np.arange(40) % 10)
+    return images[0]
+
+
+def resnet(path: Path) -> CifarResNet:
+    """ResNet-56 with random weights in the published file's layout."""
+    network = CifarResNet(56).eval()
+    state = {f"module.{n}": t for n, t in network.state_dict().items() if n not in ("mean", "std")}
+    torch.save({"state_dict": state | {"module.linear.weight": torch.zeros(10, 64)}}, path)
+    return network
+
+
+def test_sheets_hold_their_images_in_order(tmp_path: Path) -> None:
+    images = sheets(tmp_path / "images")
+    assert np.array_equal(sheet_images(tmp_path / "images" / "train-00.webp"), images)
+
+
+def test_another_layout_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (33, 32)).save(tmp_path / "x.png")
+    with pytest.raises(ValueError, match="33x32: not a sheet"):
+        sheet_images(tmp_path / "x.png")
+
+
+def test_the_features_are_those_of_the_published_network(tmp_path: Path) -> None:
+    network, pixels = resnet(tmp_path / "weights.th"), torch.rand(3, 3, 32, 32) * 255
+    other = cifar_resnet.load(str(tmp_path / "weights.th"), 56)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pixels), other(pixels))
+        torch.testing.assert_close(torch.jit.script(network)(pixels), other(pixels))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_the_published_ones(name: str) -> None:
+    kind, config, _ = SHAPES[name]
+    with torch.device("meta"):
+        params = sum(parameter.numel() for parameter in kind(**config).parameters())
+    published = {"cifar10-32": 35_746_307, "lsun-256": 113_673_219, "ldm4-64": 400_920_000}
+    assert params == pytest.approx(published[name], rel=0 if kind is UNet2DModel else 1e-4)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("toy", [True, False])
+def test_rows_are_recipes(name: str, toy: bool, tmp_path: Path) -> None:
+    values = recipe(name, tmp_path, tmp_path, tmp_path / "f.pt", steps=3, seed=1, toy=toy, on_gpu=not toy)
+    made = recipes.make(values, name)
+    assert made.recover is not None and made.recover.steps == 3
+    assert made.prune.seed == made.recover.seed == 1
+
+
+def test_shards_carry_the_weights_in_half_precision(tmp_path: Path) -> None:
+    model = write_shape("cifar10-32", tmp_path / "model", toy=True)
+    paths = weights.pack(model, tmp_path / "shards", shard_bytes=100_000)
+    assert len(paths) > 2
+    back = weights.unpack(tmp_path / "shards", tmp_path / "back")
+    one, other = (DDPMPipeline.from_pretrained(folder).unet.state_dict() for folder in (model, back))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(other[name], one[name].half().float()) for name in one)
+    paths[1].unlink()
+    with pytest.raises(SystemExit, match=rf"{len(paths) - 1} of {len(paths)} shards"):
+        weights.unpack(tmp_path / "shards", tmp_path / "again")
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    lines = study("table", "--results", tmp_path).splitlines()
+    assert sum("not measured" in line for line in lines) == len(ROWS) + len(SHAPES)
+
+
+@pytest.mark.slow
+def test_the_study_at_toy_size(tmp_path: Path) -> None:
+    work, results = ["--work", tmp_path / "work", "--toy", "--minutes", 30], ["--results", tmp_path / "results"]
+    sheets(tmp_path / "images")
+    resnet(tmp_path / "weights.th")
+    assert "40 images to train on, 40 to judge by" in study(
+        "prepare", tmp_path / "images", tmp_path / "weights.th", *work[:3]
+    )
+    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 2, *work, "--minutes", 0.01)])
+    assert stopped.exit_code == 75 and "the same command goes on" in stopped.output
+    study("dense", "--steps", 2, *work)
+    study("pack", tmp_path / "shards", "--work", tmp_path / "work")
+    for name in ("diff-pruning-0.05", "dtk-macs0.25"):
+        study("row", name, "--steps", 1, *work, *results)
+        found = json.loads((tmp_path / "results" / f"cifar10-row-{name}-seed0.json").read_text())
+        assert found["toy"] and found["evaluate"]["frechet_distance"]["compressed"]["count"] == 12
+        assert found["evaluate"]["frechet_distance"]["compressed"]["extractor"].startswith("ResNet-56")
+    study("latency", "cifar10-32", *work, *results)
+    told = study("table", *results)
+    assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2 |" in told
+    assert "| diff-pruning-0.05 | 1 (toy) | 1 |" in told
