@@ -40,18 +40,18 @@ SHAPES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "cifar10-32": (
         UNet2DModel,
         _ddpm(32, (128, 256, 256, 256), 1),
-        {"block_out_channels": (32, 64, 64, 64)},
+        {"block_out_channels": (16, 32, 32, 32), "sample_size": 16},
     ),
     "lsun-256": (
         UNet2DModel,
         _ddpm(256, (128, 128, 256, 256, 512, 512), 4),
-        {"block_out_channels": (32, 32, 64, 64, 64, 64), "sample_size": 32},
+        {"block_out_channels": (16, 16, 32, 32, 32, 32), "sample_size": 32},
     ),
     "ldm4-64": (
         UNet2DConditionModel,
         LDM4,
         {
-            "block_out_channels": (32, 64, 64, 128),
+            "block_out_channels": (16, 32, 32, 64),
             "attention_head_dim": (2, 4, 4, 8),
             "sample_size": 16,
         },
@@ -59,7 +59,7 @@ SHAPES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-TOY = {"layers_per_block": 1, "norm_num_groups": 8}
+TOY = {"layers_per_block": 1, "norm_num_groups": 4}
 
 
 def write_shape(name: str, folder: Path, toy: bool = False) -> Path:
