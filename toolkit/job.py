@@ -92,18 +92,24 @@ class Job:
         return images
 
 
-def count(folder: models.ModelFolder) -> Any:
-    """The function that counts parameters and MACs of a configuration of the folder's class, for the solver."""
-    from profiles.macs import count_macs, count_params
+def count(folder: models.ModelFolder, tokens: int | None = None) -> Any:
+    """The function that counts parameters and MACs of a configuration of the folder's class, for the solver.
+
+    ``tokens`` is the length of the context, None = what the folder says of it.
+    """
+    from profiles.macs import count_params
+    from profiles.recount import Recount
     from toolkit.denoiser_inputs import example_inputs, input_specs
     from toolkit.pruning.cost import Cost
 
-    tokens = context_tokens(folder)
+    dense = models.full_config(folder)
+    specs = input_specs(folder.class_name, dense, tokens=tokens or context_tokens(folder))
+    recount = Recount(models.build(folder.class_name, dense), example_inputs(specs, batch=1, device="meta"))
 
     def counted(config: dict[str, Any]) -> Cost:
         module = models.build(folder.class_name, config)
-        inputs = example_inputs(input_specs(folder.class_name, config, tokens=tokens), batch=1, device="meta")
-        return Cost(count_params(module), count_macs(module, inputs).macs)
+        by_part = recount(module)
+        return Cost(count_params(module), sum(by_part.values()), by_part)
 
     return counted
 
@@ -117,7 +123,7 @@ def dry_run(asked: Recipe, progress: Progress = silent) -> dict[str, Any]:
 
     dense = models.find(asked.model)
     with measured(asked, dense, progress) as found:
-        return plan_by_width(dense, asked.prune, count(dense), latencies=found, progress=progress)
+        return plan_by_width(dense, asked.prune, count(dense, asked.prune.tokens), latencies=found, progress=progress)
 
 
 @contextmanager

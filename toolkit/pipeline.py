@@ -38,7 +38,7 @@ def prune(job: Job) -> dict[str, Any]:
             job.recipe.prune,
             job.dense,
             job.examples,
-            count(job.dense),
+            count(job.dense, job.recipe.prune.tokens),
             latencies=found,
             device=job.device,
             progress=job.progress,

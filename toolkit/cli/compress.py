@@ -26,6 +26,9 @@ def compress(
     groups: Annotated[str | None, option("norm groups: within | whole")] = None,
     min_width: Annotated[float | None, option("least fraction of a level's width [0.5]")] = None,
     blocks: Annotated[bool, typer.Option("--blocks", help="let whole blocks go where the class can say it")] = False,
+    tokens: Annotated[
+        int | None, option("length of the context MACs are counted for, where the folder leaves it open")
+    ] = None,
     calibration_images: Annotated[int | None, option("images to score on [32]")] = None,
     norm_term: Annotated[bool, typer.Option(help="add the paper code's term for norms")] = False,
     steps: Annotated[int | None, option("recovery steps")] = None,
@@ -52,6 +55,7 @@ def compress(
         "groups": groups,
         "min_width": min_width,
         "blocks": blocks or None,
+        "tokens": tokens,
         "calibration_images": calibration_images,
         "norm_term": norm_term or None,
         "seed": seed,

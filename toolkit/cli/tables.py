@@ -33,7 +33,17 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
         interval = f"{latency['low']:.3f} to {latency['high']:.3f}"
         yield f"latency of dense: {latency['fraction']:.3f} ({interval}), in turns{', ' if how else ''}{how}"
         yield from [latency["missed"]] if latency["missed"] else []
+    yield from _levels(facts)
     yield f"chosen by {facts['chosen_by']}"
+
+
+def _levels(facts: dict[str, Any]) -> Iterator[Any]:
+    if not facts.get("macs_by_level"):  # a run of an earlier version
+        return
+    table = _table("MACs by level, down and up", "", "dense", "compressed", "of dense")
+    for name, macs in facts["macs_by_level"].items():
+        table.add_row(name, f"{macs['dense']:,}", f"{macs['got']:,}", f"{macs['got'] / macs['dense']:.1%}")
+    yield table
 
 
 def recovery(result: dict[str, Any]) -> Iterator[Any]:

@@ -38,7 +38,7 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals([(_Inert, name) for name in MENTIONED]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports what a file is not by errors of many kinds
-        if "Unsupported" in str(error):
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise DtkError(
                 f"{path} holds more than tensors: to load it would run code that it brings along.",
                 found=_first_line(error),

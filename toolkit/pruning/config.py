@@ -26,7 +26,8 @@ class PruneSettings(Settings):
     on held-out images. ``calibration_images``: size of the one calibration batch; as many more are held out.
     ``min_width``: no level gets narrower than this fraction of its dense width, and no stack of blocks shorter.
     ``blocks``: whole blocks may go as well where the class can say it (UNet2DConditionModel's ``layers_per_block``); a
-    class whose widths are not free (DiT) is pruned by blocks in any case.
+    class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``: length of the context that MACs
+    are counted for, where nothing beside the denoiser says it.
     """
 
     target: str = "macs=0.57"
@@ -37,6 +38,7 @@ class PruneSettings(Settings):
     groups: Literal["within", "whole"] = "within"
     min_width: float = Field(default=0.5, gt=0, le=1)
     blocks: bool = False
+    tokens: int | None = Field(default=None, ge=1)
     calibration_images: int = Field(default=32, ge=1)
     norm_term: bool = False
     seed: int = Field(default=0, ge=0)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,9 +23,23 @@ class Cost:
 
     params: int
     macs: int
+    macs_by_part: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, figure: str) -> float:
         return float(getattr(self, figure))
+
+
+def by_level(parts: Mapping[str, int]) -> dict[str, int]:
+    """The MACs of a network's parts by level (its way down and its way up), middle, stack of blocks, and the rest."""
+    levels = sum(part.startswith("down_blocks.") for part in parts)
+    found: dict[str, int] = {}
+    for part, macs in parts.items():
+        kind, _, number = part.partition(".")
+        places = {"down_blocks": lambda n: f"level {n}", "up_blocks": lambda n: f"level {levels - 1 - n}"}
+        names = {"mid_block": "middle", "transformer_blocks": "transformer blocks"}
+        name = places[kind](int(number)) if kind in places else names.get(kind, "input, output, time")
+        found[name] = found.get(name, 0) + macs
+    return dict(sorted(found.items()))
 
 
 Count = Callable[[Config], Cost]

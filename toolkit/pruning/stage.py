@@ -20,7 +20,7 @@ from toolkit.pruning import calibration, catalog, depth, surgery
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.choice import Choice, choose
 from toolkit.pruning.config import PruneSettings
-from toolkit.pruning.cost import Count
+from toolkit.pruning.cost import Count, by_level
 from toolkit.pruning.criteria.base import Criterion, Task
 from toolkit.pruning.engine import Engine
 from toolkit.pruning.latency_cost import LatencyCost
@@ -174,6 +174,7 @@ def _choose(
 def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Count) -> dict[str, Any]:
     """Asked and got, and the widths."""
     dense, got = count(engine.config), count(engine.space.configure(values))
+    levels = by_level(dense.macs_by_part), by_level(got.macs_by_part)
     return {
         "asked": settings.model_dump(),
         "dense": {"params": dense.params, "macs": dense.macs},
@@ -183,6 +184,7 @@ def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Cou
             "params_fraction": got.params / dense.params,
             "macs_fraction": got.macs / dense.macs,
         },
+        "macs_by_level": {name: {"dense": macs, "got": levels[1].get(name, 0)} for name, macs in levels[0].items()},
         "widths": [
             {"name": variable.name, "kind": variable.kind, "dense": variable.dense, "got": value}
             for variable, value in zip(engine.space.variables, values, strict=True)

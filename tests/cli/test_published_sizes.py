@@ -1,0 +1,52 @@
+"""The table of published sizes, to the digit, through the command on a config alone: no weights, no data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.pruning.test_solver import PUBLISHED, D, U
+from toolkit.cli import app
+
+CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+LDM_4 = {"sample_size": 64, "layers_per_block": 2, "cross_attention_dim": 512, "attention_head_dim": 1} | {
+    "block_out_channels": (192, 384, 576, 960),
+    "down_block_types": (D, CROSS_DOWN, CROSS_DOWN, CROSS_DOWN),
+    "up_block_types": (CROSS_UP, CROSS_UP, CROSS_UP, U),
+}
+
+
+def planned(folder: Path, class_name: str, config: dict, *options: str) -> dict:
+    (folder / "unet").mkdir()
+    text = json.dumps({"_class_name": class_name, "in_channels": 3, "out_channels": 3, **config})
+    (folder / "unet" / "config.json").write_text(text)
+    found = CliRunner().invoke(app, ["compress", str(folder), "--dry-run", "--json", *options])
+    assert found.exit_code == 0, found.output
+    plan: dict = json.loads(found.stdout)
+    assert plan["chosen_by"].startswith("width")
+    for model in ("dense", "got"):
+        assert sum(level[model] for level in plan["macs_by_level"].values()) == plan[model]["macs"]
+    return plan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_three_quarters_of_a_published_ddpm(name: str, tmp_path: Path) -> None:
+    config, (params, macs, compressed_params, compressed_macs) = PUBLISHED[name]
+    plan = planned(tmp_path, "UNet2DModel", config, "--target", "width=0.75")
+    assert [width["got"] / width["dense"] for width in plan["widths"]] == [0.75] * len(plan["widths"])
+    assert plan["dense"]["params"] == pytest.approx(params, rel=1e-4)
+    assert plan["dense"]["macs"] == pytest.approx(macs, rel=1e-4)
+    assert plan["got"]["params"] == compressed_params
+    assert plan["got"]["macs"] == pytest.approx(compressed_macs, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_ldm_4_by_target_with_one_token(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "UNet2DConditionModel", LDM_4, "--target", "macs=0.57", "--tokens", "1")
+    assert plan["dense"]["params"] == pytest.approx(400.92e6, rel=1e-4)
+    assert plan["dense"]["macs"] == pytest.approx(104.227e9, rel=1e-4)
+    assert plan["got"]["macs_fraction"] == pytest.approx(0.57, rel=0.02)
