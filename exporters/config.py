@@ -61,7 +61,9 @@ class ExportSettings(Settings):
     )
     opset: int = 21
     batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
-    tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
+    tokens: int | None = Field(default=None, ge=1, description="length of a context; none: the model's own")
+    dynamic_size: bool = Field(default=False, description="height and width of the denoiser's file dynamic, too")
+    surroundings: bool = Field(default=True, description="also autoencoder, text encoder, class embedding")
     trt: bool = False
     engine: EngineSettings = EngineSettings()
     sampler: Literal["ddim", "ddpm"] = Field(default="ddim", description="whose update the step graph holds")
@@ -73,6 +75,12 @@ class ExportSettings(Settings):
     @model_validator(mode="after")
     def _supported(self) -> ExportSettings:
         check_opset(self.opset, self.dtype)
+        if self.dynamic_size and self.trt:
+            raise UsageError(
+                "An engine is built for one height and width.",
+                found="dynamic_size and trt",
+                do="leave out --dynamic-size, or --trt",
+            )
         return self
 
 

@@ -15,17 +15,19 @@ from typing import Any
 import torch
 
 from exporters.config import DtypeName, ExportSettings
-from exporters.onnx import export_onnx
+from exporters.onnx import Dimensions, export_onnx
 from exporters.overflow import RangeWatch, overflow_error
 from exporters.parity import PSNR_FLOORS_DB, TOLERANCES, compare, compare_images
-from exporters.step import export_step, run_steps
+from exporters.step import UNCONDITIONAL, export_step, run_steps
+from toolkit.conditioner import context_tokens, find_conditioning
 from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.errors import DtkError, UsageError
 from toolkit.models import ModelFolder, load_denoiser, load_scheduler
-from toolkit.runners.base import Runner
 from toolkit.runners.registry import open_runner
 from toolkit.sampling import sample
 
 NO_BF16 = "not run: ONNX Runtime has no bfloat16 matrix product on a CPU"
+GUIDANCE = 3.0  # the largest scale in the comparison of the step graph
 
 
 class Ladder:
@@ -38,7 +40,7 @@ class Ladder:
             model.class_name,
             model.config,
             timesteps=self.scheduler.config.num_train_timesteps,
-            tokens=settings.tokens,
+            tokens=settings.tokens or context_tokens(model),
         )
 
     def climb(self, path: Path, done: Callable[[], None]) -> dict[str, Any]:
@@ -65,7 +67,15 @@ class Ladder:
 
     def _export(self, path: Path, dtype: DtypeName) -> None:
         denoiser, settings = load_denoiser(self.model), self.settings
-        export_onnx(denoiser, self.specs, path, dtype=dtype, opset=settings.opset, keep_fp32=settings.keep_fp32)
+        export_onnx(
+            denoiser,
+            self.specs,
+            path,
+            dtype=dtype,
+            opset=settings.opset,
+            keep_fp32=settings.keep_fp32,
+            dimensions=dynamic_sides(self.model) if settings.dynamic_size else None,
+        )
 
     def step(self, path: Path) -> dict[str, Any]:
         """Write the step graph to ``path`` (.onnx and .json beside it) and compare its loop with torch's."""
@@ -80,14 +90,15 @@ class Ladder:
             opset=settings.opset,
             keep_fp32=settings.keep_fp32,
             longest=max(settings.longest, settings.loop_steps),
+            guided=self.guided,
         )
         if settings.dtype == "bf16":
             return {"not_run": NO_BF16}
         schedule = description["schedules"][str(settings.loop_steps)]
         with closing(open_runner("onnxruntime", path)) as stepper:
             shape, noisy = self.specs["sample"].shape, settings.sampler == "ddpm"
-            images = run_steps(stepper, schedule, self._seeds, shape, self._conditioning, noisy=noisy)
-        expected = self._images(self.reference, "ddpm") if noisy else self._ddim_images
+            images = run_steps(stepper, schedule, self._seeds, shape, self._step_conditioning, noisy=noisy)
+        expected = self._images(self._guided_reference, settings.sampler)
         return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
 
     def _compare(self, path: Path, dtype: DtypeName) -> dict[str, Any]:
@@ -123,6 +134,33 @@ class Ladder:
         return {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
 
     @property
+    def guided(self) -> bool:
+        """Whether the step graph takes a guidance scale: where the model has a condition and a null one."""
+        try:
+            return find_conditioning(self.model).has_null
+        except DtkError:  # a bare denoiser: nothing beside it says
+            return False
+
+    @cached_property
+    def _step_conditioning(self) -> dict[str, torch.Tensor]:
+        """The step graph's conditioning; if guided also a scale an image and, as the null condition, other values."""
+        if not self.guided:
+            return self._conditioning
+        null = example_inputs(self.specs, len(self._seeds), seed=self.settings.seed + 1)
+        scales = torch.linspace(0.0, GUIDANCE, len(self._seeds))
+        nulls = {f"{UNCONDITIONAL}{name}": null[name] for name in self._conditioning}
+        return self._conditioning | nulls | {"guidance_scale": scales}
+
+    def _guided_reference(self, sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+        """Guidance by two calls of the reference (Ho and Salimans 2022, equation 6)."""
+        towards = self.reference(sample, timestep, **given)
+        if not self.guided:
+            return towards
+        inputs = self._step_conditioning
+        without = self.reference(sample, timestep, **{name: inputs[f"{UNCONDITIONAL}{name}"] for name in given})
+        return without + inputs["guidance_scale"][:, None, None, None] * (towards - without)
+
+    @property
     def _seeds(self) -> range:
         return range(self.settings.seed, self.settings.seed + self.settings.loop_images)
 
@@ -130,10 +168,22 @@ class Ladder:
     def _ddim_images(self) -> torch.Tensor:
         return self._images(self.reference, "ddim")
 
-    def _images(self, runner: Runner, sampler: str) -> torch.Tensor:
+    def _images(self, runner: Callable[..., torch.Tensor], sampler: str) -> torch.Tensor:
         """Images of the whole sampling loop, the same noise and conditioning for every runner."""
         shape, steps = self.specs["sample"].shape, self.settings.loop_steps
         return sample(runner, self.scheduler, self._seeds, shape, steps, sampler, conditioning=self._conditioning)
+
+
+def dynamic_sides(model: ModelFolder) -> Dimensions:
+    """Height and width of the denoiser's sample: multiples of what its levels halve.
+
+    Raises UsageError for a class whose position embedding is of one size.
+    """
+    levels = model.config.get("block_out_channels")
+    if levels is None:
+        raise UsageError(f"A {model.class_name} is of one height and width.", do="leave out --dynamic-size")
+    factor = 2 ** (len(levels) - 1)
+    return {"sample": {2: (factor, "height_blocks"), 3: (factor, "width_blocks")}}
 
 
 def rungs(dtype: DtypeName) -> list[DtypeName]:

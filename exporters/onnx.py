@@ -25,6 +25,8 @@ from toolkit.files import file_sha256, replacing, write_json
 
 OUTPUT = "prediction"
 TRACED_BATCH = 2  # torch.export takes sizes 0 and 1 for constants
+Dimensions = Mapping[str, Mapping[int, tuple[int, str]]]
+"""Of an input: axis to (factor, name), for an axis that is any multiple of the factor."""
 PROTOBUF_LIMIT = 2 * 2**30  # bytes; larger weights go into a file beside the graph
 
 
@@ -36,17 +38,21 @@ def export_onnx(
     dtype: DtypeName = "fp32",
     opset: int = 21,
     keep_fp32: Sequence[str] = (),
+    dimensions: Dimensions | None = None,
 ) -> dict[str, Any]:
     """Write ``denoiser`` to ``path`` with a description beside it (``.json``), which is returned.
 
     Inputs are named as in ``specs`` (sample, timestep, class_labels, encoder_hidden_states), the output ``prediction``;
-    every first dimension is the dynamic ``batch``. The denoiser is converted to ``dtype`` in place, but for its modules
-    that match ``keep_fp32``. Weights of more than 2 GiB go to ``path`` + ``.data``. Raises UsageError for an opset that
-    cannot hold the dtype, DtkError where torch cannot export the model.
+    every first dimension is the dynamic ``batch``, others are dynamic where ``dimensions`` says so. The denoiser is
+    converted to ``dtype`` in place, but for its modules that match ``keep_fp32``. Weights of more than 2 GiB go to
+    ``path`` + ``.data``. Raises UsageError for an opset that cannot hold the dtype, DtkError where torch cannot export
+    the model.
     """
     check_opset(opset, dtype)
     module = BorderedDenoiser(denoiser, dtype, keep_fp32)
-    return write_onnx(module, specs, path, output=OUTPUT, opset=opset, facts=precision_facts(module, dtype))
+    return write_onnx(
+        module, specs, path, output=OUTPUT, opset=opset, facts=precision_facts(module, dtype), dimensions=dimensions
+    )
 
 
 def precision_facts(module: BorderedDenoiser, dtype: DtypeName) -> dict[str, Any]:
@@ -63,12 +69,14 @@ def write_onnx(
     output: str,
     opset: int,
     facts: Mapping[str, Any],
+    dimensions: Dimensions | None = None,
 ) -> dict[str, Any]:
     """Trace ``module`` over inputs ``specs`` to ``path``; the description beside it, with ``facts``, is returned.
 
-    Raises DtkError where torch cannot export the module.
+    The batch is dynamic, and of an input the ``dimensions`` given for it. Raises DtkError where torch cannot export
+    the module.
     """
-    program = _trace(module, specs, output, opset)
+    program = _trace(module, specs, output, opset, dimensions or {})
     with replacing(path) as temporary:
         external = _size_bytes(module) >= PROTOBUF_LIMIT
         program.save(temporary, external_data=external)
@@ -90,14 +98,23 @@ def _check_dynamic(description: Mapping[str, Any]) -> None:
         raise DtkError("torch fixed the batch size of the exported graph.", found=f"in {', '.join(fixed)}")
 
 
-def _trace(module: torch.nn.Module, specs: Mapping[str, InputSpec], output: str, opset: int) -> torch.onnx.ONNXProgram:
+def _trace(
+    module: torch.nn.Module, specs: Mapping[str, InputSpec], output: str, opset: int, dimensions: Dimensions
+) -> torch.onnx.ONNXProgram:
     batch = torch.export.Dim("batch")
+    sides = {name: torch.export.Dim(name) for axes in dimensions.values() for _, name in axes.values()}
+    dynamic = {
+        name: {0: batch} | {axis: _multiple(factor, sides[side]) for axis, (factor, side) in dimensions[name].items()}
+        if name in dimensions
+        else {0: batch}
+        for name in specs
+    }
     with _quiet():
         try:
             program = torch.onnx.export(
                 module,
                 kwargs=example_inputs(specs, TRACED_BATCH),
-                dynamic_shapes={name: {0: batch} for name in specs},
+                dynamic_shapes=dynamic,
                 input_names=list(specs),
                 output_names=[output],
                 opset_version=opset,
@@ -108,6 +125,10 @@ def _trace(module: torch.nn.Module, specs: Mapping[str, InputSpec], output: str,
             raise DtkError("torch cannot export this denoiser to ONNX.", found=_first_line(error)) from error
     assert program is not None  # only the other exporter returns None
     return program
+
+
+def _multiple(factor: int, side: Any) -> Any:
+    return side if factor == 1 else factor * side
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from toolkit.run_folder import Request, Run
 
 NAMES = ("dense", "compressed")
 STEP = "compressed_step"
+AROUND = ("decoder", "encoder", "conditioner")
 
 
 def export(
@@ -23,9 +24,10 @@ def export(
 ) -> dict[str, Any]:
     """Write RUN/export/onnx/{dense,compressed,compressed_step}.onnx, a .json beside each, and RUN/export/parity.json.
 
-    Returns ``onnx`` (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision) and
-    ``step_parity`` (of the compressed model's step graph). A finished stage on the same models and settings is read,
-    not repeated. With ``settings.trt`` there are also ``engines``. Raises DtkError where an export is out of tolerance,
+    Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
+    (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the compressed
+    model's step graph) and ``surroundings_parity``. A finished stage on the same models and settings is read, not
+    repeated. With ``settings.trt`` there are also ``engines``. Raises DtkError where an export is out of tolerance,
     MissingToolError, with the ONNX files in place, where no TensorRT can work.
     """
     models = dict(zip(NAMES, (dense, compressed), strict=True))
@@ -64,7 +66,8 @@ def _engines(run: Run, settings: ExportSettings, exported: dict[str, Any], progr
 def result(folder: Path) -> dict[str, Any]:
     """What a finished export stage left in ``folder``."""
     found: dict[str, Any] = {"onnx": {}, **read_json(folder / "parity.json")}
-    for name in (*NAMES, STEP):
+    around = [name for name in AROUND if (folder / "onnx" / f"{name}.onnx").is_file()]
+    for name in (*NAMES, STEP, *around):
         path = folder / "onnx" / f"{name}.onnx"
         description = read_json(path.with_suffix(".json"))
         description.pop("schedules", None)  # thousands of numbers for a server's loop
@@ -74,8 +77,9 @@ def result(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder], progress: Progress) -> None:
     from exporters.ladder import Ladder, rungs
+    from exporters.surroundings import write_surroundings
 
-    total, count = len(rungs(settings.dtype)) * len(models) + 1, 0
+    total, count = len(rungs(settings.dtype)) * len(models) + 1 + settings.surroundings, 0
 
     def done() -> None:
         nonlocal count
@@ -89,7 +93,12 @@ def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder
     parity = {name: ladder.climb(folder / "onnx" / f"{name}.onnx", done) for name, ladder in ladders.items()}
     step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
     done()
-    write_json(folder / "parity.json", {"parity": parity, "step_parity": step_parity})
+    found: dict[str, Any] = {"parity": parity, "step_parity": step_parity}
+    if settings.surroundings:
+        around = write_surroundings(models["compressed"], settings, folder / "onnx")
+        found |= {"surroundings_parity": around} if around else {}
+        done()
+    write_json(folder / "parity.json", found)
 
 
 def _check_patterns(patterns: Sequence[str], models: dict[str, ModelFolder]) -> None:

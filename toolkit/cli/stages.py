@@ -70,6 +70,7 @@ def export(
     keep_fp32: Annotated[str | None, option("layers that stay in float32, by comma: mid_block.*")] = None,
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
     sampler: Annotated[str | None, option("whose update the step graph holds: ddim or ddpm")] = None,
+    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="height and width dynamic as well")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="build TensorRT engines as well")] = False,
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
     json: Json = False,
@@ -77,6 +78,7 @@ def export(
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
     engine = {"compute_capability": compute_capability.split(",")} if compute_capability else None
     changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt or None}
+    changes |= {"dynamic_size": dynamic_size or None}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
     _stage(run, "export", json, engine=engine, keep_fp32=kept, **changes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,22 @@ class OnnxRuntimeRunner:
         torch.cuda.current_stream(self.device).synchronize()  # the session runs on a stream of its own
         self._session.run_with_iobinding(binding)
         return torch.from_dlpack(binding.get_outputs()[0])
+
+    def close(self) -> None:
+        del self._session
+
+
+class Session:
+    """Any exported graph of one output on the CPU: tensors in by name, a tensor out."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = _session(path, "cpu")
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Run the graph; the graph's own types and shapes."""
+        arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
+        (output,) = self._session.run(None, arrays)
+        return torch.from_numpy(output)
 
     def close(self) -> None:
         del self._session

@@ -1,0 +1,207 @@
+"""What stands around a latent model's denoiser as ONNX files: autoencoder, text encoder, class embedding.
+
+| file | from | to |
+| --- | --- | --- |
+| ``decoder.onnx`` | ``latents`` (B, c, h, w) as the denoiser leaves them | ``images`` (B, C, H, W) around [-1, 1] |
+| ``encoder.onnx`` | ``images`` (B, C, H, W) in [-1, 1] | ``latents`` (B, c, h, w) as the denoiser takes them |
+| ``conditioner.onnx`` | ``input_ids`` (B, S) int64, of a caption | ``encoder_hidden_states`` (B, S, D) |
+| ``conditioner.onnx`` | ``class_labels`` (B,) int64, null class included | ``encoder_hidden_states`` (B, 1, D) |
+
+Floats are float32 at the borders. Batch, and of the autoencoder height and width, are dynamic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from exporters.config import DtypeName
+from exporters.onnx import Dimensions, write_onnx
+from toolkit.conditioner import ClassEmbedding, Conditioner
+from toolkit.denoiser import DTYPES
+from toolkit.denoiser_inputs import InputSpec
+from toolkit.first_stage import FirstStage, Shape
+from toolkit.mixed_precision import convert
+from toolkit.text_encoder import CaptionEncoder
+
+QUANTISER = ("quantize*",)  # the nearest code is another one in half precision
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part to export: the module behind float32 borders, what it takes, what must come out, and what it is called.
+
+    ``expected`` is the same in torch, float32. ``dimensions`` are the dynamic ones besides the batch.
+    """
+
+    name: str
+    module: Callable[[DtypeName], nn.Module]
+    specs: Mapping[str, InputSpec]
+    output: str
+    expected: Callable[..., torch.Tensor]
+    dimensions: Dimensions
+
+    def write(self, folder: Path, *, dtype: DtypeName, opset: int) -> Path:
+        """Write ``folder``/<name>.onnx with its description beside it; returns the path."""
+        path = folder / f"{self.name}.onnx"
+        module = self.module(dtype)
+        facts = {"dtype": dtype}
+        write_onnx(module, self.specs, path, output=self.output, opset=opset, facts=facts, dimensions=self.dimensions)
+        return path
+
+
+def first_stage_components(open_stage: Callable[[], FirstStage], latent: Shape) -> list[Component]:
+    """Decoder and encoder of an autoencoder whose latents the denoiser takes in the shape ``latent`` (c, h, w).
+
+    ``open_stage`` opens it with its own weights, which an export converts.
+    """
+    stage = open_stage()
+    image, factor = stage.folder.image_shape(latent), stage.folder.factor
+    sides = {2: "height", 3: "width"}
+    return [
+        Component(
+            "decoder",
+            lambda dtype: Decoder(open_stage(), dtype),
+            {"latents": InputSpec(latent)},
+            "images",
+            lambda latents: stage.decode(latents),
+            {"latents": {axis: (1, name) for axis, name in sides.items()}},
+        ),
+        Component(
+            "encoder",
+            lambda dtype: Encoder(open_stage(), dtype),
+            {"images": InputSpec(image)},
+            "latents",
+            lambda images: stage.encode(images),
+            {"images": {axis: (factor, f"latent_{name}") for axis, name in sides.items()}},
+        ),
+    ]
+
+
+def conditioner_components(open_it: Callable[[], Conditioner]) -> list[Component]:
+    """The component that makes a context, none where the denoiser takes class labels or nothing."""
+    conditioner = open_it()
+    if isinstance(conditioner, CaptionEncoder):
+        length, vocabulary = conditioner.tokenizer.model_max_length, conditioner.module.config.vocab_size
+        return [
+            Component(
+                "conditioner",
+                lambda dtype: TextEncoder(_caption_encoder(open_it()).module, dtype),
+                {"input_ids": InputSpec((length,), "int64", vocabulary)},
+                "encoder_hidden_states",
+                lambda input_ids: _states(_caption_encoder(conditioner).module, input_ids),
+                {},
+            )
+        ]
+    if isinstance(conditioner, ClassEmbedding):
+        table = conditioner.table
+        return [
+            Component(
+                "conditioner",
+                lambda dtype: Table(table),
+                {"class_labels": InputSpec((), "int64", len(table))},
+                "encoder_hidden_states",
+                lambda class_labels: table[class_labels][:, None],
+                {},
+            )
+        ]
+    return []
+
+
+def write_tokenizer(conditioner: Conditioner, path: Path) -> bool:
+    """Write a caption model's tokenizer, padding and cutting included, as the file the package tokenizers reads.
+
+    Returns whether there was one.
+    """
+    if not isinstance(conditioner, CaptionEncoder):
+        return False
+    conditioner.tokens([""])  # sets the padding and truncation it is called with
+    conditioner.tokenizer.backend_tokenizer.save(str(path))
+    return True
+
+
+class Decoder(nn.Module):
+    """Latents to images in ``dtype``; the quantiser of a VQModel stays in float32."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, stage: FirstStage, dtype: DtypeName) -> None:
+        super().__init__()
+        self.dtype, self.module = DTYPES[dtype], stage.module
+        convert(self.module, self.dtype, QUANTISER if dtype != "fp32" else ())
+        self.register_buffer("mean", stage.mean)
+        self.register_buffer("scale", stage.scale)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) float32 of ``latents`` (B, c, h, w) float32."""
+        values = latents / self.scale + self.mean
+        if not hasattr(self.module, "quantize"):
+            values = values.to(self.dtype)
+        images: torch.Tensor = self.module.decode(values, return_dict=False)[0]
+        return images.to(latents.dtype)
+
+
+class Encoder(nn.Module):
+    """Images to latents in ``dtype``: the mode of AutoencoderKL, VQModel's values before quantisation."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, stage: FirstStage, dtype: DtypeName) -> None:
+        super().__init__()
+        self.dtype, self.module = DTYPES[dtype], stage.module
+        convert(self.module, self.dtype)
+        self.register_buffer("mean", stage.mean)
+        self.register_buffer("scale", stage.scale)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Latents (B, c, h, w) float32 of ``images`` (B, C, H, W) float32."""
+        encoded = self.module.encode(images.to(self.dtype))
+        values = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        latents: torch.Tensor = (values.to(images.dtype) - self.mean) * self.scale
+        return latents
+
+
+class TextEncoder(nn.Module):
+    """Token ids to CLIP's last hidden states."""
+
+    def __init__(self, module: nn.Module, dtype: DtypeName) -> None:
+        super().__init__()
+        self.module = module
+        convert(module, DTYPES[dtype])
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, S, D) float32 of ``input_ids`` (B, S) int64."""
+        return _states(self.module, input_ids).float()
+
+
+class Table(nn.Module):
+    """Class ids to rows of a table, as a context of one token; a table needs no precision but its own."""
+
+    table: torch.Tensor
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def forward(self, class_labels: torch.Tensor) -> torch.Tensor:
+        """A context (B, 1, D) float32 of ``class_labels`` (B,) int64."""
+        rows: torch.Tensor = torch.nn.functional.embedding(class_labels, self.table)
+        return rows[:, None]
+
+
+def _states(module: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    states: torch.Tensor = module(input_ids=input_ids, return_dict=False)[0]
+    return states
+
+
+def _caption_encoder(conditioner: Conditioner) -> CaptionEncoder:
+    assert isinstance(conditioner, CaptionEncoder)
+    return conditioner

@@ -1,0 +1,100 @@
+"""Autoencoder, text encoder and class embedding as ONNX files compute what torch computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from exporters.components import TOKENIZER, Table, write_tokenizer
+from exporters.config import ExportSettings
+from exporters.surroundings import compare, components, write_surroundings
+from tests.latent import CLASSES, FOLDERS
+from toolkit.conditioner import open_conditioner
+from toolkit.errors import DtkError
+from toolkit.first_stage import open_first_stage
+from toolkit.runners.onnxruntime import Session
+
+NAMES = {
+    "unconditional": ["decoder", "encoder"],
+    "class": ["decoder", "encoder", "conditioner"],
+    "labels": ["decoder", "encoder"],
+    "caption": ["decoder", "encoder", "conditioner"],
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The half-precision components of a VQ model of classes and of a KL model of captions."""
+    folders = {}
+    for kind in ("class", "caption"):
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        model = FOLDERS[kind](folders[kind] / "model")
+        found = write_surroundings(model, ExportSettings(dtype="fp16"), folders[kind])
+        (folders[kind] / "parity.json").write_text(json.dumps(found))
+    yield folders
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_what_stands_around_each_kind_of_model_is_known(kind: str, tmp_path: Path) -> None:
+    assert [component.name for component in components(FOLDERS[kind](tmp_path))] == NAMES[kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["class", "caption"])
+def test_half_precision_is_within_tolerance_at_every_batch_and_size(kind: str, written: dict[str, Path]) -> None:
+    parity = json.loads((written[kind] / "parity.json").read_text())
+    assert list(parity) == NAMES[kind]
+    channels = 3 if kind == "class" else 4
+    assert set(parity["decoder"]["relative_error"]) == {f"{b}x{channels}x8x8" for b in (1, 3)} | {f"1x{channels}x16x24"}
+    assert set(parity["encoder"]["relative_error"]) == {"1x3x16x16", "3x3x16x16", "1x3x32x48"}
+    for found in parity.values():
+        assert max(found["relative_error"].values()) < 1e-2
+    assert max(parity["decoder"]["relative_error"].values()) > 0, "half precision computes something else than float32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["class", "caption"])
+def test_decoding_is_that_of_the_first_stage_with_its_scale(kind: str, written: dict[str, Path]) -> None:
+    stage = open_first_stage(FOLDERS[kind](written[kind] / "again"))
+    assert stage is not None
+    latents = torch.linspace(-2, 2, 2 * stage.folder.latent_channels * 64).reshape(2, -1, 8, 8)
+    with closing(Session(written[kind] / "decoder.onnx")) as session:
+        images = session({"latents": latents})
+    expected = stage.decode(latents)
+    assert float((images - expected).abs().max() / expected.abs().max()) < 1e-2
+
+
+@pytest.mark.slow
+def test_a_caption_is_tokenised_and_encoded_without_transformers(written: dict[str, Path]) -> None:
+    from tokenizers import Tokenizer
+
+    conditioner = open_conditioner(FOLDERS["caption"](written["caption"] / "again"))
+    tokenizer = Tokenizer.from_file(str(written["caption"] / TOKENIZER))
+    captions = ["a cat", "", "A very long caption that does not fit", "grüße 猫"]
+    ids = torch.tensor([entry.ids for entry in tokenizer.encode_batch(captions)])
+    with closing(Session(written["caption"] / "conditioner.onnx")) as session:
+        states = session({"input_ids": ids})
+    expected = conditioner(captions)["encoder_hidden_states"]
+    assert states.shape == expected.shape
+    assert float((states - expected).abs().max() / expected.abs().max()) < 1e-2
+
+
+def test_a_table_gives_a_context_of_one_token_and_only_captions_have_a_tokenizer(tmp_path: Path) -> None:
+    conditioner = open_conditioner(FOLDERS["class"](tmp_path / "model"))
+    rows = Table(conditioner.table)(torch.arange(CLASSES + 1))  # type: ignore[attr-defined]
+    torch.testing.assert_close(rows, conditioner([*range(CLASSES), None])["encoder_hidden_states"])
+    assert not write_tokenizer(conditioner, tmp_path / TOKENIZER) and not (tmp_path / TOKENIZER).exists()
+
+
+def test_a_component_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    (table,) = (c for c in components(FOLDERS["class"](tmp_path / "model")) if c.name == "conditioner")
+    path = table.write(tmp_path, dtype="fp32", opset=21)
+    other = FOLDERS["class"](tmp_path / "other", seed=1)
+    (wrong,) = (c for c in components(other) if c.name == "conditioner")
+    with pytest.raises(DtkError, match="The conditioner as ONNX fp32 does not compute what torch computes"):
+        compare(wrong, path, ExportSettings())
