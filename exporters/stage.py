@@ -25,8 +25,8 @@ def export(
     """Write RUN/export/onnx/{dense,compressed,compressed_step}.onnx, a .json beside each, and RUN/export/parity.json.
 
     Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
-    (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the compressed
-    model's step graph) and ``surroundings_parity``. A finished stage on the same models and settings is read, not
+    (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the
+    compressed model's step graph) and ``surroundings_parity``. A finished stage on the same models and settings is read, not
     repeated. With ``settings.trt`` there are also ``engines``. Raises DtkError where an export is out of tolerance,
     MissingToolError, with the ONNX files in place, where no TensorRT can work.
     """

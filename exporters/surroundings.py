@@ -16,7 +16,7 @@ from exporters.components import (
 from exporters.config import ExportSettings
 from exporters.ladder import NO_BF16
 from exporters.parity import TOLERANCES, relative_errors
-from toolkit.conditioner import open_conditioner
+from toolkit.conditioner import find_conditioning, open_conditioner
 from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
 from toolkit.errors import DtkError
 from toolkit.first_stage import FirstStage, find_first_stage
@@ -32,8 +32,8 @@ def write_surroundings(model: ModelFolder, settings: ExportSettings, folder: Pat
 
     A model of pixels without a context has none. Raises DtkError where one is out of tolerance.
     """
-    with_conditioner = open_conditioner(model)
-    write_tokenizer(with_conditioner, folder / TOKENIZER)
+    if has_conditioner(model):
+        write_tokenizer(open_conditioner(model), folder / TOKENIZER)
     found: dict[str, Any] = {}
     for component in components(model):
         path = component.write(folder, dtype=settings.dtype, opset=settings.opset)
@@ -47,7 +47,16 @@ def components(model: ModelFolder) -> list[Component]:
     if stage is not None:
         channels, height, width = input_specs(model.class_name, model.config)["sample"].shape
         found += first_stage_components(lambda: FirstStage(stage), (channels, height, width))
-    return found + conditioner_components(lambda: open_conditioner(model))
+    return found + (conditioner_components(lambda: open_conditioner(model)) if has_conditioner(model) else [])
+
+
+def has_conditioner(model: ModelFolder) -> bool:
+    """Whether the folder says what makes the denoiser's context; that of a bare denoiser does not."""
+    try:
+        find_conditioning(model)
+    except DtkError:
+        return False
+    return True
 
 
 def compare(component: Component, path: Path, settings: ExportSettings) -> dict[str, Any]:
