@@ -12,6 +12,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # built for numpy 1. Only the server inside nvidia-pytriton is used, hence --no-deps.
 SERVER := $(VENV)-server
 PYTRITON := nvidia-pytriton==0.7.0
+# optimum-onnx needs an older transformers and diffusers than dtk: an environment of its own, for `make test-interop` alone.
+OPTIMUM := $(VENV)-optimum
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install test test-all test-interop lint format wheel constraints clean
@@ -30,7 +32,7 @@ test: $(VENV)/.installed-dev  ## what a newcomer runs: minutes
 test-all: $(VENV)/.installed-dev $(SERVER)/.installed  ## the long ones too: every architecture, engines, server load, browser
 	$(PYTEST) -m 'not interop'
 
-test-interop: $(VENV)/.installed-dev  ## against other tools' packages, in environments of their own
+test-interop: $(VENV)/.installed-dev $(OPTIMUM)/.installed  ## against other tools' packages, in environments of their own
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop
 
 lint: $(VENV)/.installed-dev  ## style, types and the order of imports
@@ -52,7 +54,7 @@ constraints: $(VENV)/.installed-dev  ## pin what is installed now, after the tes
 	mv constraints.new constraints.txt
 
 clean:  ## remove .venv and what was built; runs/ stays
-	rm -rf $(VENV) $(SERVER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(SERVER) $(OPTIMUM) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/.python:
 	@test -n '$(PYTHON)' || { echo 'dtk needs Python 3.11 or newer; none is on PATH. Name one: make PYTHON=/path/to/python3.12' >&2; exit 1; }
@@ -76,6 +78,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(SERVER)/.installed: $(VENV)/.installed constraints.txt
 	$(BIN)/python -m venv $(SERVER)
 	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps '$(PYTRITON)'
+	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(sed -n '/^tokenizers==/p' constraints.txt)"
 	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check 'numpy<2' \
 		"$$(sed -n '/^onnxruntime==/p' constraints.txt)"
+	touch $@
+
+$(OPTIMUM)/.installed: $(VENV)/.installed constraints.txt
+	$(BIN)/python -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null \
+		|| $(OPTIMUM)/bin/python -m pip install --no-deps --index-url $(TORCH_INDEX) 'torch==$(TORCH)'
+	$(OPTIMUM)/bin/python -m pip install --quiet --disable-pip-version-check 'optimum-onnx==0.1.0' 'transformers<4.58' \
+		'diffusers<=0.39' "$$(sed -n '/^onnxruntime==/p' constraints.txt)" "$$(sed -n '/^numpy==/p' constraints.txt)"
 	touch $@

@@ -13,7 +13,7 @@ Floats are float32 at the borders. Batch, and of the autoencoder height and widt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Component:
     """A part to export: the module behind float32 borders, what it takes, what must come out, and what it is called.
 
     ``expected`` is the same in torch, float32. ``dimensions`` are the dynamic ones besides the batch.
+    ``facts`` go to the description.
     """
 
     name: str
@@ -46,12 +47,13 @@ class Component:
     output: str
     expected: Callable[..., torch.Tensor]
     dimensions: Dimensions
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path, *, dtype: DtypeName, opset: int) -> Path:
         """Write ``folder``/<name>.onnx with its description beside it; returns the path."""
         path = folder / f"{self.name}.onnx"
         module = self.module(dtype)
-        facts = {"dtype": dtype}
+        facts = {"dtype": dtype, **self.facts}
         write_onnx(module, self.specs, path, output=self.output, opset=opset, facts=facts, dimensions=self.dimensions)
         return path
 
@@ -72,6 +74,7 @@ def first_stage_components(open_stage: Callable[[], FirstStage], latent: Shape) 
             "images",
             lambda latents: stage.decode(latents),
             {"latents": {axis: (1, name) for axis, name in sides.items()}},
+            {"image": list(image)},
         ),
         Component(
             "encoder",
@@ -109,6 +112,7 @@ def conditioner_components(open_it: Callable[[], Conditioner]) -> list[Component
                 "encoder_hidden_states",
                 lambda class_labels: table[class_labels][:, None],
                 {},
+                {"classes": conditioner.conditioning.classes},
             )
         ]
     return []

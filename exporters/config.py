@@ -47,6 +47,7 @@ class EngineSettings(Settings):
     compute_capability: tuple[str, ...] = ()
     level: int = Field(default=3, ge=0, le=5)
     workspace_mib: int | None = Field(default=None, ge=1)
+    one_per_shape: bool = Field(default=False, description="also an engine for each batch of min:opt:max alone")
 
 
 class ExportSettings(Settings):
@@ -64,6 +65,7 @@ class ExportSettings(Settings):
     tokens: int | None = Field(default=None, ge=1, description="length of a context; none: the model's own")
     dynamic_size: bool = Field(default=False, description="height and width of the denoiser's file dynamic, too")
     surroundings: bool = Field(default=True, description="also autoencoder, text encoder, class embedding")
+    layout: Literal["dtk", "optimum"] = Field(default="dtk", description="optimum: also what its pipelines open")
     trt: bool = False
     engine: EngineSettings = EngineSettings()
     sampler: Literal["ddim", "ddpm"] = Field(default="ddim", description="whose update the step graph holds")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import DtkError
-from toolkit.files import file_sha256, read_json, replacing, user_cache, value_sha256, write_json
+from toolkit.files import TEMPORARY, file_sha256, read_json, replacing, user_cache, value_sha256, write_json
 
 PLAN, DESCRIPTION = "engine.plan", "engine.json"
 
@@ -104,6 +104,6 @@ class EngineCache:
             except BlockingIOError:
                 waiting()
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(f".{entry.name}.*"):
+            for leftover in self.folder.glob(f"{TEMPORARY}{entry.name}.*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from exporters.config import ExportSettings
+from exporters.config import BatchRange, ExportSettings
 from exporters.engine_cache import EngineCache, cache_folder
 from exporters.precision import prove
 from exporters.tensorrt import WORK, build_plan, collecting_logger, parse
@@ -16,6 +16,13 @@ from toolkit.progress import Progress
 from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu
 
 NOT_RUN = "built without a GPU: nothing was run, and no latency is claimed"
+
+
+def batch_ranges(settings: ExportSettings) -> dict[str, BatchRange]:
+    """The ranges to build an engine for, by the ending of its name: the whole, and each shape alone where asked."""
+    whole, sizes = settings.batch, sorted({settings.batch.min, settings.batch.opt, settings.batch.max})
+    alone = {f"-b{size}": BatchRange(min=size, opt=size, max=size) for size in sizes}
+    return {"": whole} | (alone if settings.engine.one_per_shape else {})
 
 
 def write_engine(

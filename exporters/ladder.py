@@ -91,6 +91,7 @@ class Ladder:
             keep_fp32=settings.keep_fp32,
             longest=max(settings.longest, settings.loop_steps),
             guided=self.guided,
+            batch=settings.batch,
         )
         if settings.dtype == "bf16":
             return {"not_run": NO_BF16}

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,46 +76,62 @@ def write_onnx(
     The batch is dynamic, and of an input the ``dimensions`` given for it. Raises DtkError where torch cannot export
     the module.
     """
-    program = _trace(module, specs, output, opset, dimensions or {})
-    with replacing(path) as temporary:
-        external = _size_bytes(module) >= PROTOBUF_LIMIT
-        program.save(temporary, external_data=external)
-        onnx.checker.check_model(temporary, full_check=True)
-        description = describe(temporary) | dict(facts)
-        _check_dynamic(description)
-        if external:
-            data = f"{path.name}.data"
-            os.replace(temporary.with_name(data), path.with_name(data))
+    inputs, axes = example_inputs(specs, TRACED_BATCH), dynamic_axes(specs, dimensions or {})
+    description = save(trace(module, inputs, axes, output, opset), module, path) | dict(facts)
+    _check_dynamic(description, path)
     write_json(path.with_suffix(".json"), description)
     return description
 
 
-def _check_dynamic(description: Mapping[str, Any]) -> None:
+def save(program: torch.onnx.ONNXProgram, module: torch.nn.Module, path: Path) -> dict[str, Any]:
+    """Write a traced ``module`` to ``path``, large weights beside it, checked as ONNX; returns ``describe``'s facts."""
+    with replacing(path) as temporary:
+        external = _size_bytes(module) >= PROTOBUF_LIMIT
+        program.save(temporary, external_data=external)
+        onnx.checker.check_model(temporary, full_check=True)
+        description = describe(temporary)
+        if external:
+            data = f"{path.name}.data"
+            os.replace(temporary.with_name(data), path.with_name(data))
+    return description
+
+
+def _check_dynamic(description: Mapping[str, Any], path: Path) -> None:
     """Refuse a graph of one batch size: where tracing needs one, torch may fix it to the example's and go on."""
     borders = description["inputs"] | description["outputs"]
     fixed = [name for name, border in borders.items() if border["shape"][:1] != ["batch"]]
     if fixed:
+        for name in description["sha256"]:
+            (path.parent / name).unlink()
         raise DtkError("torch fixed the batch size of the exported graph.", found=f"in {', '.join(fixed)}")
 
 
-def _trace(
-    module: torch.nn.Module, specs: Mapping[str, InputSpec], output: str, opset: int, dimensions: Dimensions
-) -> torch.onnx.ONNXProgram:
+def dynamic_axes(names: Iterable[str], dimensions: Dimensions) -> dict[str, dict[int, Any]]:
+    """The dynamic axes of inputs for ``trace``: the batch of all of ``names``, and those of ``dimensions``."""
     batch = torch.export.Dim("batch")
-    sides = {name: torch.export.Dim(name) for axes in dimensions.values() for _, name in axes.values()}
-    dynamic = {
-        name: {0: batch} | {axis: _multiple(factor, sides[side]) for axis, (factor, side) in dimensions[name].items()}
-        if name in dimensions
-        else {0: batch}
-        for name in specs
+    sides = {side: torch.export.Dim(side) for axes in dimensions.values() for _, side in axes.values()}
+    return {
+        name: {0: batch}
+        | {axis: _multiple(factor, sides[side]) for axis, (factor, side) in dimensions.get(name, {}).items()}
+        for name in names
     }
+
+
+def trace(
+    module: torch.nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    axes: Mapping[str, Mapping[int, Any]],
+    output: str,
+    opset: int,
+) -> torch.onnx.ONNXProgram:
+    """``module`` as a graph over example ``inputs`` whose ``axes`` are dynamic. Raises DtkError where torch cannot."""
     with _quiet():
         try:
             program = torch.onnx.export(
                 module,
-                kwargs=example_inputs(specs, TRACED_BATCH),
-                dynamic_shapes=dynamic,
-                input_names=list(specs),
+                kwargs=dict(inputs),
+                dynamic_shapes={name: dict(axes[name]) for name in inputs},
+                input_names=list(inputs),
                 output_names=[output],
                 opset_version=opset,
                 dynamo=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +27,60 @@ def export(
 
     Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
     (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the
-    compressed model's step graph) and ``surroundings_parity``. A finished stage on the same models and settings is read, not
-    repeated. With ``settings.trt`` there are also ``engines``. Raises DtkError where an export is out of tolerance,
-    MissingToolError, with the ONNX files in place, where no TensorRT can work.
+    compressed model's step graph) and ``surroundings_parity``. A finished stage on the same models and settings is
+    read, not repeated. With ``settings.trt`` there are also ``engines``. Raises DtkError where an export is out of
+    tolerance, MissingToolError, with the ONNX files in place, where no TensorRT can work.
     """
     models = dict(zip(NAMES, (dense, compressed), strict=True))
+    if settings.layout == "optimum":
+        from exporters.optimum import check_layout
+
+        check_layout(compressed)
     request = Request(
         stage="export",
-        settings=settings.model_dump(mode="json", exclude={"trt", "engine"}),
+        settings=settings.model_dump(mode="json", exclude={"trt", "engine", "layout"}),
         inputs={name: model.sha256 for name, model in models.items()},
     )
     if not run.is_current(request):
         with run.writing(request) as folder:
             _write(folder, settings, models, progress)
     found = result(run.path / "export")
+    if settings.layout == "optimum":
+        found["optimum"] = _optimum(run, settings, compressed, progress)
     return found | ({"engines": _engines(run, settings, found, progress)} if settings.trt else {})
+
+
+def _optimum(run: Run, settings: ExportSettings, model: ModelFolder, progress: Progress) -> dict[str, Any]:
+    """Write RUN/optimum, a stage of its own; its folder and each graph's deviation from torch are returned."""
+    from exporters.optimum import write_layout
+
+    asked = settings.model_dump(mode="json", include={"dtype", "keep_fp32", "opset", "tokens", "seed"})
+    request = Request(stage="optimum", settings=asked, inputs={"model": model.sha256})
+    if not run.is_current(request):
+        facts: dict[str, Any] = {}
+        with run.writing(request, facts=facts) as folder:
+            facts["deviations"] = write_layout(model, settings, folder, progress)
+    return {"folder": "optimum", "deviations": run.require("optimum", "dtk export --layout optimum")["deviations"]}
 
 
 def _engines(run: Run, settings: ExportSettings, exported: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Write RUN/tensorrt/{dense,compressed}.plan and a .json beside each, a stage of its own behind the ONNX files."""
-    from exporters.engines import engine_facts, write_engine
+    from exporters.engines import batch_ranges, engine_facts, write_engine
     from toolkit.runners.tensorrt_api import load_tensorrt
 
     api = load_tensorrt()
     facts = {name: engine_facts(api, exported["onnx"][name], settings) for name in NAMES}
-    inputs = {name: value_sha256(fact) for name, fact in facts.items()}
+    inputs, ranges = {name: value_sha256(fact) for name, fact in facts.items()}, batch_ranges(settings)
     request = Request(stage="tensorrt", settings=settings.engine.model_dump(mode="json"), inputs=inputs)
     if not run.is_current(request):
         with run.writing(request) as folder:
-            for name in NAMES:
+            for name, (ending, batch) in product(NAMES, ranges.items()):
                 description = exported["onnx"][name]
-                onnx = run.path / description["file"]
-                write_engine(api, onnx, description, folder / f"{name}.plan", settings, progress)
+                onnx, target = run.path / description["file"], folder / f"{name}{ending}.plan"
+                write_engine(api, onnx, description, target, settings.model_copy(update={"batch": batch}), progress)
+    files = [f"{name}{ending}" for name, ending in product(NAMES, ranges)]
     return {
-        name: {"file": f"tensorrt/{name}.plan"} | read_json(run.path / "tensorrt" / f"{name}.json") for name in NAMES
+        name: {"file": f"tensorrt/{name}.plan"} | read_json(run.path / "tensorrt" / f"{name}.json") for name in files
     }
 
 

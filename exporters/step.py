@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from exporters.coefficients import COLUMNS, SamplerName, clip_range, trajectory
-from exporters.config import DtypeName
+from exporters.config import BatchRange, DtypeName
 from exporters.onnx import precision_facts, write_onnx
 from toolkit.denoiser import BorderedDenoiser
 from toolkit.denoiser_inputs import InputSpec
@@ -109,11 +109,13 @@ def export_step(
     keep_fp32: Sequence[str] = (),
     guided: bool = False,
     longest: int = 100,
+    batch: BatchRange | None = None,
 ) -> dict[str, Any]:
     """Write the step graph of ``denoiser`` to ``path``, its tables beside it (.json); returns the description.
 
     The denoiser is converted to ``dtype`` in place, but for its modules that match ``keep_fp32``. ``longest`` is the
-    most steps a table is written for, at most the model's training timesteps. Raises DtkError for a sampler whose
+    most steps a table is written for, at most the model's training timesteps; ``batch`` is what it is meant to serve,
+    which a server's limit comes from. Raises DtkError for a sampler whose
     update is not linear, and what ``write_onnx`` raises.
     """
     longest = min(longest, scheduler.config.num_train_timesteps)
@@ -123,6 +125,7 @@ def export_step(
         "train_timesteps": scheduler.config.num_train_timesteps,
         "initial_sigma": 1.0,  # of DDIM and DDPM
         "classes": specs["class_labels"].upper if "class_labels" in specs else None,
+        "batch": batch.model_dump() if batch else {},
         "coefficients": list(COLUMNS),
         "schedules": {str(steps): trajectory(scheduler, sampler, steps) for steps in range(1, longest + 1)},
     }

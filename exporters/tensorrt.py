@@ -11,6 +11,7 @@ from typing import Any
 
 from exporters.config import BatchRange, EngineSettings
 from toolkit.errors import DtkError, UsageError
+from toolkit.files import replacing
 from toolkit.progress import Progress
 from toolkit.runners.tensorrt_api import TensorRT
 
@@ -76,7 +77,8 @@ def build_plan(
             found="; ".join(logger.errors) or "it said nothing",
         )
     if timing_cache and not api.rtx:
-        timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        with replacing(timing_cache) as temporary:  # another build may be reading it
+            temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 

@@ -23,7 +23,7 @@ from toolkit.run_folder import Run
 
 Notice = Callable[[str], None]
 REPLACED = (
-    *("recover", "model", "evaluate", "export", "tensorrt", "profile", "handoff", "against"),
+    *("recover", "model", "evaluate", "export", "optimum", "tensorrt", "profile", "handoff", "against"),
     *("report.html", "report.json"),
 )
 """What --overwrite removes. prune/ and cache/ stay: their keys tell whether scores and samples still serve."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Mapping
 from multiprocessing.synchronize import Event
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from exporters.engine_cache import CachedEngine, EngineCache, cache_folder
+from toolkit.files import replacing
 
 FACTS = {"onnx": "a1", "builder": "tensorrt_rtx", "version": "1.7.1", "gpu": None, "batch": "1:8:64", "targets": []}
 PLAN = b"a plan"
@@ -113,13 +116,21 @@ def test_a_build_that_fails_leaves_the_cache_usable(tmp_path: Path, error: Any) 
     assert get(cache, builder).reason == "no engine of this ONNX file was built before"
 
 
+def _killed_writer(entry: Path) -> None:
+    with replacing(entry) as folder:
+        folder.mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_what_a_killed_build_left_is_cleared(tmp_path: Path) -> None:
     cache, builder = EngineCache(tmp_path), Builder()
     entry = get(cache, builder).folder
-    leftover = tmp_path / f".{entry.name}.killed"
-    leftover.mkdir()
+    killed = multiprocessing.get_context("fork").Process(target=_killed_writer, args=(entry,))
+    killed.start()
+    killed.join()
+    assert [path for path in tmp_path.iterdir() if path.is_dir() and path != entry], "the kill came while it wrote"
     get(cache, builder)
-    assert not leftover.exists()
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [entry]
 
 
 def _slow_builder(folder: Path, building: Event, proceed: Event, answers: Any) -> None:

@@ -71,16 +71,19 @@ def export(
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
     sampler: Annotated[str | None, option("whose update the step graph holds: ddim or ddpm")] = None,
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="height and width dynamic as well")] = False,
+    layout: Annotated[str | None, option("optimum: also the folder that its pipelines open")] = None,
     trt: Annotated[bool, typer.Option("--trt", help="build TensorRT engines as well")] = False,
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
+    one_per_shape: Annotated[bool, typer.Option("--one-per-shape", help="with --trt, an engine a batch size")] = False,
     json: Json = False,
 ) -> None:
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
-    engine = {"compute_capability": compute_capability.split(",")} if compute_capability else None
+    engine: dict[str, Any] = {"one_per_shape": True} if one_per_shape else {}
+    engine |= {"compute_capability": compute_capability.split(",")} if compute_capability else {}
     changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt or None}
-    changes |= {"dynamic_size": dynamic_size or None}
+    changes |= {"dynamic_size": dynamic_size or None, "layout": layout}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
-    _stage(run, "export", json, engine=engine, keep_fp32=kept, **changes)
+    _stage(run, "export", json, engine=engine or None, keep_fp32=kept, **changes)
 
 
 @app.command()
@@ -91,8 +94,11 @@ def handoff(
     instances: Annotated[int | None, option("copies of the model that work side by side")] = None,
     max_batch: Annotated[int | None, option("images of one batch")] = None,
     max_steps: Annotated[int | None, option("sampling steps a request may ask for")] = None,
+    max_guidance: Annotated[float | None, option("guidance a request may ask for")] = None,
+    default_guidance: Annotated[float | None, option("where a request names none; 1 is none")] = None,
     json: Json = False,
 ) -> None:
     """Write a model repository that a server takes as it is."""
-    limits = {"max_batch": max_batch, "max_steps": max_steps}
+    limits: dict[str, Any] = {"max_batch": max_batch, "max_steps": max_steps}
+    limits |= {"max_guidance": max_guidance, "default_guidance": default_guidance}
     _stage(run, "handoff", json, to=to, device=device, instances=instances, **limits)

@@ -39,30 +39,38 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Write the files around the repository, then handoff.json: once for people, once beside the model it checks."""
     runtime = installed("onnxruntime")
-    write_surroundings(
-        folder, {"name": settings.name, "container": settings.container, "onnxruntime": runtime, **_limits(settings)}
-    )
+    packages = {"onnxruntime": runtime} | ({"tokenizers": installed("tokenizers")} if graph.tokenizer else {})
+    pinned = " ".join(f'"{name}=={number}"' for name, number in packages.items())
+    values = {"name": settings.name, "container": settings.container, "onnxruntime": runtime, "packages": pinned}
+    write_surroundings(folder, {**values, **_limits(settings)})
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "target": settings.to,
         "repository": REPOSITORY,
         "model": settings.name,
         "image": list(graph.image),
+        "latent": list(graph.sample) if graph.decoder else None,
         **io_schema(graph),
         "limits": {
             "max_batch": max_batch,
             "max_steps": settings.max_steps,
             "default_steps": settings.default_steps,
-            "classes": graph.classes,
+            "classes": None if graph.tokenizer else graph.classes,
+            "prompt_bytes": settings.max_prompt_bytes if graph.tokenizer else None,
+            "max_guidance": settings.max_guidance if graph.guided else None,
+            "default_guidance": settings.default_guidance,
         },
         "queue": {"max_size": settings.max_queue_size, "timeout_ms": settings.queue_timeout_ms},
         "engine": {"runtime": "onnxruntime", "file": graph.file, **graph.facts},
-        "requires": {"numpy": NUMPY, "onnxruntime": runtime},
+        "decoder": {"file": graph.decoder.path.name, "input": graph.decoder.input} if graph.decoder else None,
+        "conditioner": graph.conditions,
+        "requires": {"numpy": NUMPY, **packages},
         "compute_capability": None,  # an ONNX graph runs on any; a TensorRT plan would name its own
         "container": settings.container,
         "expected": {
             "seed": KNOWN_SEED,
             "steps": settings.default_steps,
+            "condition": "" if graph.tokenizer else (None if graph.classes is None else 0),
             "file": (version / KNOWN_IMAGE).relative_to(folder).as_posix(),
             "tolerance": settings.tolerance,
         },
@@ -76,4 +84,5 @@ def write_manifest(
 
 
 def _limits(settings: HandoffSettings) -> dict[str, str]:
-    return {name: str(getattr(settings, name)) for name in ("max_steps", "default_steps", "max_queue_size")}
+    names = ("max_steps", "default_steps", "max_queue_size", "max_guidance", "default_guidance", "max_prompt_bytes")
+    return {name: str(getattr(settings, name)) for name in names}

@@ -44,6 +44,7 @@ def _write(folder: Path, graph: Any, settings: HandoffSettings, progress: Progre
 
     max_batch = batch_limit(settings, graph.image, graph.max_batch)
     check_steps(settings, graph.longest)
+    check_guidance(settings)
     progress(STAGE, 0, 2)
     version = write_repository(folder, graph, settings, max_batch)
     progress(STAGE, 1, 2)
@@ -70,4 +71,14 @@ def check_steps(settings: HandoffSettings, longest: int) -> None:
             "The limits of steps contradict each other.",
             found=f"default_steps {settings.default_steps}, max_steps {settings.max_steps}",
             expected=f"default_steps <= max_steps <= {longest}, the longest loop that was exported",
+        )
+
+
+def check_guidance(settings: HandoffSettings) -> None:
+    """Refuse a default guidance beyond the limit."""
+    if settings.default_guidance > settings.max_guidance:
+        raise UsageError(
+            "The limits of guidance contradict each other.",
+            found=f"default_guidance {settings.default_guidance:g}, max_guidance {settings.max_guidance:g}",
+            expected="default_guidance <= max_guidance",
         )

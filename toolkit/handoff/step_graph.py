@@ -8,16 +8,26 @@ from typing import Any
 
 from toolkit.errors import DtkError
 from toolkit.files import file_sha256, read_json, value_sha256
+from toolkit.handoff.surroundings import CONDITIONER, DECODER, TOKENIZER, Part, check_files
 
-CARRIED = {"sample", "timestep", "coefficients", "noise", "class_labels"}
+CONTEXT, LABELS, SCALE = "encoder_hidden_states", "class_labels", "guidance_scale"
+CONDITIONS = {CONTEXT, LABELS, f"unconditional_{CONTEXT}", f"unconditional_{LABELS}", SCALE}
+CARRIED = {"sample", "timestep", "coefficients", "noise", *CONDITIONS}
 
 
 @dataclass(frozen=True)
 class StepGraph:
-    """``(x_t, t, coefficients, ...) -> x_{t-1}`` as an ONNX file, described by the JSON beside it."""
+    """``(x_t, t, coefficients, ...) -> x_{t-1}`` as an ONNX file, described by the JSON beside it.
+
+    Of a latent model there is also a ``decoder``, of one with a context a ``conditioner``, and of captions a
+    ``tokenizer``, each where the export wrote it beside the step graph.
+    """
 
     path: Path
     description: dict[str, Any]
+    decoder: Part | None = None
+    conditioner: Part | None = None
+    tokenizer: Path | None = None
 
     @classmethod
     def read(cls, path: Path) -> StepGraph:
@@ -26,16 +36,27 @@ class StepGraph:
             raise DtkError(
                 "This run has no exported step graph.", found=f"no {path}", do="export it again with `dtk export`"
             )
-        graph = cls(path, read_json(path.with_suffix(".json")))
-        for name, sha256 in graph.description["sha256"].items():
-            if file_sha256(path.parent / name) != sha256:
-                raise DtkError(f"{path.parent / name} is damaged or was changed.", do="export it again: `dtk export`")
+        tokenizer = path.parent / TOKENIZER
+        graph = cls(
+            path,
+            read_json(path.with_suffix(".json")),
+            Part.read(path.parent / DECODER),
+            Part.read(path.parent / CONDITIONER),
+            tokenizer if tokenizer.is_file() else None,
+        )
+        check_files(path.parent, graph.description)
         unknown = set(graph.description["inputs"]) - CARRIED
         if unknown:
             raise DtkError(
                 "The server cannot feed this step graph.",
                 found=f"inputs {', '.join(sorted(unknown))}",
                 expected=f"only {', '.join(sorted(CARRIED))}",
+            )
+        if CONTEXT in graph.description["inputs"] and graph.conditioner is None:
+            raise DtkError(
+                "The server cannot make this step graph's context.",
+                found=f"no {path.parent / CONDITIONER}",
+                do="export a folder that holds the text encoder or the class embedding, with `surroundings` on",
             )
         return graph
 
@@ -45,23 +66,50 @@ class StepGraph:
 
     @property
     def files(self) -> list[Path]:
-        """The graph and, where it has external weights, their file."""
-        return [self.path.parent / name for name in self.description["sha256"]]
+        """The graph and all that a server runs besides it, external weights included."""
+        own = [self.path.parent / name for name in self.description["sha256"]]
+        parts = [file for part in (self.decoder, self.conditioner) if part for file in part.files]
+        return [*own, *parts, *([self.tokenizer] if self.tokenizer else [])]
 
     @property
     def sha256(self) -> str:
-        return value_sha256(self.description)
+        parts = [part.description for part in (self.decoder, self.conditioner) if part]
+        return value_sha256([self.description, parts, file_sha256(self.tokenizer) if self.tokenizer else None])
+
+    @property
+    def sample(self) -> tuple[int, ...]:
+        """The shape (C, H, W) of what the loop works on: an image, or a latent where there is a decoder."""
+        return tuple(self.description["inputs"]["sample"]["shape"][1:])
 
     @property
     def image(self) -> tuple[int, ...]:
         """One image's shape (C, H, W)."""
-        return tuple(self.description["inputs"]["sample"]["shape"][1:])
+        return tuple(self.decoder.description["image"]) if self.decoder else self.sample
 
     @property
     def classes(self) -> int | None:
-        """How many classes the model has, None if it takes none."""
+        """How many classes a request may ask for, None if the model takes none."""
+        if self.conditioner and self.tokenizer is None:
+            found: int = self.conditioner.description["classes"]
+            return found
         classes: int | None = self.description.get("classes")
         return classes
+
+    @property
+    def guided(self) -> bool:
+        """Whether it leads away from a null condition."""
+        return SCALE in self.description["inputs"]
+
+    @property
+    def conditions(self) -> dict[str, Any] | None:
+        """What makes the graph's conditioning inputs, as the server reads it; None where it takes none."""
+        if self.conditioner is None:
+            label = {"kind": "label", "null": self.classes, "guided": self.guided}
+            return label if LABELS in self.description["inputs"] else None
+        found = {"file": self.conditioner.path.name, "input": self.conditioner.input, "guided": self.guided}
+        if self.tokenizer is not None:
+            return {"kind": "caption", "null": "", "tokenizer": self.tokenizer.name} | found
+        return {"kind": "class", "null": self.classes} | found
 
     @property
     def max_batch(self) -> int | None:

@@ -18,7 +18,11 @@ MICROSECONDS = 1000  # in a millisecond
 def io_schema(graph: StepGraph) -> dict[str, list[dict[str, Any]]]:
     """The server's inputs and outputs, one row an image: name, Triton's type, shape of a row, whether it is needed."""
     inputs = [_tensor("SEED", "UINT64", [1]), _tensor("STEPS", "INT32", [1], optional=True)]
-    if graph.classes is not None:
+    if graph.guided:
+        inputs.append(_tensor("GUIDANCE", "FP32", [1], optional=True))
+    if graph.tokenizer is not None:
+        inputs.append(_tensor("PROMPT", "STRING", [1]))
+    elif graph.classes is not None:
         inputs.append(_tensor("CLASS", "INT64", [1]))
     outputs = [_tensor("IMAGE", "FP32", list(graph.image))]
     if graph.image[0] in PNG_CHANNELS:

@@ -14,7 +14,7 @@ from toolkit.errors import DtkError, MissingToolError
 
 INSTALL = (
     "python3 -m venv .venv-server && .venv-server/bin/pip install --no-deps nvidia-pytriton==0.7.0 "
-    "&& .venv-server/bin/pip install 'numpy<2' onnxruntime, then dtk serve RUN --environment .venv-server"
+    "&& .venv-server/bin/pip install 'numpy<2' onnxruntime tokenizers, then dtk serve RUN --environment .venv-server"
 )
 ASK = """
 import importlib.util, json, sys, sysconfig

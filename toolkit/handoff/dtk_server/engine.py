@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from .refusal import UnfitError
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-LOG_ERRORS_ONLY = 3
+from .graph import open_session
 
 
 class OnnxRuntimeEngine:
@@ -23,7 +20,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, *, device: str, device_id: int, threads: int, image: tuple[int, ...], batch: int):
         self._device, self._device_id = device, device_id
-        self._session = _session(path, device, device_id, threads)
+        self._session = open_session(path, device, device_id, threads)
         self._image = image
         self._state, self._next = (self._buffer(batch) for _ in range(2))
         (self._output,) = (node.name for node in self._session.get_outputs())
@@ -62,21 +59,3 @@ class OnnxRuntimeEngine:
     def _buffer(self, batch: int) -> onnxruntime.OrtValue:
         empty = np.zeros((batch, *self._image), np.float32)
         return onnxruntime.OrtValue.ortvalue_from_numpy(empty, self._device, self._device_id)
-
-
-def _session(path: Path, device: str, device_id: int, threads: int) -> onnxruntime.InferenceSession:
-    """A session on exactly the provider that was asked for: ONNX Runtime falls back on the CPU in silence."""
-    wanted, found = PROVIDERS[device], onnxruntime.get_available_providers()
-    if wanted not in found:
-        raise UnfitError(f"onnxruntime {onnxruntime.__version__} has no {wanted}, only {', '.join(found)}.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = LOG_ERRORS_ONLY
-    place = {} if device == "cpu" else {"device_id": device_id}
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(wanted, place)])
-    except Exception as error:  # ONNX Runtime's errors share no base class
-        raise UnfitError(f"onnxruntime {onnxruntime.__version__} cannot load {path.name}: {error}") from error
-    if session.get_providers()[0] != wanted:
-        raise UnfitError(f"onnxruntime fell back on {session.get_providers()[0]}; the configuration wants {wanted}.")
-    return session

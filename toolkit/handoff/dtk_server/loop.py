@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,12 +19,21 @@ class SampleNoise(Protocol):
 
 
 class Loop:
-    """Samples a batch on one engine. ``noise`` is toolkit.noise.sample_noise, here or its copy."""
+    """Samples a batch on one engine. ``noise`` is toolkit.noise.sample_noise, here or its copy.
+
+    ``shape`` is that of one sample, an image or a latent; ``decode`` makes images (B, C, H, W) of latents.
+    """
 
     def __init__(
-        self, engine: OnnxRuntimeEngine, schedule: Schedule, shape: tuple[int, ...], noise: SampleNoise
+        self,
+        engine: OnnxRuntimeEngine,
+        schedule: Schedule,
+        shape: tuple[int, ...],
+        noise: SampleNoise,
+        decode: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         self._engine, self._schedule, self._shape, self._noise = engine, schedule, shape, noise
+        self._decode = decode
         self._inputs = set(engine.inputs)
 
     def sample(self, wishes: Sequence[Wish]) -> np.ndarray:
@@ -36,8 +45,9 @@ class Loop:
         order = sorted(range(len(wishes)), key=lambda number: -wishes[number].steps)
         ranked = [wishes[number] for number in order]
         ways = [self._schedule.trajectories[wish.steps] for wish in ranked]
-        images = np.empty((len(wishes), *self._shape), np.float32)
-        images[order] = self._descend(ranked, ways)
+        samples = np.empty((len(wishes), *self._shape), np.float32)
+        samples[order] = self._descend(ranked, ways)
+        images = samples if self._decode is None else self._decode(samples)
         return np.clip(images / 2 + 0.5, 0.0, 1.0)
 
     def _descend(self, ranked: Sequence[Wish], ways: Sequence[Trajectory]) -> np.ndarray:

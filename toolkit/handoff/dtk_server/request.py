@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from .conditions import Condition, labels
 from .refusal import RefusedError
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for; the values come from the manifest."""
+    """What one request may ask for; the values come from the manifest.
+
+    ``classes`` is None where no class is taken, ``prompt_bytes`` where no prompt is, ``max_guidance`` where the model
+    has no null condition to lead away from.
+    """
 
     max_batch: int
     max_steps: int
     default_steps: int
     classes: int | None = None
+    prompt_bytes: int | None = None
+    max_guidance: float | None = None
+    default_guidance: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,14 @@ class Wish:
     conditioning: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def wishes(arrays: Mapping[str, np.ndarray | None], limits: Limits) -> list[Wish]:
+Conditioned = Callable[[Condition, float | None], Mapping[str, np.ndarray]]
+
+
+def wishes(arrays: Mapping[str, np.ndarray | None], limits: Limits, conditioned: Conditioned = labels) -> list[Wish]:
     """The images a request asks for; every array is (B, 1), one row an image, None where it was left out.
 
-    Raises RefusedError where an array has another form, a value lies outside the limits, or a class is missing.
+    ``conditioned`` makes the graph's inputs of a class or prompt and a guidance scale. Raises RefusedError where an
+    array has another form, a value lies outside the limits, or a class or prompt is missing.
     """
     seeds = arrays.get("SEED")
     if seeds is None or len(seeds) == 0:
@@ -42,21 +54,59 @@ def wishes(arrays: Mapping[str, np.ndarray | None], limits: Limits) -> list[Wish
         raise RefusedError(f"{count} images in one request; the limit is {limits.max_batch}.")
     steps = _column(arrays, "STEPS", count, limits.default_steps)
     _within("STEPS", steps, 1, limits.max_steps)
-    conditioning = _classes(arrays, count, limits)
+    scales = _guidance(arrays, count, limits)
+    conditions = _conditions(arrays, count, limits)
     return [
-        Wish(int(seed), int(number), {name: rows[row] for name, rows in conditioning.items()})
-        for row, (seed, number) in enumerate(zip(_column(arrays, "SEED", count), steps, strict=True))
+        Wish(int(seed), int(number), conditioned(condition, scale))
+        for seed, number, condition, scale in zip(
+            _column(arrays, "SEED", count), steps, conditions, scales, strict=True
+        )
     ]
 
 
-def _classes(arrays: Mapping[str, np.ndarray | None], count: int, limits: Limits) -> dict[str, np.ndarray]:
+def _conditions(arrays: Mapping[str, np.ndarray | None], count: int, limits: Limits) -> Sequence[Condition]:
+    if limits.prompt_bytes is not None:
+        return _prompts(arrays.get("PROMPT"), count, limits.prompt_bytes)
     if limits.classes is None:
-        return {}
+        return [None] * count
     if arrays.get("CLASS") is None:
         raise RefusedError(f"CLASS is missing: this model makes images of classes 0 to {limits.classes - 1}.")
-    labels = _column(arrays, "CLASS", count)
-    _within("CLASS", labels, 0, limits.classes - 1)
-    return {"class_labels": labels.astype(np.int64)}
+    found = _column(arrays, "CLASS", count)
+    _within("CLASS", found, 0, limits.classes - 1)
+    return [int(label) for label in found]
+
+
+def _prompts(found: np.ndarray | None, count: int, longest: int) -> list[str]:
+    if found is None:
+        raise RefusedError("PROMPT is missing: this model makes images of a text, which may be empty.")
+    if found.shape != (count, 1) or found.dtype.kind != "O":
+        raise RefusedError(f"PROMPT has shape {list(found.shape)} and type {found.dtype}; expected text [{count}, 1].")
+    return [_text(bytes(prompt), longest) for prompt in found[:, 0]]
+
+
+def _text(prompt: bytes, longest: int) -> str:
+    if len(prompt) > longest:
+        raise RefusedError(f"PROMPT has {len(prompt)} bytes; the limit is {longest}.")
+    try:
+        return prompt.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"PROMPT is not valid UTF-8: {error.reason} at byte {error.start}.") from error
+
+
+def _guidance(arrays: Mapping[str, np.ndarray | None], count: int, limits: Limits) -> list[float | None]:
+    found = arrays.get("GUIDANCE")
+    if limits.max_guidance is None:
+        if found is not None:
+            raise RefusedError("GUIDANCE is not taken: this model has no null condition to lead away from.")
+        return [None] * count
+    if found is None:
+        return [limits.default_guidance] * count
+    if found.shape != (count, 1) or found.dtype.kind != "f":
+        raise RefusedError(
+            f"GUIDANCE has shape {list(found.shape)} and type {found.dtype}; expected floats [{count}, 1]."
+        )
+    _within("GUIDANCE", found[:, 0], 0, limits.max_guidance)
+    return [float(scale) for scale in found[:, 0]]
 
 
 def _column(arrays: Mapping[str, np.ndarray | None], name: str, count: int, default: int | None = None) -> np.ndarray:
@@ -70,7 +120,7 @@ def _column(arrays: Mapping[str, np.ndarray | None], name: str, count: int, defa
     return found[:, 0]
 
 
-def _within(name: str, values: np.ndarray, least: int, most: int) -> None:
+def _within(name: str, values: np.ndarray, least: float, most: float) -> None:
     for value in values:
         if not least <= value <= most:
             raise RefusedError(f"{name} is {value}; expected {least} to {most}.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from . import manifest, png
+from .conditions import Conditions, labels
 from .engine import OnnxRuntimeEngine
+from .graph import OnnxRuntimeGraph
 from .loop import Loop, SampleNoise
-from .request import Limits, Wish, wishes
+from .request import Conditioned, Limits, Wish, wishes
 from .schedule import Schedule
 
 
@@ -22,20 +24,24 @@ class Service:
         self, version: Path, stored: dict[str, Any], noise: SampleNoise, *, device: str, device_id: int, threads: int
     ) -> None:
         self.limits = Limits(**stored["limits"])
-        image = tuple(stored["image"])
+        place: dict[str, Any] = {"device": device, "device_id": device_id, "threads": threads}
+        shape = tuple(stored["latent"] or stored["image"])
         engine = OnnxRuntimeEngine(
             manifest.inside(version, PurePosixPath(stored["engine"]["file"])),
-            device=device,
-            device_id=device_id,
-            threads=threads,
-            image=image,
+            image=shape,
             batch=self.limits.max_batch,
+            **place,
         )
-        self._loop = Loop(engine, Schedule.read(version / "schedule.json"), image, noise)
+        decode = _decoder(version, stored["decoder"], place) if stored["decoder"] else None
+        self._loop = Loop(engine, Schedule.read(version / "schedule.json"), shape, noise, decode)
+        self._known = stored["expected"].get("condition")
+        self._conditioned: Conditioned = (
+            Conditions(version, stored["conditioner"], **place) if stored["conditioner"] else labels
+        )
 
     def read(self, arrays: Mapping[str, np.ndarray | None]) -> list[Wish]:
         """The images a request asks for. Raises RefusedError."""
-        return wishes(arrays, self.limits)
+        return wishes(arrays, self.limits, self._conditioned)
 
     def sample(self, asked: Sequence[Wish]) -> list[np.ndarray]:
         """One image a wish, float32 (C, H, W) in [0, 1], in batches of at most the limit."""
@@ -44,7 +50,12 @@ class Service:
         return [image for batch in batches for image in self._loop.sample(batch)]
 
     def known_image(self, seed: int, steps: int) -> np.ndarray:
-        """The image a handoff is recognised by, of class 0 where there are classes: uint8 (C, H, W)."""
-        conditioning = {} if self.limits.classes is None else {"class_labels": np.array(0, np.int64)}
-        (image,) = self.sample([Wish(seed, steps, conditioning)])
+        """The image a handoff is recognised by, of its condition at the default guidance: uint8 (C, H, W)."""
+        scale = None if self.limits.max_guidance is None else self.limits.default_guidance
+        (image,) = self.sample([Wish(seed, steps, self._conditioned(self._known, scale))])
         return png.to_uint8(image)
+
+
+def _decoder(version: Path, stored: Mapping[str, Any], place: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    graph = OnnxRuntimeGraph(manifest.inside(version, PurePosixPath(stored["file"])), **place)
+    return lambda latents: graph({stored["input"]: latents})

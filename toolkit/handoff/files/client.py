@@ -20,6 +20,11 @@ def main() -> None:
         inputs.append(tensor("STEPS", np.full(seeds.shape, options.steps, np.int32), "INT32"))
     if options.label is not None:
         inputs.append(tensor("CLASS", np.full(seeds.shape, options.label, np.int64), "INT64"))
+    if options.prompt is not None:
+        prompts = np.full(seeds.shape, options.prompt.encode(), dtype=object)
+        inputs.append(tensor("PROMPT", prompts, "BYTES"))
+    if options.guidance is not None:
+        inputs.append(tensor("GUIDANCE", np.full(seeds.shape, options.guidance, np.float32), "FP32"))
     started = time.perf_counter()
     result = client.infer(options.model, inputs, outputs=[triton.InferRequestedOutput("PNG")])
     latency_ms = 1000 * (time.perf_counter() - started)
@@ -45,6 +50,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--label", type=int, help="the class, where the model has classes")
+    parser.add_argument("--prompt", help="the text, where the model takes one")
+    parser.add_argument("--guidance", type=float, help="1 is none; where the model has a null condition")
     parser.add_argument("--output", type=Path, default=Path())
     return parser.parse_args()
 

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 from dtk_server import manifest
 from dtk_server.refusal import RefusedError, UnfitError
 
-INPUTS = ("SEED", "STEPS", "CLASS")
+INPUTS = ("SEED", "STEPS", "GUIDANCE", "CLASS", "PROMPT")
 
 
 class TritonPythonModel:

@@ -1,0 +1,53 @@
+"""A real engine in half precision, built without a GPU, for each architecture and for what stands around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from exporters.config import BatchRange, EngineSettings
+from exporters.onnx import export_onnx
+from exporters.precision import prove
+from exporters.surroundings import components
+from exporters.tensorrt import build_plan, collecting_logger, parse
+from tests.latent import FOLDERS
+from tests.tiny import tiny_conditional_unet, tiny_dit, tiny_unet
+from toolkit.denoiser_inputs import input_specs
+from toolkit.progress import silent
+from toolkit.runners.tensorrt_api import load_tensorrt
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+
+DENOISERS = {
+    "UNet2DModel with classes": lambda: tiny_unet(num_class_embeds=3),
+    "UNet2DConditionModel": tiny_conditional_unet,
+    "DiTTransformer2DModel": tiny_dit,
+}
+
+
+def proven(path: Path) -> float:
+    """The typed share of half precision of an engine built from the graph at ``path``, after its proof."""
+    api = load_tensorrt()
+    logger = collecting_logger(api)
+    builder = api.module.Builder(logger)
+    network = parse(api, path, builder, logger)
+    batch = BatchRange(min=1, opt=2, max=2)
+    plan = build_plan(api, network, builder, logger, batch, EngineSettings(), None, silent)
+    return float(prove(api, network, path, plan, "fp16")["typed_share"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DENOISERS)
+def test_every_denoiser_builds(name: str, tmp_path: Path) -> None:
+    model = DENOISERS[name]()
+    specs = input_specs(type(model).__name__, model.config, tokens=5)
+    export_onnx(model, specs, tmp_path / "model.onnx", dtype="fp16")
+    assert proven(tmp_path / "model.onnx") > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["conditioner"])
+def test_the_text_encoder_builds(part: str, tmp_path: Path) -> None:
+    (component,) = (c for c in components(FOLDERS["caption"](tmp_path / "model")) if c.name == part)
+    assert proven(component.write(tmp_path, dtype="fp16", opset=21)) > 0.95

@@ -1,0 +1,65 @@
+"""A run of a latent model with what the export stage leaves for a server, and what dtk itself samples from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exporters.config import ExportSettings
+from exporters.step import export_step
+from exporters.surroundings import write_surroundings
+from tests.latent import FOLDERS
+from toolkit.conditioner import Condition, context_tokens, find_conditioning, open_conditioner
+from toolkit.denoiser_inputs import input_specs
+from toolkit.first_stage import open_first_stage
+from toolkit.guidance import guided
+from toolkit.models import ModelFolder, load_denoiser, load_scheduler
+from toolkit.run_folder import Request, Run
+from toolkit.sampling import sample
+
+MAX_STEPS = 4
+
+
+def latent_run(path: Path, kind: str) -> tuple[Run, ModelFolder]:
+    """A run folder whose export stage has finished on a tiny latent model."""
+    model = FOLDERS[kind](path / "model")
+    run, scheduler = Run.create(path / "run"), load_scheduler(model)
+    with run.writing(Request("export", {}, {})) as folder:
+        onnx = folder / "onnx"
+        onnx.mkdir()
+        specs = input_specs(
+            model.class_name,
+            model.config,
+            timesteps=scheduler.config.num_train_timesteps,
+            tokens=context_tokens(model),
+        )
+        target, null = onnx / "compressed_step.onnx", find_conditioning(model).has_null
+        export_step(load_denoiser(model), scheduler, specs, target, longest=MAX_STEPS, guided=null)
+        write_surroundings(model, ExportSettings(), onnx)
+    return run, model
+
+
+def expected(model: ModelFolder, seed: int, steps: int, condition: Condition, scale: float = 1.0) -> np.ndarray:
+    """Dtk's own image, float32 (C, H, W) in [0, 1]: torch, diffusers' DDIM, guidance in two calls, the first stage."""
+    denoiser, conditioner, stage = load_denoiser(model), open_conditioner(model), open_first_stage(model)
+    assert stage is not None
+
+    def predict(sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+        prediction: torch.Tensor = denoiser(sample, timestep, **given).sample
+        return prediction
+
+    null = conditioner([None]) if find_conditioning(model).has_null else {}
+    shape = (model.config["in_channels"], 8, 8)
+    with torch.no_grad():
+        latent = sample(
+            guided(predict, null, scale),
+            load_scheduler(model),
+            [seed],
+            shape,
+            steps,
+            conditioning=conditioner([condition]),
+        )
+        (image,) = stage.decode(latent)
+    return (image / 2 + 0.5).clamp(0, 1).numpy()

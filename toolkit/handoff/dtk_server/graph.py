@@ -1,0 +1,44 @@
+"""Any exported graph of one output in ONNX Runtime, on exactly the provider that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from .refusal import UnfitError
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+LOG_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeGraph:
+    """Arrays in by name, an array out."""
+
+    def __init__(self, path: Path, *, device: str, device_id: int, threads: int) -> None:
+        self._session = open_session(path, device, device_id, threads)
+
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        (output,) = self._session.run(None, dict(arrays))
+        found: np.ndarray = output
+        return found
+
+
+def open_session(path: Path, device: str, device_id: int, threads: int) -> onnxruntime.InferenceSession:
+    """A session on exactly the provider that was asked for: ONNX Runtime falls back on the CPU in silence."""
+    wanted, found = PROVIDERS[device], onnxruntime.get_available_providers()
+    if wanted not in found:
+        raise UnfitError(f"onnxruntime {onnxruntime.__version__} has no {wanted}, only {', '.join(found)}.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = LOG_ERRORS_ONLY
+    place = {} if device == "cpu" else {"device_id": device_id}
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[(wanted, place)])
+    except Exception as error:  # ONNX Runtime's errors share no base class
+        raise UnfitError(f"onnxruntime {onnxruntime.__version__} cannot load {path.name}: {error}") from error
+    if session.get_providers()[0] != wanted:
+        raise UnfitError(f"onnxruntime fell back on {session.get_providers()[0]}; the configuration wants {wanted}.")
+    return session
