@@ -28,7 +28,7 @@ def with_settings(job: Job, stage: str, settings: Settings) -> Job:
 def prune(job: Job) -> dict[str, Any]:
     """The prune stage; without recovery its model is the result."""
     from toolkit.pruning.stage import prune as stage
-    from toolkit.recovery.stage import check
+    from toolkit.recovery.prepare import check
 
     if job.recipe.recover is not None:
         check(job.recipe.recover, job.examples)

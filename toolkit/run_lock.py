@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from toolkit import processes
 from toolkit.errors import DtkError
 
 LOCKS = Path("/proc/locks")
@@ -24,6 +25,9 @@ def held(path: Path, *, make: bool = False) -> Iterator[None]:
     A folder that was made and stayed empty is removed again. Raises DtkError where another process holds it. On a file
     system without locks nothing is held.
     """
+    if not processes.is_main():  # a launcher's main process holds it for all of them
+        yield
+        return
     made = make and not path.exists()
     if made:
         path.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from toolkit.recovery import loop
 from toolkit.recovery.batches import Batches
 from toolkit.recovery.config import RecoverSettings
 from toolkit.recovery.stage import recover
+from toolkit.recovery.state import State, restore, save_checkpoint
 from toolkit.run_folder import Request, Run
 
 WEIGHTS = Path("model/unet/diffusion_pytorch_model.safetensors")
@@ -178,6 +179,90 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_try(run) -> None:
     words = r"The loss at step \d+ is not finite[\s\S]*the last checkpoint[\s\S]*learning-rate"
     with pytest.raises(DtkError, match=words):
         recover(folder, settings, dense, tiny_images())
+
+
+@pytest.mark.parametrize("fits", [2, 0])
+def test_out_of_memory_says_what_fits(fits: int, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, dense = run
+    load = models.load_denoiser
+
+    def small_device(model: models.ModelFolder) -> torch.nn.Module:
+        def allocate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if len(inputs[0]) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        network = load(model)
+        network.register_forward_pre_hook(allocate)
+        return network
+
+    monkeypatch.setattr(models, "load_denoiser", small_device)
+    words = (
+        r"8 images at once[\s\S]*2 at once, which fit[\s\S]*micro_batch_size=2" if fits else "one alone does not fit"
+    )
+    with pytest.raises(DtkError, match=rf"Out of memory at step 0[\s\S]*{words}"):
+        recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    if fits:
+        settings = RecoverSettings(**SETTINGS | {"steps": 2}, micro_batch_size=2)
+        assert recover(folder, settings, dense, tiny_images())["steps"] == 2
+
+
+@pytest.mark.parametrize("change", [{"channels_last": True}, {"mixed_precision": "bf16"}])
+def test_other_ways_to_compute_train_alike_and_resume_exactly(change: dict, run, tmp_path: Path) -> None:
+    folder, dense = run
+    settings = SETTINGS | {"steps": 4, "checkpoint_every": 2}
+    plain = recover(again(folder, tmp_path / "plain"), RecoverSettings(**settings), dense, tiny_images())
+    changed = RecoverSettings(**settings | change)
+    whole, parts = (again(folder, tmp_path / name) for name in ("whole", "parts"))
+    losses = recover(whole, changed, dense, tiny_images())["losses"]
+    assert losses == pytest.approx(plain["losses"], rel=0.02)
+
+    def stop(work: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(parts, changed, dense, tiny_images(), progress=stop)
+    recover(parts, changed, dense, tiny_images())
+    assert all(torch.equal(weights(parts)[name], tensor) for name, tensor in weights(whole).items())
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_alike(run, tmp_path: Path) -> None:
+    folder, dense = run
+    settings = SETTINGS | {"steps": 2}
+    plain = recover(again(folder, tmp_path / "plain"), RecoverSettings(**settings), dense, tiny_images())
+    compiled = recover(folder, RecoverSettings(**settings, compile=True), dense, tiny_images())
+    assert compiled["losses"] == pytest.approx(plain["losses"], rel=1e-3)
+
+
+def test_losses_that_look_inside_are_not_compiled(run) -> None:
+    folder, dense = run
+    settings = RecoverSettings(**SETTINGS, compile=True, losses={"distillation": 1.0, "jacobian": 0.1})
+    with pytest.raises(UsageError, match=r"recover.compile with jacobian[\s\S]*compile=false"):
+        recover(folder, settings, dense, tiny_images())
+
+
+def test_a_cpu_refuses_fp16(run) -> None:
+    folder, dense = run
+    with pytest.raises(UsageError, match=r"A CPU does not train in fp16[\s\S]*bf16"):
+        recover(folder, RecoverSettings(**SETTINGS, mixed_precision="fp16"), dense, tiny_images())
+
+
+def test_the_scaler_of_fp16_is_kept_with_a_checkpoint(tmp_path: Path) -> None:
+    def fresh() -> State:
+        model = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        return State(model, average, optimizer, torch.amp.GradScaler("cpu", init_scale=1024.0))
+
+    one, other = fresh(), fresh()
+    one.scaler.scale(torch.ones(1))  # it makes its tensors at the first call
+    one.scaler.update(128.0)
+    save_checkpoint(tmp_path, one, "same", keep=1)
+    assert restore(tmp_path, other, "same", last=0) == []
+    assert other.scaler.state_dict() == one.scaler.state_dict() and other.scaler.get_scale() == 128.0
 
 
 def test_an_unknown_loss_lists_the_known(run) -> None:

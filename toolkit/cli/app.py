@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from toolkit import processes
 
 app = typer.Typer(
     name="dtk",
@@ -14,6 +17,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+TOGETHER = ("recover",)
+"""The commands that several processes of a launcher work on together."""
+
+
+@app.callback()
+def launched(context: typer.Context) -> None:
+    """Refuse a launcher where every one of its processes would do, and write, the same."""
+    if processes.count() > 1 and context.invoked_subcommand not in TOGETHER:
+        if processes.is_main():
+            sys.stderr.write(
+                f"Error: dtk {context.invoked_subcommand} runs in one process.\n"
+                f"  found: a launcher with {processes.count()} processes\n"
+                f"  expected: one process; under `accelerate launch` only: {', '.join(TOGETHER)}\n"
+                "  do: dtk compress --no-recover -o RUN, then accelerate launch -m toolkit recover RUN\n"
+            )
+        raise typer.Exit(2)
+
 
 RunFolder = Annotated[Path, typer.Argument(help="run folder that `dtk compress` or `dtk run` made", show_default=False)]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="run folder to write", show_default=False)]

@@ -12,8 +12,8 @@ from toolkit.cli.app import Json, RunFolder, app, option
 
 
 def _stage(path: Path, stage: str, json: bool, **changes: Any) -> None:
-    """Run one stage of an existing run with changed settings, and show what it found."""
-    from toolkit import pipeline
+    """Run one stage of an existing run with changed settings, and show what it found; the main process alone speaks."""
+    from toolkit import pipeline, processes
     from toolkit.cli import tables
     from toolkit.cli.terminal import show, terminal
 
@@ -21,6 +21,8 @@ def _stage(path: Path, stage: str, json: bool, **changes: Any) -> None:
         job = pipeline.take_up(path, told.progress, told.notice)
         job = pipeline.with_settings(job, stage, pipeline.settings_for(job, stage, **changes))
         value = pipeline.VERBS[stage](job)
+        if not processes.is_main():
+            return
         job.recipe.write(path / "recipe.yaml")
         pipeline.report(job)
     table: Callable[[dict[str, Any]], Any] = tables.STAGES[stage]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from toolkit import processes
 from toolkit.errors import DtkError
 
 INTERRUPTED = 130
@@ -53,7 +54,7 @@ def terminal(quiet: bool = False) -> Iterator[Terminal]:
     """A terminal for one command; what goes wrong is said in words and becomes the exit code."""
     import typer
 
-    told = Terminal(quiet)
+    told = Terminal(quiet or not processes.is_main())
     try:
         with told.bars:
             yield told

@@ -19,6 +19,8 @@ class RecoverSettings(Settings):
     it again at a higher rate) or stays ("constant"). ``ema``: the largest decay of the averaged weights; early on it is
     (1 + step) / (10 + step). ``flip``: mirror half of the images. ``condition_dropout``: the share of images that
     are trained without their class or caption, where the model has a null condition, so that guidance still works.
+    ``compile`` and ``channels_last``: torch.compile, and the memory layout that many GPUs (and some CPUs) convolve
+    faster in; both change rounding alone.
     ``keep_checkpoints``: how many of the last ones stay on disk.
     """
 
@@ -36,6 +38,8 @@ class RecoverSettings(Settings):
     flip: bool = False
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    compile: bool = False
+    channels_last: bool = False
     checkpoint_every: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)

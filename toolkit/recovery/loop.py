@@ -22,6 +22,7 @@ from toolkit.recovery import catalog
 from toolkit.recovery.batches import Batch, Batches
 from toolkit.recovery.config import RecoverSettings
 from toolkit.recovery.losses.base import Step
+from toolkit.recovery.memory import is_out_of_memory, largest_that_fits, out_of_memory
 from toolkit.recovery.state import State
 from toolkit.recovery.weighting import min_snr_weights
 
@@ -30,14 +31,16 @@ Losses = dict[str, float]
 
 @dataclass(frozen=True)
 class Training:
-    """What does not change while training: the engine, the teacher, the data, its conditions and the settings.
+    """What does not change while training: the engine, the networks, the data, its conditions and the settings.
 
+    ``student`` is what is called, ``network`` the module inside it; they differ where processes share the work.
     ``kept``: the features that are compared, and which of the teacher's channels the student has; empty where no loss
     needs them.
     """
 
     accelerator: Accelerator
     student: nn.Module
+    network: nn.Module
     teacher: nn.Module | None
     scheduler: SchedulerMixin
     batches: Batches
@@ -77,13 +80,14 @@ def _one_step(training: Training, state: State) -> Losses:
     settings, accelerator = training.settings, training.accelerator
     start = state.step * settings.batch_size
     mine = range(start + accelerator.process_index, start + settings.batch_size, accelerator.num_processes)
-    size = settings.micro_batch_size or len(mine)
-    parts = [mine[i : i + size] for i in range(0, len(mine), size)]
-    totals: dict[str, torch.Tensor] = {}
-    for part in parts:
-        share = len(part) * accelerator.num_processes / settings.batch_size
-        for name, value in _backward(training, part, share, last=part is parts[-1]).items():
-            totals[name] = totals.get(name, torch.zeros_like(value)) + value * share
+    try:
+        totals = _accumulate(training, mine)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        totals = None
+    if totals is None:  # outside of the handler, whose traceback holds the tensors that did not fit
+        raise _no_memory(training, mine, state.step)
     norm = accelerator.clip_grad_norm_(training.student.parameters(), settings.gradient_clip)
     losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
     watched = [*losses.values()] if settings.mixed_precision == "fp16" else [*losses.values(), float(norm)]
@@ -96,6 +100,19 @@ def _one_step(training: Training, state: State) -> Losses:
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     return losses
+
+
+def _accumulate(training: Training, mine: range) -> dict[str, torch.Tensor]:
+    """Add up the gradients of this process's samples, a micro-batch at a time; returns its share of the losses."""
+    accelerator, settings = training.accelerator, training.settings
+    size = settings.micro_batch_size or len(mine)
+    parts = [mine[i : i + size] for i in range(0, len(mine), size)]
+    totals: dict[str, torch.Tensor] = {}
+    for part in parts:
+        share = len(part) * accelerator.num_processes / settings.batch_size
+        for name, value in _backward(training, part, share, last=part is parts[-1]).items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value * share
+    return totals
 
 
 def _backward(training: Training, samples: range, share: float, *, last: bool) -> dict[str, torch.Tensor]:
@@ -112,12 +129,24 @@ def _backward(training: Training, samples: range, share: float, *, last: bool) -
     return {"total": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
 
 
+def _no_memory(training: Training, mine: range, step: int) -> DtkError:
+    """What to tell a user whose micro-batch did not fit; in a single process, what does fit is tried."""
+    asked = min(training.settings.micro_batch_size or len(mine), len(mine))
+
+    def attempt(size: int) -> None:
+        training.network.zero_grad(set_to_none=True)
+        _backward(training, mine[:size], share=1.0, last=True)
+
+    alone = training.accelerator.num_processes == 1
+    return out_of_memory(step, asked, largest_that_fits(attempt, asked) if alone else None)
+
+
 def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
     """The mean of each loss over a batch, its images weighted by their timesteps where the settings say so."""
     scheduler, settings = training.scheduler, training.settings
     step = Step(
         training.student,
-        training.accelerator.unwrap_model(training.student),
+        training.network,
         training.teacher,
         noisy(scheduler, batch.images, batch.noise, batch.t),
         batch.t,

@@ -22,12 +22,13 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class State:
     """The model in training, the moving average of its weights, its optimiser, and the steps done.
 
-    ``losses`` are those of the last step, ``seconds`` what all steps so far took.
+    ``scaler`` is that of fp16 training, ``losses`` are those of the last step, ``seconds`` what all steps so far took.
     """
 
     model: nn.Module
     average: dict[str, torch.Tensor]
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
     step: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -58,6 +59,8 @@ def save_checkpoint(folder: Path, state: State, identity: str, keep: int) -> Pat
         tensors = {name: tensor.detach().contiguous() for name, tensor in named_tensors(state)}
         try:
             facts = {"step": state.step, "losses": state.losses, "seconds": state.seconds}
+            if state.scaler is not None:
+                facts["scaler"] = state.scaler.state_dict()
             save_file(tensors, temporary, metadata={"identity": identity, "facts": json.dumps(facts)})
         except SafetensorError as error:  # its way of saying that the disk is full
             raise OSError(str(error)) from error
@@ -90,6 +93,8 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
                 _load(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
                 facts = json.loads(file.metadata()["facts"])
                 state.step, state.losses, state.seconds = facts["step"], facts["losses"], facts["seconds"]
+                if state.scaler is not None:
+                    state.scaler.load_state_dict(facts["scaler"])
                 return passed
         except (SafetensorError, KeyError, RuntimeError) as error:
             passed.append(f"{path.name}: damaged ({str(error).splitlines()[0]})")
@@ -98,7 +103,6 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
 
 
 def _load(state: State, tensors: dict[str, torch.Tensor]) -> None:
-    device = next(state.model.parameters()).device
     part: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition("/")
@@ -112,5 +116,6 @@ def _load(state: State, tensors: dict[str, torch.Tensor]) -> None:
         average.copy_(part["average"][name])
     for name, parameter in state.model.named_parameters():
         state.optimizer.state[parameter] = {
-            moment: tensor if moment == "step" else tensor.to(device) for moment, tensor in moments[name].items()
+            moment: tensor if moment == "step" else torch.empty_like(parameter).copy_(tensor).detach()
+            for moment, tensor in moments[name].items()
         }

@@ -1,0 +1,67 @@
+"""Several processes of a launcher recover what one does; where they would all do the same, they are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from toolkit.cli import app
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+PLAIN = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+@pytest.mark.parametrize("command", ["compress", "run", "export"])
+def test_a_launcher_is_refused_where_every_process_would_do_the_same(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = CliRunner().invoke(app, [command, "x"])
+    assert done.exit_code == 2
+    assert f"dtk {command} runs in one process" in done.output
+    assert "accelerate launch -m toolkit recover RUN" in done.output
+
+
+def dtk(*arguments: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_recover_as_one_does(model: Path, data: Path, tmp_path: Path) -> None:
+    recipe = {
+        "model": str(model),
+        "data": {"source": str(data), "holdout": 0.5},
+        "device": "cpu",
+        "prune": {"target": "macs=0.45", "threshold": 0.5, "calibration_images": 4, "align": 4},
+        "recover": None,
+        **dict.fromkeys(("evaluate", "export", "profile")),
+    }
+    path, one, two = tmp_path / "recipe.yaml", tmp_path / "one", tmp_path / "two"
+    path.write_text(yaml.safe_dump(recipe))
+    dtk("-m", "toolkit", "run", str(path), "-o", str(one))
+    training = {"steps": 6, "batch_size": 7, "warmup_steps": 1, "log_every": 1, "checkpoint_every": 3}
+    (one / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"recover": training}))
+    shutil.copytree(one, two)
+    dtk("-m", "toolkit", "recover", str(one))
+    dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "recover", str(two))
+    curves = [[json.loads(line) for line in (run / "recover/log.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert [line["step"] for line in curves[1]] == list(range(1, 7)), "one process writes the log"
+    for key in ("total", "noise", "distillation"):
+        np.testing.assert_allclose([line[key] for line in curves[1]], [line[key] for line in curves[0]], rtol=1e-3)
+    before, after = (load_file(run / "model/unet/diffusion_pytorch_model.safetensors") for run in (one, two))
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-3)
+    assert json.loads((two / "run.json").read_text())["stages"]["recover"]["processes"] == 2

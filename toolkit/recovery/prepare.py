@@ -1,0 +1,114 @@
+"""The engine, both networks, the optimiser and the batches of a recovery, before its first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from toolkit import models, processes
+from toolkit.conditioner import open_conditioner
+from toolkit.data.examples import Examples
+from toolkit.errors import DtkError, UsageError
+from toolkit.objective import timesteps_and_kind
+from toolkit.recovery import catalog
+from toolkit.recovery.batches import Batches
+from toolkit.recovery.config import RecoverSettings
+from toolkit.recovery.kept import kept_features
+from toolkit.recovery.loop import Training
+from toolkit.recovery.losses.base import Loss
+from toolkit.recovery.state import State
+
+
+def check(settings: RecoverSettings, images: Examples) -> None:
+    """Refuse what cannot be trained; before pruning, too, where recovery follows.
+
+    That is: losses that are not known or cannot be compiled, and data smaller than a batch.
+    """
+    losses = chosen(settings)
+    eager = [loss.name for loss in losses if loss.needs_direction or loss.needs_features]
+    if settings.compile and eager:
+        raise UsageError(
+            "These losses look inside the networks, which a compiled one does not allow.",
+            found=f"recover.compile with {', '.join(eager)}",
+            do=f"set recover.compile=false, or leave {' and '.join(eager)} out of recover.losses",
+        )
+    if len(images) < settings.batch_size:
+        raise DtkError(
+            f"{images.source} has fewer images than a batch.",
+            found=f"{len(images)} training images",
+            expected=f"at least {settings.batch_size}, the batch size",
+            do="give more images, or a smaller --batch-size",
+        )
+
+
+def chosen(settings: RecoverSettings) -> list[Loss]:
+    """The losses of the settings."""
+    return [catalog.loss(name) for name in settings.losses]
+
+
+def prepare(
+    settings: RecoverSettings, dense: models.ModelFolder, pruned: models.ModelFolder, images: Examples, device: str
+) -> tuple[Training, State]:
+    """Load both models and make all that trains the pruned one."""
+    losses = chosen(settings)
+    accelerator = _accelerator(settings, device)
+    scheduler = models.load_scheduler(dense)
+    # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
+    student = _network(pruned, settings, accelerator.device)
+    teacher, kept = None, {}
+    if any(loss.needs_teacher for loss in losses):
+        teacher = _network(dense, settings, accelerator.device).requires_grad_(False)
+    if any(loss.needs_features for loss in losses):
+        kept = kept_features(pruned.root.parent / "plan.json", student, accelerator.device)
+    average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
+    )
+    wrapped, prepared = accelerator.prepare(student, optimizer)
+    directions = any(loss.needs_direction for loss in losses)
+    timesteps = timesteps_and_kind(scheduler)[0]
+    conditioner = open_conditioner(dense, str(accelerator.device))
+    found = conditioner.conditioning
+    dropout = settings.condition_dropout if found.has_null else 0.0
+    batches = Batches(
+        images,
+        timesteps,
+        settings.seed,
+        settings.flip,
+        directions=directions,
+        kind=found.kind,
+        dropout=dropout,
+    )
+    training = Training(accelerator, wrapped, student, teacher, scheduler, batches, conditioner, settings, kept)
+    return training, State(student, average, prepared, accelerator.scaler)
+
+
+def _accelerator(settings: RecoverSettings, device: str) -> Accelerator:
+    """The engine; refuses precisions that the device cannot train in, and more processes than images in a batch."""
+    if settings.mixed_precision == "fp16" and device == "cpu":
+        raise UsageError(
+            "A CPU does not train in fp16.", found="recover.mixed_precision=fp16", expected="bf16, or no on a CPU"
+        )
+    if processes.count() == 1:  # accelerate would hold a second recovery of this process to the first one's precision
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
+    if accelerator.num_processes > settings.batch_size:
+        raise DtkError(
+            "There are more processes than images in a batch.",
+            found=f"{accelerator.num_processes} processes, batch size {settings.batch_size}",
+            do="start fewer processes, or give a larger --batch-size",
+        )
+    return accelerator
+
+
+def _network(folder: models.ModelFolder, settings: RecoverSettings, device: torch.device) -> nn.Module:
+    network: Any = models.load_denoiser(folder).to(device).eval()
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if settings.compile:
+        network.compile()
+    return network
