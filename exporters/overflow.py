@@ -58,8 +58,9 @@ class RangeWatch:
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             own = list(module.parameters(recurse=False))
+            weights = [] if name in self.magnitudes else own  # they do not change from call to call
             reads = inputs if own else ()  # a block's parts tell what they read themselves
-            found = max((_magnitude(tensor) for tensor in [*_floats((reads, output)), *own]), default=0.0)
+            found = max((_magnitude(tensor) for tensor in [*_floats((reads, output)), *weights]), default=0.0)
             self.magnitudes[name] = max(found, self.magnitudes.get(name, 0.0))
 
         return hook

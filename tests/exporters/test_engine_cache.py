@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from exporters.engine_cache import CachedEngine, EngineCache, cache_folder
+from toolkit.errors import DtkError
 from toolkit.files import replacing
 
 FACTS = {"onnx": "a1", "builder": "tensorrt_rtx", "version": "1.7.1", "gpu": None, "batch": "1:8:64", "targets": []}
@@ -114,6 +116,19 @@ def test_a_build_that_fails_leaves_the_cache_usable(tmp_path: Path, error: Any) 
         get(cache, failing)
     assert kept.plan.read_bytes() == PLAN
     assert get(cache, builder).reason == "no engine of this ONNX file was built before"
+
+
+def test_a_full_disk_is_said_and_leaves_the_cache_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache, builder = EngineCache(tmp_path), Builder()
+    kept = get(cache, builder, FACTS | {"onnx": "b2"})
+    with monkeypatch.context() as patched, pytest.raises(DtkError, match="No space left on device"):
+        patched.setattr(Path, "write_bytes", full)
+        get(cache, builder)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [kept.folder]
+    assert get(cache, builder).plan.read_bytes() == PLAN
 
 
 def _killed_writer(entry: Path) -> None:
