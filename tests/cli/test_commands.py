@@ -18,6 +18,7 @@ from toolkit.cli.app import app
 from toolkit.models import find, load_denoiser
 from toolkit.pruning import surgery
 from toolkit.pruning.plan import read_plan
+from toolkit.pruning.stage import AUTO_THRESHOLDS
 
 
 @pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
@@ -57,6 +58,40 @@ def test_the_same_command_again_does_nothing(compressed: Path, model: Path, data
     assert answer.code == 0
     assert "scoring" not in answer.err and "recovering" not in answer.err
     assert {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")} == before
+
+
+def test_threshold_auto_takes_the_stop_with_the_least_one_shot_loss(model: Path, data: Path, tmp_path: Path) -> None:
+    """Every threshold tried alone leaves at least the loss that auto does; plan.json says which one it took."""
+    options = ["--no-recover", "--score-timesteps", 4, "--noise-draws", 2, "--json"]
+    losses, taken = {}, None
+    for threshold in ("auto", *AUTO_THRESHOLDS):
+        asked = [*FAST, "--threshold", threshold, *options]
+        answer = dtk("compress", model, "--data", data, "-o", tmp_path / str(threshold), *asked)
+        assert answer.code == 0, answer.err
+        plan = answer.json["stages"]["prune"]
+        losses[threshold] = plan["held_out_loss"]["one_shot"]
+        taken = plan["scoring"]["threshold"] if threshold == "auto" else taken
+    assert taken in AUTO_THRESHOLDS
+    assert losses["auto"] <= min(losses[threshold] for threshold in AUTO_THRESHOLDS) * (1 + 1e-6)
+
+
+def test_stability_of_the_scores_is_in_the_plan_and_said(compressed: Path) -> None:
+    stability = json.loads((compressed / "prune" / "plan.json").read_text())["stability"]
+    assert -1 <= stability["rank_correlation"] <= 1 and stability["kept_overlap"] <= 1
+    told = f"rank correlation {stability['rank_correlation']:.2f}, kept overlap {stability['kept_overlap']:.2f}"
+    assert told in dtk("report", compressed).out.replace("\n", " ")
+
+
+def test_scores_outlive_a_run_that_was_cut_short_after_them(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["compress", model, "--data", data, "-o", tmp_path / "run", *FAST, "--no-recover"]
+    with monkeypatch.context() as broken:
+        broken.setattr(surgery, "prune", lambda *_: pytest.fail("cut short"))
+        with pytest.raises(pytest.fail.Exception):
+            dtk(*arguments)
+    again = dtk(*arguments)
+    assert again.code == 0 and "scoring" not in again.err
 
 
 def test_another_target_needs_no_second_scoring(model: Path, data: Path, compressed: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def task(name: str, thresholds: tuple[float, ...] = (0.05,), norm_term: bool = F
 
 
 def stop_between(model, calibration) -> float:
-    """A threshold at which the loop stops somewhere in the middle."""
+    """A threshold at which the loop stops in the middle, between two losses, where rounding decides nothing."""
     gradients = []
     for t in range(T):
         timesteps = torch.full((2,), t)
@@ -44,8 +46,8 @@ def stop_between(model, calibration) -> float:
         gradients.append(float(error.square().sum() / 2))
     running = np.maximum.accumulate(gradients)
     ratios = np.minimum.accumulate(np.array(gradients) / running)
-    middle = [r for r in np.unique(ratios) if ratios[T // 4] >= r > ratios[-1]]
-    return float(middle[len(middle) // 2]) if middle else 0.0
+    middle = [r for r in np.unique(ratios) if ratios[T // 4] >= r >= ratios[-1]]
+    return float(np.mean(middle[len(middle) // 2 - 1 : len(middle) // 2 + 1])) if len(middle) > 1 else 0.0
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -97,6 +99,26 @@ def test_norm_term_adds_the_norms_unsquared() -> None:
     np.testing.assert_allclose(added[segment.group] - without[segment.group], weight, rtol=1e-5)
 
 
+@pytest.mark.parametrize("criterion", ["diff-pruning", "taylor"])
+def test_norm_term_of_a_gradient_criterion_is_weight_times_gradient(criterion: str) -> None:
+    with_term, engine = task("heads", thresholds=(0.0,), norm_term=True)
+    model, calibration = with_term.model, with_term.calibration
+    gradients, _ = summed_gradients(
+        model, calibration.images, calibration.noise, calibration.scheduler.alphas_cumprod, 0.0
+    )
+    added = catalog.criterion(criterion).score(with_term)[0.0].scores
+    without = catalog.criterion(criterion).score(replace(with_term, norm_term=False))[0.0].scores
+    expected = {name: scores.copy() for name, scores in without.items()}
+    for norm in (f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.GroupNorm)):
+        term, start = (model.get_parameter(norm) * gradients[norm]).abs().detach().numpy(), 0
+        for segment in engine.layout.tensors[norm][0]:
+            expected[segment.group] += term[start : start + segment.size]
+            start += segment.size
+    assert any(not np.allclose(expected[name], without[name], rtol=1e-3) for name in expected)
+    for name, scores in added.items():
+        np.testing.assert_allclose(scores, expected[name], rtol=1e-4, err_msg=name)
+
+
 def test_unknown_criterion_lists_the_known() -> None:
     with pytest.raises(
         UsageError, match=r"Unknown criterion 'fisher'[\s\S]*diff-pruning, magnitude, random, scratch, taylor"
@@ -121,6 +143,9 @@ def test_scores_survive_the_disk_and_know_what_they_are_of(tmp_path) -> None:
     for threshold, scored in scorings.items():
         assert again[threshold].facts == scored.facts
         assert all(np.array_equal(again[threshold].scores[n], s) for n, s in scored.scores.items())
+        assert len(again[threshold].halves) == len(scored.halves) == 2
+        for one, other in zip(again[threshold].halves, scored.halves, strict=True):
+            assert all(np.array_equal(one[n], s) for n, s in other.items())
     assert read_scores(path, "another") is None
     path.write_bytes(path.read_bytes()[:40])
     assert read_scores(path, "this") is None

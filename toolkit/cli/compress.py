@@ -30,6 +30,13 @@ def compress(
         int | None, option("length of the context MACs are counted for, where the folder leaves it open")
     ] = None,
     calibration_images: Annotated[int | None, option("images to score on [32]")] = None,
+    calibration_batch_size: Annotated[int | None, option("images to score at once [all]; saves memory alone")] = None,
+    score_timesteps: Annotated[int | None, option("timesteps to score on [every one]; 32 is nearly as good")] = None,
+    noise_draws: Annotated[int | None, option("noise tensors that take turns in scoring [1]")] = None,
+    score_precision: Annotated[str | None, option("fp32 or bf16 (autocast) in scoring")] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="score in less memory and more time")
+    ] = False,
     norm_term: Annotated[bool, typer.Option(help="add the paper code's term for norms")] = False,
     steps: Annotated[int | None, option("recovery steps")] = None,
     batch_size: Annotated[int | None, option("recovery images a step")] = None,
@@ -57,6 +64,11 @@ def compress(
         "blocks": blocks or None,
         "tokens": tokens,
         "calibration_images": calibration_images,
+        "calibration_batch_size": calibration_batch_size,
+        "score_timesteps": score_timesteps,
+        "noise_draws": noise_draws,
+        "score_precision": score_precision,
+        "gradient_checkpointing": gradient_checkpointing or None,
         "norm_term": norm_term or None,
         "seed": seed,
     }

@@ -35,6 +35,10 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
         yield from [latency["missed"]] if latency["missed"] else []
     yield from _levels(facts)
     yield f"chosen by {facts['chosen_by']}"
+    stability = facts.get("stability")
+    if stability:
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in stability.items())
+        yield f"scores of two halves of the calibration images: {told} (1 equal, 0 as chance has it)"
 
 
 def _levels(facts: dict[str, Any]) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +18,18 @@ if TYPE_CHECKING:
 
 
 def draw(
-    images: Examples, count: int, seed: int, scheduler: SchedulerMixin, conditioner: Conditioner, device: str
+    images: Examples,
+    count: int,
+    seed: int,
+    scheduler: SchedulerMixin,
+    conditioner: Conditioner,
+    device: str,
+    draws: int = 1,
 ) -> tuple[Calibration, Calibration]:
-    """Two disjoint batches of ``count`` random training images each: for scoring, and held out from it.
+    """Two disjoint sets of ``count`` random training images each: for scoring, and held out from it.
 
-    Their conditions are the data's own, the null condition where it has none.
+    Their conditions are the data's own, the null condition where it has none. ``draws`` is how many noise tensors the
+    first one has.
     """
     if len(images) < 2 * count:
         raise DtkError(
@@ -32,10 +40,11 @@ def draw(
         )
     order = [int(i) for i in generator("calibration", seed).permutation(len(images))[: 2 * count]]
     pixels = torch.from_numpy(images.read(order)).to(device)
-    noise = torch.from_numpy(normal("calibration noise", seed, shape=tuple(pixels.shape))).to(device)
+    shape = tuple(pixels.shape)
+    noise, *more = (
+        torch.from_numpy(normal("calibration noise", seed, n, shape=shape)).to(device) for n in range(draws)
+    )
     inputs = conditioner(images.conditions(conditioner.conditioning.kind, order))
-
-    def part(rows: slice) -> Calibration:
-        return Calibration(pixels[rows], noise[rows], scheduler, {name: rest[rows] for name, rest in inputs.items()})
-
-    return part(slice(count)), part(slice(count, None))
+    every = Calibration(pixels, noise, scheduler, inputs)
+    further = tuple(noise[:count] for noise in more)
+    return replace(every.part(slice(count)), more_noise=further), every.part(slice(count, None))

@@ -18,7 +18,12 @@ def write_scores(path: Path, scorings: Scorings, key: str) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    tensors = {f"{t!r}/{name}": values for t, s in scorings.items() for name, values in s.scores.items()}
+    tensors = {
+        f"{threshold!r}/{part}/{name}": values
+        for threshold, scored in scorings.items()
+        for part, scores in (("all", scored.scores), *((f"half {i}", half) for i, half in enumerate(scored.halves)))
+        for name, values in scores.items()
+    }
     facts = {repr(threshold): dict(scored.facts) for threshold, scored in scorings.items()}
     try:
         save_file(tensors, path, metadata={"key": key, "facts": json.dumps(facts)})
@@ -37,11 +42,14 @@ def read_scores(path: Path, key: str) -> Scorings | None:
             metadata = file.metadata() or {}
             if metadata.get("key") != key:
                 return None
-            scores: dict[float, dict[str, np.ndarray]] = {}
-            for entry in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
-                threshold, _, name = entry.partition("/")
-                scores.setdefault(float(threshold), {})[name] = file.get_tensor(entry)
+            scores: dict[float, dict[str, dict[str, np.ndarray]]] = {}
+            for entry in sorted(file.keys()):
+                threshold, part, name = entry.split("/", 2)
+                scores.setdefault(float(threshold), {}).setdefault(part, {})[name] = file.get_tensor(entry)
     except SafetensorError:  # a damaged cache is no loss: it is computed again
         return None
     facts = json.loads(metadata["facts"])
-    return {threshold: Scored(values, facts[repr(threshold)]) for threshold, values in scores.items()}
+    return {
+        threshold: Scored(parts.pop("all"), facts[repr(threshold)], tuple(parts.values()))
+        for threshold, parts in scores.items()
+    }

@@ -1,8 +1,8 @@
-"""From tensors to channels: gradients summed over timesteps, and importance summed over coupled layers."""
+"""From tensors to channels: the loss that is scored, and importance summed over coupled layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from torch import nn
 
 from toolkit.errors import DtkError
 from toolkit.objective import noisy, predicted, target, timesteps_and_kind
-from toolkit.progress import Progress, silent
 from toolkit.pruning.layout import FIXED, Layout, offsets
 
 if TYPE_CHECKING:
@@ -21,23 +20,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One batch of clean images with one noise tensor of their shape (N, C, H, W), reused at every timestep.
+    """Clean images with noise of their shape (N, C, H, W), reused at every timestep.
 
-    ``conditioning`` holds what else the denoiser takes, one row an image.
+    ``conditioning`` holds what else the denoiser takes, one row an image. ``more_noise`` are further draws of the
+    noise; a scoring lets them take turns from one timestep to the next.
     """
 
     images: torch.Tensor
     noise: torch.Tensor
     scheduler: SchedulerMixin
     conditioning: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    more_noise: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def draws(self) -> int:
+        """How many noise tensors there are."""
+        return 1 + len(self.more_noise)
+
+    def part(self, rows: slice, draw: int = 0) -> Calibration:
+        """Some of the images with one draw of the noise; whatever has a row an image is cut here."""
+        noise = (self.noise, *self.more_noise)[draw]
+        conditioning = {name: rest[rows] for name, rest in self.conditioning.items()}
+        return Calibration(self.images[rows], noise[rows], self.scheduler, conditioning)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A score for each channel of each group, and what is worth recording about how it came about."""
+    """A score for each channel of each group, and what is worth recording about how it came about.
+
+    ``halves`` are the scores by each half of the calibration images alone; empty for criteria that read none.
+    """
 
     scores: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+    halves: Sequence[Mapping[str, np.ndarray]] = ()
 
 
 def prediction_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
@@ -53,45 +69,13 @@ def loss_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
     """L_t: the batch mean of each image's *sum* of squared errors at timestep ``t``, as the paper's code has it."""
     images, noise, scheduler = calibration.images, calibration.noise, calibration.scheduler
     timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
-    prediction = predicted(prediction_at(model, calibration, t), images.shape[1])
+    prediction = predicted(prediction_at(model, calibration, t), images.shape[1]).float()
     error: torch.Tensor = target(scheduler, images, noise, timesteps) - prediction
     return error.square().flatten(1).sum(1).mean()
 
 
-def accumulate(
-    model: nn.Module, calibration: Calibration, thresholds: Iterable[float], progress: Progress = silent
-) -> Iterator[tuple[float, int, list[float]]]:
-    """Sum gradients over t = 0, 1, 2, ... and yield (threshold, stop, losses) each time a threshold's stop is reached.
-
-    While a tuple is yielded the parameters' ``.grad`` is the sum over t < stop. The stop is the first t whose loss is
-    below threshold x the running maximum, and is itself left out (Diff-Pruning, section 3.3, in the order of its code);
-    a threshold that no loss falls below stops at T. Raises DtkError when a loss is not finite.
-    """
-    waiting = sorted(set(thresholds), reverse=True)
-    steps, _ = timesteps_and_kind(calibration.scheduler)
-    losses: list[float] = []
-    model.zero_grad(set_to_none=True)
-    for t in range(steps):
-        loss = loss_at(model, calibration, t)
-        losses.append(float(loss.detach()))
-        if not np.isfinite(losses[-1]):
-            raise DtkError(
-                f"The calibration loss at timestep {t} is {losses[-1]}.", expected="finite weights and images"
-            )
-        while waiting and losses[-1] < waiting[0] * max(losses):
-            yield waiting.pop(0), t, losses
-        if not waiting:
-            break
-        progress("scoring", t, steps)
-        loss.backward()
-    for threshold in waiting:
-        yield threshold, steps, losses
-    progress("scoring", steps, steps)
-    model.zero_grad(set_to_none=True)
-
-
-Importance = Callable[[nn.Parameter], torch.Tensor]
-"""The importance of every entry of a parameter, of its shape."""
+Importance = Callable[[str, torch.Tensor], torch.Tensor]
+"""The importance of every entry of a parameter, given its name and itself, of its shape."""
 
 
 def score_channels(
@@ -108,7 +92,7 @@ def score_channels(
         term = norm_term if tensor in norms else importance
         if term is None or tensor.endswith(".bias"):
             continue
-        entries = term(parameters[tensor]).detach().double()
+        entries = term(tensor, parameters[tensor].detach()).double()
         if not entries.isfinite().all():
             raise DtkError(f"The scores of the tensor {tensor} hold NaN or infinity.", expected="finite gradients")
         for dim, segments in dims.items():

@@ -13,16 +13,17 @@ from toolkit import models
 from toolkit.conditioner import open_conditioner
 from toolkit.data.examples import Examples
 from toolkit.errors import DtkError
-from toolkit.files import value_sha256
+from toolkit.files import replacing, value_sha256
 from toolkit.objective import timesteps_and_kind
 from toolkit.progress import Progress, silent
-from toolkit.pruning import calibration, catalog, depth, surgery
+from toolkit.pruning import agreement, calibration, catalog, depth, surgery
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.choice import Choice, choose
 from toolkit.pruning.config import PruneSettings
 from toolkit.pruning.cost import Count, by_level
 from toolkit.pruning.criteria.base import Criterion, Task
 from toolkit.pruning.engine import Engine
+from toolkit.pruning.gradients import Effort
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.measured import Latencies, latency_cost, latency_facts
 from toolkit.pruning.plan import Plan, read_plan
@@ -91,9 +92,10 @@ def prune(
     scheduler = models.load_scheduler(dense)
     conditioner = open_conditioner(dense, device)
     scored_on, held_out = calibration.draw(
-        train, settings.calibration_images, settings.seed, scheduler, conditioner, device
+        train, settings.calibration_images, settings.seed, scheduler, conditioner, device, settings.noise_draws
     )
-    task = Task(model, engine.layout, scored_on, _thresholds(settings), settings.norm_term, settings.seed, progress)
+    thresholds, effort = _thresholds(settings), _effort(settings)
+    task = Task(model, engine.layout, scored_on, thresholds, settings.norm_term, settings.seed, progress, effort)
     with run.writing(request, device=device) as folder:
         engine, removed = depth.ordered(engine, meeting, model, scored_on, progress)
         scorings, key = _scorings(run, settings, request, criterion, task)
@@ -102,6 +104,7 @@ def prune(
         )
         facts = _figures(engine, settings, choice.values, count) | {
             **_record(choice, held_out_loss(model, held_out)),
+            "stability": _stability(engine, choice),
             "removals": [asdict(removal) for removal in removed],
             "calibration": _calibration_record(train, settings),
         }
@@ -131,16 +134,38 @@ def _thresholds(settings: PruneSettings) -> tuple[float, ...]:
     return AUTO_THRESHOLDS if settings.threshold == "auto" else (float(settings.threshold),)
 
 
+def _effort(settings: PruneSettings) -> Effort:
+    return Effort(
+        timesteps=settings.score_timesteps,
+        batch_size=settings.calibration_batch_size,
+        bf16=settings.score_precision == "bf16",
+        checkpointing=settings.gradient_checkpointing,
+    )
+
+
+SCORED_BY = {
+    *("criterion", "threshold", "calibration_images", "norm_term", "seed"),
+    *("score_timesteps", "noise_draws", "score_precision"),
+}
+"""The settings that scores depend on; the target, the group policy and what saves memory alone do not."""
+
+
 def _scorings(
     run: Run, settings: PruneSettings, request: Request, criterion: Criterion, task: Task
 ) -> tuple[Scorings, str]:
-    """The scores, from the run's earlier ones where those were computed from the same things."""
-    asked = settings.model_dump(include={"criterion", "threshold", "groups", "calibration_images", "norm_term", "seed"})
-    key = value_sha256([asked, dict(request.inputs)])
-    cached = read_scores(run.path / "prune" / "scores.safetensors", key)
-    if cached is None and not task.layout.groups:  # only blocks go, and those are not scored but tried
-        cached = dict.fromkeys(task.thresholds, Scored({}, {}))
-    return (criterion.score(task) if cached is None else cached), key
+    """The scores: the run's earlier ones where those were computed from the same things, also by a run cut short."""
+    key = value_sha256([settings.model_dump(include=SCORED_BY), dict(request.inputs)])
+    cache = run.path / "cache" / "scores.safetensors"
+    if not task.layout.groups:  # only blocks go, and those are not scored but tried
+        return dict.fromkeys(task.thresholds, Scored({}, {})), key
+    for path in (run.path / "prune" / "scores.safetensors", cache):
+        cached = read_scores(path, key)
+        if cached is not None:
+            return cached, key
+    scorings = criterion.score(task)
+    with replacing(cache) as temporary:
+        write_scores(temporary, scorings, key)
+    return scorings, key
 
 
 def _choose(
@@ -203,11 +228,25 @@ def _record(choice: Choice, dense_loss: float) -> dict[str, Any]:
     }
 
 
+def _stability(engine: Engine, choice: Choice) -> dict[str, float] | None:
+    """How far the scores of the two halves of the calibration images agree; None for a criterion that reads none."""
+    if not choice.scored.halves:
+        return None
+    config = engine.space.configure(choice.values)
+    sizes = {name: group.size for name, group in engine.layout.groups.items()}
+    one, other = choice.scored.halves
+    return {
+        "rank_correlation": agreement.rank_correlation(one, other),
+        "kept_overlap": agreement.overlap(engine.kept(one, config), engine.kept(other, config), sizes),
+    }
+
+
 def _calibration_record(train: Examples, settings: PruneSettings) -> dict[str, Any]:
     return {
         "source": train.source,
         "sha256": train.sha256,
         "images": settings.calibration_images,
+        "noise_draws": settings.noise_draws,
         "seed": settings.seed,
         "skipped": len(train.skipped),
     }

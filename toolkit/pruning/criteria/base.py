@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
 
 from toolkit.progress import Progress
+from toolkit.pruning.gradients import Effort
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.scoring import Calibration, Scored
 
@@ -18,7 +19,7 @@ class Task:
     """What is scored, on what, and how.
 
     ``thresholds``: one scoring is wanted for each; criteria that have none return the same for all. ``norm_term``: add
-    the paper code's |weight x gradient| of the norms, unsquared.
+    the paper code's |weight x gradient| of the norms, unsquared. ``effort``: what it may cost.
     """
 
     model: nn.Module
@@ -28,6 +29,7 @@ class Task:
     norm_term: bool
     seed: int
     progress: Progress
+    effort: Effort = field(default_factory=Effort)
 
 
 class Criterion(Protocol):

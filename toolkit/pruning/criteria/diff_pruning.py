@@ -6,25 +6,26 @@ score = sum over coupled weights of (w x sum_t dL_t/dw)^2, t running from 0 up t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
-from torch import nn
 
 from toolkit.pruning.criteria.base import Task
-from toolkit.pruning.scoring import Scored, accumulate, score_channels
+from toolkit.pruning.gradients import accumulate
+from toolkit.pruning.scoring import Importance, Scored, score_channels
+
+Gradient = Callable[[str], torch.Tensor]
 
 
-def squared_taylor(parameter: nn.Parameter) -> torch.Tensor:
+def squared_taylor(gradient: Gradient) -> Importance:
     """(w x g)^2, the squared first-order change of the loss if the weight went to zero."""
-    return (parameter * _gradient(parameter)).square()
+    return lambda name, weight: (weight * gradient(name)).square()
 
 
-def absolute_taylor(parameter: nn.Parameter) -> torch.Tensor:
+def absolute_taylor(gradient: Gradient) -> Importance:
     """|w x g|, which the paper's code adds for norms without squaring it."""
-    return (parameter * _gradient(parameter)).abs()
-
-
-def _gradient(parameter: nn.Parameter) -> torch.Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return lambda name, weight: (weight * gradient(name)).abs()
 
 
 class DiffPruning:
@@ -35,11 +36,15 @@ class DiffPruning:
     fresh_weights = False
 
     def score(self, task: Task) -> dict[float, Scored]:
-        norm_term = absolute_taylor if task.norm_term else None
+        def scores(gradient: Gradient) -> dict[str, np.ndarray]:
+            norm_term = absolute_taylor(gradient) if task.norm_term else None
+            return score_channels(task.model, task.layout, squared_taylor(gradient), norm_term)
+
         found = {}
-        for threshold, stop, losses in accumulate(task.model, task.calibration, task.thresholds, task.progress):
-            scores = score_channels(task.model, task.layout, squared_taylor, norm_term)
-            found[threshold] = Scored(scores, {"threshold": threshold, "stop_timestep": stop, "losses": list(losses)})
+        for reached in accumulate(task.model, task.calibration, task.thresholds, task.effort, task.progress):
+            halves = tuple(scores(half) for half in reached.gradients.parts())
+            facts = {"threshold": reached.threshold, **reached.facts}
+            found[reached.threshold] = Scored(scores(reached.gradients.total), facts, halves)
         return found
 
 

@@ -14,8 +14,8 @@ class Magnitude:
     fresh_weights = False
 
     def score(self, task: Task) -> dict[float, Scored]:
-        norm_term = (lambda weight: weight.abs()) if task.norm_term else None
-        scored = Scored(score_channels(task.model, task.layout, lambda weight: weight.square(), norm_term), {})
+        norm_term = (lambda name, weight: weight.abs()) if task.norm_term else None
+        scored = Scored(score_channels(task.model, task.layout, lambda name, weight: weight.square(), norm_term), {})
         return dict.fromkeys(task.thresholds, scored)
 
 
