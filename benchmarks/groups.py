@@ -66,7 +66,7 @@ def row(bench: Trials, case: Row) -> dict[str, Any]:
 def scores(bench: Trials, seed: int, criterion: str) -> Scores:
     """The scores of a seed; both policies read the same ones, as a policy only binds which channels go together."""
     path, threshold = bench.work / f"{criterion}-{seed}.safetensors", float(SETTINGS.threshold)
-    stored = read_scores(path, "")
+    stored = read_scores(path)
     if stored is None:
         scheduler = models.load_scheduler(bench.dense)
         images, conditioner = SETTINGS.calibration_images, open_conditioner(bench.dense, "cpu")

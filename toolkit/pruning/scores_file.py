@@ -31,8 +31,8 @@ def write_scores(path: Path, scorings: Scorings, key: str) -> None:
         raise OSError(str(error)) from error
 
 
-def read_scores(path: Path, key: str) -> Scorings | None:
-    """The scores in the file, None if there is no file or it holds scores of something else."""
+def read_scores(path: Path, key: str | None = None) -> Scorings | None:
+    """The scores in the file, None if there is no file or it holds scores of something else than ``key``."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -40,7 +40,7 @@ def read_scores(path: Path, key: str) -> Scorings | None:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            if metadata.get("key") != key:
+            if key not in (None, metadata.get("key")):
                 return None
             scores: dict[float, dict[str, dict[str, np.ndarray]]] = {}
             for entry in sorted(file.keys()):

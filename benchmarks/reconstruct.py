@@ -1,0 +1,63 @@
+"""Does fitting the sliced layers to the dense model's outputs help, at once and after recovery?
+
+    python -m benchmarks.reconstruct --work runs/groups
+
+On the embedded default at width 0.75, over three seeds: not at all, fitted on the dense model's activations, and on
+those of the sliced model. Goes on where it was interrupted; reads the scores that benchmarks.groups left in its work
+folder, or makes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any
+
+from benchmarks.groups import SETTINGS, scores
+from benchmarks.trials import RECOVERY, Row, Trials, measure, trials
+from toolkit import models
+from toolkit.conditioner import open_conditioner
+from toolkit.job import count
+from toolkit.objective import timesteps_and_kind
+from toolkit.pruning import calibration, surgery
+from toolkit.pruning.reconstruct import reconstruct
+from toolkit.pruning.solver import solve
+from toolkit.pruning.stage import engine_for
+from toolkit.pruning.targets import parse_target
+
+SEEDS, ARMS, WIDTH, POINTS = (0, 1, 2), ("sliced", "dense", "none"), 0.75, 8
+
+
+def main() -> None:
+    options = arguments()
+    bench = trials(options.work)
+    facts = {"dense": bench.loss(models.load_denoiser(bench.dense)), "timesteps": POINTS, "recovery": RECOVERY}
+    wanted = [{"seed": seed, "arm": arm} for seed, arm in itertools.product(SEEDS, ARMS)]
+    measure(options.output, facts, wanted, lambda case: row(bench, case))
+
+
+def row(bench: Trials, case: Row) -> dict[str, Any]:
+    engine = engine_for(bench.dense, SETTINGS)
+    config = engine.space.configure(solve(engine.space, parse_target(f"width={WIDTH}"), count(bench.dense)).uniform)
+    kept = engine.kept(scores(bench, case["seed"], "diff-pruning"), config)
+    scheduler, model = models.load_scheduler(bench.dense), models.load_denoiser(bench.dense)
+    steps = timesteps_and_kind(scheduler)[0]
+    pruned, _ = surgery.prune(model, config, engine.layout, kept, steps)
+    if case["arm"] != "none":
+        images, conditioner = SETTINGS.calibration_images, open_conditioner(bench.dense, "cpu")
+        batch, _ = calibration.draw(bench.train, images, case["seed"], scheduler, conditioner, "cpu")
+        points = [int(steps * (i + 0.5) / POINTS) for i in range(POINTS)]
+        reconstruct(model, pruned, engine.layout, kept, batch, points, inputs=case["arm"])
+    return bench.one_shot_and_recovered(f"reconstruct-{case['arm']}-{case['seed']}", pruned, case["seed"])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs") / "groups", help="holds what to go on from")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "reconstruct.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

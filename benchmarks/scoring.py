@@ -1,0 +1,93 @@
+"""How much cheaper can Diff-Pruning's scores be had, and do the same channels stay?
+
+    python -m benchmarks.scoring
+
+On the embedded default. The reference visits every timestep before the stop, as the paper does. Beside it: fewer
+timesteps of the same images and noise, the same with noise draws that take turns, and the reference itself under other
+noise, which is how much its choice means. Cost is counted in forward passes of one image, a backward pass as two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toolkit import models
+from toolkit.conditioner import open_conditioner
+from toolkit.data.open import open_images
+from toolkit.data.split import split
+from toolkit.environment import machine, versions
+from toolkit.files import write_json
+from toolkit.job import count, image_shape
+from toolkit.progress import silent
+from toolkit.pruning import agreement, calibration, catalog
+from toolkit.pruning.config import PruneSettings
+from toolkit.pruning.criteria.base import Task
+from toolkit.pruning.engine import Engine
+from toolkit.pruning.gradients import Effort
+from toolkit.pruning.scoring import Calibration, Scored
+from toolkit.pruning.solver import solve
+from toolkit.pruning.stage import engine_for
+from toolkit.pruning.targets import parse_target
+
+THRESHOLD, DRAWS, WIDTHS = 0.05, 4, (0.75, 0.5)
+TIMESTEPS = (64, 32, 16, 8)
+
+
+def main() -> None:
+    options = arguments()
+    dense = models.find(None)
+    train, _ = split(open_images(None, image_shape(dense)), holdout=0.5, seed=0)
+    scheduler, conditioner = models.load_scheduler(dense), open_conditioner(dense, "cpu")
+    many, _ = calibration.draw(train, options.images, 0, scheduler, conditioner, "cpu", DRAWS)
+    one = replace(many, more_noise=())
+    engine = engine_for(dense, PruneSettings())
+    task = Task(models.load_denoiser(dense), engine.layout, one, (THRESHOLD,), False, 0, silent)
+    reference, facts = scored(task)
+    report: dict[str, Any] = {"machine": machine(), "versions": versions(), "images": options.images}
+    report |= {"threshold": THRESHOLD, "reference": facts, "rows": []}
+    for name, asked in cases(task, one, many):
+        found, facts = scored(asked)
+        cheaper = report["reference"]["image_passes"] / facts["image_passes"]
+        kept = {f"kept_overlap_{width}": overlap(engine, reference, found, width, dense) for width in WIDTHS}
+        ranks = agreement.rank_correlation(reference.scores, found.scores)
+        report["rows"].append({"case": name, "cheaper": cheaper, **kept, "rank_correlation": ranks, **facts})
+        write_json(options.output, report)
+
+
+def cases(task: Task, one: Calibration, many: Calibration) -> list[tuple[str, Task]]:
+    few = [(f"{n} timesteps", replace(task, effort=Effort(timesteps=n))) for n in TIMESTEPS]
+    turns = replace(task, calibration=many, effort=Effort(timesteps=32))
+    other = replace(task, calibration=replace(one, noise=many.more_noise[0]))
+    return [*few, (f"32 timesteps, {DRAWS} noise draws", turns), ("every timestep, other noise", other)]
+
+
+def scored(task: Task) -> tuple[Scored, dict[str, Any]]:
+    started = time.process_time()
+    found = catalog.criterion("diff-pruning").score(task)[THRESHOLD]
+    seconds = time.process_time() - started
+    visited, looked = found.facts["timesteps_visited"], len(found.facts.get("timesteps_looked_at", [0]))
+    passes = (3 * visited + looked) * len(task.calibration.images)
+    stop = found.facts["stop_timestep"]
+    return found, {"stop_timestep": stop, "timesteps": visited, "image_passes": passes, "cpu_s": round(seconds, 1)}
+
+
+def overlap(engine: Engine, one: Scored, other: Scored, width: float, dense: models.ModelFolder) -> float:
+    values = solve(engine.space, parse_target(f"width={width}"), count(dense)).uniform
+    config = engine.space.configure(values)
+    sizes = {name: group.size for name, group in engine.layout.groups.items()}
+    return agreement.overlap(engine.kept(one.scores, config), engine.kept(other.scores, config), sizes)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "scoring.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

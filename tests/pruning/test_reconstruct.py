@@ -1,0 +1,105 @@
+"""Reconstruction says again, with the inputs that stay, what the dropped ones said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from tests.pruning.cases import dense_model, engine_of, random_scores
+from toolkit.noise import normal
+from toolkit.pruning import surgery
+from toolkit.pruning.reconstruct import NormalEquations, reconstruct
+from toolkit.pruning.scoring import Calibration, prediction_at
+
+LAYERS = {
+    "conv": (lambda width: nn.Conv2d(width, 5, 3, padding=1), (6, 8, 8)),
+    "strided conv without bias": (lambda width: nn.Conv2d(width, 5, 3, stride=2, padding=1, bias=False), (6, 8, 8)),
+    "linear": (lambda width: nn.Linear(width, 5), (40, 6)),
+    "linear without bias": (lambda width: nn.Linear(width, 5, bias=False), (40, 6)),
+}
+
+
+def data(*shape: int, place: int = 0) -> torch.Tensor:
+    return torch.from_numpy(normal("reconstruct", 0, place, shape=shape))
+
+
+def filled(layer: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for number, parameter in enumerate(layer.parameters()):
+            parameter.copy_(data(*parameter.shape, place=10 + number))
+    return layer
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_dropped_inputs_that_are_combinations_of_kept_ones_cost_nothing(name: str) -> None:
+    make, shape = LAYERS[name]
+    dense, sliced = filled(make(6)), make(4)
+    channels = 0 if len(shape) == 3 else 1
+    x = data(16, *shape).double().float()
+    mix = data(2, 4, place=1)
+    free = x.narrow(channels + 1, 0, 4)
+    x = torch.cat(
+        [free, torch.einsum("oc,...c->...o", mix, free.movedim(channels + 1, -1)).movedim(-1, channels + 1)],
+        channels + 1,
+    )
+    with torch.no_grad():
+        sliced.weight.copy_(dense.weight[:, :4])
+        if dense.bias is not None:
+            sliced.bias.copy_(dense.bias)
+        wanted = dense(x)
+        before = (sliced(free) - wanted).square().mean()
+        equations = NormalEquations(sliced)
+        for rows in (slice(0, 5), slice(5, 16)):  # streamed
+            equations.add(free[rows], wanted[rows])
+        equations.solve(1e-9)
+        after = (sliced(free) - wanted).square().mean()
+    assert after < 1e-8 * before
+
+
+def test_where_the_data_say_nothing_nothing_changes() -> None:
+    layer = filled(nn.Linear(4, 3, bias=False))
+    weight = layer.weight.detach().clone()
+    equations = NormalEquations(layer)
+    x = data(20, 4)
+    x[:, 2:] = 0
+    with torch.no_grad():
+        equations.add(x, layer(x) + x[:, :1])
+        equations.solve(1e-6)
+    assert not torch.allclose(layer.weight[:, :2], weight[:, :2], atol=1e-2)
+    torch.testing.assert_close(layer.weight[:, 2:], weight[:, 2:])
+
+
+@pytest.mark.parametrize("inputs", ["dense", "sliced"])
+def test_a_pruned_model_comes_nearer_to_the_dense_one(inputs: str) -> None:
+    dense = dense_model("heads")
+    engine = engine_of(dense)
+    config = engine.space.configure(min(engine.space))
+    kept = engine.kept(random_scores(engine), config)
+    pruned, _ = surgery.prune(dense, config, engine.layout, kept, 100)
+    images, noise = data(8, 3, 8, 8).tanh(), data(8, 3, 8, 8, place=1)
+    of = Calibration(images, noise, DDPMScheduler(num_train_timesteps=100))
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(
+                sum((prediction_at(pruned, of, t) - prediction_at(dense, of, t)).square().mean() for t in (20, 60))
+            )
+
+    before, embedding = error(), pruned.time_embedding.linear_1.weight.detach().clone()
+    reconstruct(dense, pruned, engine.layout, kept, of, (20, 60), inputs=inputs)
+    assert error() < before
+    assert torch.equal(pruned.time_embedding.linear_1.weight, embedding)
+
+
+def test_a_model_that_lost_nothing_stays_as_it_is() -> None:
+    dense = dense_model("heads")
+    engine = engine_of(dense)
+    config = engine.space.configure(engine.space.dense_values)
+    kept = engine.kept(random_scores(engine), config)
+    pruned, _ = surgery.prune(dense, config, engine.layout, kept, 100)
+    of = Calibration(data(2, 3, 8, 8), data(2, 3, 8, 8, place=1), DDPMScheduler(num_train_timesteps=100))
+    reconstruct(dense, pruned, engine.layout, kept, of, (50,))
+    for name, tensor in dense.state_dict().items():
+        torch.testing.assert_close(pruned.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
