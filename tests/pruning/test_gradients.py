@@ -26,7 +26,7 @@ def calibration(draws: int = 1, images: int = IMAGES) -> Calibration:
     shape = (images, 3, 8, 8)
     noise, *more = (torch.from_numpy(normal("test noise", 0, n, shape=shape)) for n in range(draws))
     pixels = torch.from_numpy(normal("test images", 0, shape=shape)).tanh()
-    return Calibration(pixels, noise, DDPMScheduler(num_train_timesteps=T, beta_end=0.2), tuple(more))
+    return Calibration(pixels, noise, DDPMScheduler(num_train_timesteps=T, beta_end=0.2), more_noise=tuple(more))
 
 
 def collect(model: torch.nn.Module, of: Calibration, effort: Effort, threshold: float = 0.0) -> tuple[dict, list[dict]]:
