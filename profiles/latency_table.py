@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from profiles.comparison import faults_named
 from profiles.config import Rounds
 from profiles.latency import WARM_UP_CALLS, clock_of, interleave, speedup
 from toolkit.errors import DtkError
@@ -101,7 +102,8 @@ class LatencyTable:
         """A runner in turns with the dense one, until the ratio is known well or the time is up; nothing is kept."""
         if self._dense is None:
             self._dense = self._stack.enter_context(self._open(self._dense_config))
-        return compare(self._dense, runner, self._inputs, self._rounds)
+        with faults_named(runner.name, runner.device, len(self._inputs["sample"])):
+            return compare(self._dense, runner, self._inputs, self._rounds)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

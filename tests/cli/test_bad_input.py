@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -276,3 +277,26 @@ def test_malformed_configs_are_told(
     answer = compress(source, data, tmp_path / "run")
     assert answer.code == 1
     assert_words(words, answer.err)
+
+
+def test_a_run_without_a_finished_stage_has_nothing_to_report(compressed: Path, tmp_path: Path) -> None:
+    shutil.copytree(compressed, tmp_path / "run")
+    edited(tmp_path / "run" / "run.json", stages={})
+    answer = dtk("report", tmp_path / "run")
+    assert answer.code == 1
+    assert_words("has nothing to report on yet[\\s\\S]*dtk compress -o", answer.err)
+
+
+def test_without_the_dense_model_what_is_known_is_reported_and_the_rest_says_what_is_missing(
+    compressed: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(compressed, tmp_path / "run")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"model": str(tmp_path / "gone")}))
+    report = dtk("report", run, "--json")
+    assert report.code == 0, report.err
+    assert report.json["dense_missing"] is True
+    assert {"prune", "recover"} <= set(report.json["stages"])
+    answer = dtk("profile", run, "--runner", "torch", "--batch", 1)
+    assert answer.code == 1
+    assert_words("No such model[\\s\\S]*gone", answer.err)

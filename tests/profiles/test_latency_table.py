@@ -54,8 +54,10 @@ class Opened:
 
             def close(self) -> None: ...
 
-        yield Runner()
-        self.closed += 1
+        try:
+            yield Runner()
+        finally:
+            self.closed += 1
 
 
 def table(folder: Path, opened: Opened, **facts: Any) -> LatencyTable:
@@ -149,3 +151,19 @@ def test_a_clock_that_goes_backwards_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(opened, "clock", lambda work: -1.0)
     with table(tmp_path, opened) as found, pytest.raises(DtkError, match="went backwards"):
         found.measure({"block_out_channels": [16]})
+
+
+def test_a_device_that_disappears_is_said_and_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened(monkeypatch)
+
+    def lost(work: Any) -> float:
+        raise RuntimeError("CUDA error: device lost\nmore")
+
+    monkeypatch.setattr(opened, "clock", lost)
+    with (
+        table(tmp_path, opened) as found,
+        pytest.raises(DtkError, match=r"fake failed on cpu while batch 2[\s\S]*device lost\n[\s\S]*dtk doctor"),
+    ):
+        found.measure({"block_out_channels": [16]})
+    assert [path.name for path in found.folder.iterdir()] == ["table.json"]
+    assert opened.closed == 2, "both runners are closed"

@@ -34,3 +34,20 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     specs = {"sample": InputSpec((1, 2, 2)), "timestep": InputSpec((), "int64", 10)}
     with pytest.raises(DtkError, match=r"memory of the runner onnxruntime failed at batch 3[\s\S]*found: "):
         measure_memory("onnxruntime", tmp_path / "absent.onnx", specs, 3)
+
+
+def test_memory_of_a_device_counts_what_is_taken_past_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from profiles import memory
+    from toolkit.files import read_json, write_json
+
+    free_mib = iter([1000, 700])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (next(free_mib) * 2**20, 2000 * 2**20))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 40 * 2**20)
+    monkeypatch.setattr(memory, "example_inputs", lambda *args, **options: {})
+    monkeypatch.setattr(memory, "open_runner", lambda *args, **options: lambda **inputs: None)
+    job = {"runner": "onnxruntime", "source": "x.onnx", "component": None, "device": "cuda", "options": {}}
+    write_json(tmp_path / "job.json", job | {"specs": {}, "batch": 4})
+    memory.work(tmp_path / "job.json", tmp_path / "result.json")
+    assert read_json(tmp_path / "result.json")["peak_device_mib"] == 300

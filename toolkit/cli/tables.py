@@ -120,11 +120,24 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
             share = "inconclusive" if faster["verdict"] == "inconclusive" else f"{cell['realised_share']:.0%}"
             table.add_row(runner, batch, *p50, speedup, share)
     yield table
+    yield from bound(figures["runners"])
     yield from loops(figures["runners"])
     memory = _table("Peak memory", "runner", "dense MiB", "compressed MiB")
     for runner, measured in figures["runners"].items():
-        memory.add_row(runner, *(f"{measured['memory'][m]['peak_rss_mib']:.0f}" for m in ("dense", "compressed")))
+        for where, name in (("process", "peak_rss_mib"), ("device", "peak_device_mib")):
+            if name in measured["memory"]["dense"]:
+                peaks = (f"{measured['memory'][m][name]:.0f}" for m in ("dense", "compressed"))
+                memory.add_row(f"{runner}, {where}", *peaks)
     yield memory
+
+
+def bound(runners: dict[str, Any]) -> Iterator[Any]:
+    """What keeps a small batch from gaining what the MACs promise."""
+    from profiles.report.facts import launch_bound
+
+    names = launch_bound(runners)
+    if names:
+        yield f"{' and '.join(names)}: less is won at the smallest batch, which is bound by launches, not by arithmetic."
 
 
 def loops(runners: dict[str, Any]) -> Iterator[Any]:

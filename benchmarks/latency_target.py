@@ -1,0 +1,114 @@
+"""At equal measured latency, what do ``latency=``, ``macs=`` and ``width=`` keep, at once and after equal recovery?
+
+``python benchmarks/latency_target.py RUNS`` aims at each GOAL (latency over dense), then asks which MACs and which
+width would have landed there: of all that ``macs=`` or ``width=`` can give, the one whose latency in the table is
+nearest. The three are pruned and recovered alike, each in a run folder below RUNS, and their models measured in turns
+with the dense one. The same command resumes: finished runs and entries of the table are taken as they are. Writes
+benchmarks/results/latency-target.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolkit import models, pipeline
+from toolkit.environment import machine, versions
+from toolkit.errors import DtkError
+from toolkit.files import write_json
+from toolkit.job import count
+from toolkit.measuring import Latencies, latencies
+from toolkit.pruning.cost import Count, price
+from toolkit.pruning.latency_cost import LatencyCost
+from toolkit.pruning.solver import solve
+from toolkit.pruning.space import Space, Values
+from toolkit.pruning.stage import engine_for
+from toolkit.pruning.targets import parse_target
+from toolkit.recipe import Recipe, make
+
+RESULTS = Path(__file__).parent / "results" / "latency-target.json"
+
+
+def rivals(space: Space, counted: Count, cost: LatencyCost, goal: float) -> dict[str, str]:
+    """The targets that land nearest the goal: one by latency, one by MACs (in hundredths), one by uniform width."""
+    counted = remembered(counted)
+    prices = price(space, counted, ["macs"])["macs"]
+    dense = prices(space.dense_values)
+    widths = [value / space.variables[0].dense for value in space.variables[0].choices]
+    named = {
+        "macs": [f"macs={prices(values) / dense:.2f}" for values in space],
+        "width": [f"width={width:.4f}" for width in widths],
+    }
+    reached = {figure: nearest(space, counted, cost, goal, targets) for figure, targets in named.items()}
+    return {"latency": f"latency={goal}", **reached}
+
+
+def remembered(counted: Count) -> Count:
+    """``counted`` asked once for each configuration: every target prices the same few networks."""
+    known = cache(lambda text: counted(json.loads(text)))
+    return lambda config: known(json.dumps(dict(config), sort_keys=True))
+
+
+def nearest(space: Space, counted: Count, cost: LatencyCost, goal: float, targets: list[str]) -> str:
+    """Of several targets the one whose most evenly cut configuration takes nearest ``goal`` of the dense latency."""
+
+    reached: dict[str, Values] = {}
+    for target in dict.fromkeys(targets):
+        with suppress(DtkError):  # no configuration meets it
+            reached[target] = solve(space, parse_target(target), counted).uniform
+    while True:
+        best = min(reached, key=lambda target: abs(cost.fraction(reached[target]) - goal))
+        if not cost.settle([reached[best]]):
+            return best
+
+
+def row(folder: Path, target: str, base: dict[str, Any], found: Latencies) -> dict[str, Any]:
+    """One run: what it keeps at once, what recovery leaves, and its latency measured again."""
+    asked: Recipe = make(base | {"prune": base["prune"] | {"target": target}}, "The benchmark's recipe")
+    job = pipeline.start(folder, asked, overwrite=False, progress=lambda *_: None, notice=print)
+    stages = pipeline.run_all(job)["stages"]
+    plan = stages["prune"]
+    return {
+        "target": target,
+        "widths": [width["got"] for width in plan["widths"]],
+        "macs_fraction": plan["got"]["macs_fraction"],
+        "retained": plan["retained"],
+        "one_shot_loss": plan["held_out_loss"]["one_shot"],
+        "dense_loss": plan["held_out_loss"]["dense"],
+        "recovered": stages.get("recover"),
+        "latency": asdict(found.check(models.load_denoiser(job.compressed))),
+    }
+
+
+def main() -> None:
+    """Fill in what is missing of the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--goals", default="0.75,0.6,0.5")
+    parser.add_argument("--steps", type=int, default=200, help="of recovery; 0 leaves it out")
+    parser.add_argument("--batch", type=int, default=16)
+    given = parser.parse_args()
+    prune = {"latency": {"runner": "onnxruntime", "batch": given.batch}}
+    stages: dict[str, Any] = dict.fromkeys(("evaluate", "export", "profile", "handoff"))
+    stages["recover"] = {"steps": given.steps} if given.steps else None
+    base = {"device": "cpu", "prune": prune, **stages}
+    asked = make(base, "The benchmark's recipe")
+    dense = models.find(None)
+    engine, counted, rows = engine_for(dense, asked.prune), count(dense), []
+    with latencies(dense, asked.prune.latency, "cpu") as found:
+        cost = LatencyCost(engine.space, found.measure)
+        for goal in map(float, given.goals.split(",")):
+            for figure, target in rivals(engine.space, counted, cost, goal).items():
+                name = target.replace("=", "-")
+                rows.append({"goal": goal, "by": figure} | row(given.runs / name, target, base, found))
+                facts = {"machine": machine(), "versions": versions(), "batch": given.batch, "steps": given.steps}
+                write_json(RESULTS, facts | {"prediction_errors": sorted(cost.surprises.values()), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
