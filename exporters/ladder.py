@@ -22,6 +22,7 @@ from exporters.step import UNCONDITIONAL, export_step, run_steps
 from toolkit.conditioner import context_tokens, find_conditioning
 from toolkit.denoiser_inputs import example_inputs, input_specs
 from toolkit.errors import DtkError, UsageError
+from toolkit.first_stage import FirstStage, open_first_stage
 from toolkit.models import ModelFolder, load_denoiser, load_scheduler
 from toolkit.runners.registry import open_runner
 from toolkit.sampling import sample
@@ -121,6 +122,8 @@ class Ladder:
         self, expected: torch.Tensor, got: torch.Tensor, sampler: str, form: str, dtype: DtypeName
     ) -> dict[str, Any]:
         name = f"The {self.name} model as {form} {dtype}"
+        if self._first_stage:
+            expected, got = (self._first_stage.decode(latents) for latents in (expected, got))
         compared = compare_images(expected, got, floor_db=PSNR_FLOORS_DB[dtype], name=name)
         return compared | {"sampler": sampler, "steps": self.settings.loop_steps}
 
@@ -128,6 +131,11 @@ class Ladder:
     def reference(self) -> RangeWatch:
         """The model in torch, float32, on the CPU."""
         return RangeWatch(self.model)
+
+    @cached_property
+    def _first_stage(self) -> FirstStage | None:
+        """What makes images of a latent model's latents."""
+        return open_first_stage(self.model)
 
     @cached_property
     def _conditioning(self) -> dict[str, torch.Tensor]:
@@ -170,7 +178,7 @@ class Ladder:
         return self._images(self.reference, "ddim")
 
     def _images(self, runner: Callable[..., torch.Tensor], sampler: str) -> torch.Tensor:
-        """Images of the whole sampling loop, the same noise and conditioning for every runner."""
+        """Images or latents of the whole sampling loop, the same noise and conditioning for every runner."""
         shape, steps = self.specs["sample"].shape, self.settings.loop_steps
         return sample(runner, self.scheduler, self._seeds, shape, steps, sampler, conditioning=self._conditioning)
 

@@ -16,6 +16,7 @@ from profiles.loop import compare_loops
 from profiles.macs import count_macs, count_params
 from profiles.memory import measure_memory
 from profiles.parts import compare_parts
+from toolkit.conditioner import context_tokens
 from toolkit.denoiser import BorderedDenoiser
 from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
 from toolkit.errors import DtkError
@@ -64,7 +65,8 @@ def compare_runner(
     Loop and memory are of the largest batch. ``open_s`` is what loading or building took; ``realised_share`` is the
     speed-up over the MACs ratio: 1 where every MAC saved is time saved.
     """
-    specs = input_specs(model.class_name, model.config, tokens=settings.tokens)
+    tokens = settings.tokens or context_tokens(model)
+    specs = input_specs(model.class_name, model.config, tokens=tokens)
     options: dict[str, str] = {"dtype": settings.dtype} if runner_reads(name) == "model" else {}
     measured: dict[str, Any] = {"threads": torch.get_num_threads(), "open_s": {}, "latency": {}}
     opened: dict[str, Runner] = {}
@@ -106,7 +108,8 @@ def compare_network_parts(
     dense: ModelFolder, compressed: ModelFolder, settings: ProfileSettings, device: str
 ) -> dict[str, Any]:
     """Time of each top-level part of both networks in eager torch, at the largest batch."""
-    specs, batch = input_specs(dense.class_name, dense.config, tokens=settings.tokens), max(settings.batches)
+    tokens, batch = settings.tokens or context_tokens(dense), max(settings.batches)
+    specs = input_specs(dense.class_name, dense.config, tokens=tokens)
     inputs = example_inputs(specs, batch, device=device)
     first, second = (BorderedDenoiser(load_denoiser(model), settings.dtype).to(device) for model in (dense, compressed))
     found = compare_parts(first, second, inputs, device, settings.rounds)

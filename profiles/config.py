@@ -36,7 +36,8 @@ class ProfileSettings(Settings):
     rounds: Rounds = Rounds()
     loop_steps: int = Field(default=20, ge=0, description="of the whole sampling loop; 0 leaves it out")
     parts: bool = Field(default=True, description="time each part of the network, where the runner torch is measured")
-    tokens: int = Field(default=77, ge=1, description="length of a text context, where the model takes one")
+    guidance: float = Field(default=1.0, ge=0, description="classifier-free, of the loop; 1 is none, and half the work")
+    tokens: int | None = Field(default=None, ge=1, description="length of the context; None = what the model is given")
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> ProfileSettings:

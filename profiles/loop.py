@@ -6,7 +6,9 @@ from typing import Any
 
 from profiles.config import ProfileSettings
 from profiles.latency import Call, compare_calls
+from toolkit.conditioner import find_conditioning
 from toolkit.denoiser_inputs import InputSpec, example_inputs
+from toolkit.guidance import check_guidance, guided
 from toolkit.loop_graph import LoopGraph
 from toolkit.models import ModelFolder, load_scheduler
 from toolkit.runners.base import Runner
@@ -25,26 +27,31 @@ def compare_loops(
 ) -> dict[str, Any]:
     """Seconds an image and images a second over ``settings.loop_steps`` steps at the largest batch, in turns.
 
-    Both runners sample the same images' noise with the dense model's scheduler. One call of the denoiser a step:
-    classifier-free guidance would double it.
+    Both runners sample the same images' noise with the dense model's scheduler. With guidance the denoiser computes
+    each step twice, in one batch of twice the size. A first stage is left out: compression does not touch it.
     """
     batch, scheduler = max(settings.batches), load_scheduler(model)
     inputs = example_inputs(specs, batch, device=dense.device)
     conditioning = {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
+    if settings.guidance != 1:
+        check_guidance(find_conditioning(model), settings.guidance)
+    null = {name: rows[:1] for name, rows in conditioning.items()}  # what it is does not change what it costs
 
     shape, steps = specs["sample"].shape, settings.loop_steps
 
     def loop_of(runner: Runner) -> Call:
         if isinstance(runner, CudaGraphRunner):  # the loop is one graph, not a graph a step
-            graph = LoopGraph(
-                runner.uncaptured, scheduler, batch, shape, steps, device=runner.device, conditioning=conditioning
-            )
+            predict = guided(runner.uncaptured, null, settings.guidance)
+            graph = LoopGraph(predict, scheduler, batch, shape, steps, device=runner.device, conditioning=conditioning)
             return lambda: graph(range(batch), conditioning)
+        predict = guided(runner, null, settings.guidance)
         return lambda: sample(
-            runner, scheduler, range(batch), shape, steps, "ddim", device=runner.device, conditioning=conditioning
+            predict, scheduler, range(batch), shape, steps, "ddim", device=runner.device, conditioning=conditioning
         )
 
     measured = compare_calls(loop_of(dense), loop_of(compressed), dense.device, batch, settings.rounds, WARM_UP_LOOPS)
     for name in ("dense", "compressed"):
         measured[name]["seconds_per_image"] = 1 / measured[name]["images_per_s"]
-    return {"batch": batch, "sampler": "ddim", "steps": settings.loop_steps} | measured
+    calls = 1 if settings.guidance == 1 else 2
+    facts = {"batch": batch, "sampler": "ddim", "steps": settings.loop_steps, "calls_a_step": calls}
+    return facts | measured

@@ -62,13 +62,14 @@ def _measure(
     run: Path, settings: ProfileSettings, models: dict[str, ModelFolder], device: str, progress: Progress
 ) -> dict[str, Any]:
     from profiles.comparison import compare_models, compare_network_parts, compare_runner
+    from toolkit.conditioner import context_tokens
 
     sources: dict[str, Mapping[str, ModelFolder | Path]] = {
         "model": models,
         "onnx": {name: run / "export" / "onnx" / f"{name}.onnx" for name in models},
         "engine": {name: run / "tensorrt" / f"{name}.plan" for name in models},
     }
-    figures = compare_models(models["dense"], models["compressed"], settings.tokens)
+    figures = compare_models(models["dense"], models["compressed"], settings.tokens or context_tokens(models["dense"]))
     timed_parts = settings.parts and "torch" in settings.runners
     each = len(settings.batches) + 2 + bool(settings.loop_steps)
     count, total = 0, len(settings.runners) * each + timed_parts

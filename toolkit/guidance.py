@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from toolkit.conditioner import Conditioning
+from toolkit.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,3 +34,13 @@ def guided(predict: Predict, null: Mapping[str, torch.Tensor], scale: float) -> 
         return torch.cat([mean, towards[:, channels:]], dim=1)
 
     return call
+
+
+def check_guidance(found: Conditioning, scale: float) -> None:
+    """Raise UsageError where a model is to be guided that has nothing to be led away from."""
+    if scale != 1 and not found.has_null:
+        raise UsageError(
+            f"This model cannot be sampled with guidance {scale:g}.",
+            found="a model without conditions" if found.kind == "none" else "a model without a null class",
+            expected="guidance 1, which is none",
+        )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from toolkit.conditioner import Conditioning
 from toolkit.data.conditions import Condition
 from toolkit.data.images import Images
-from toolkit.errors import UsageError
 from toolkit.noise import generator
 
 
@@ -51,13 +50,3 @@ class SampleConditions:
     def _of_reference(self) -> bool:
         kind = self.found.kind
         return self.reference is not None and kind != "none" and kind in self.reference.described.values
-
-
-def check_guidance(found: Conditioning, scale: float) -> None:
-    """Raise UsageError where a model is to be guided that has nothing to be led away from."""
-    if scale != 1 and not found.has_null:
-        raise UsageError(
-            f"This model cannot be sampled with guidance {scale:g}.",
-            found="a model without conditions" if found.kind == "none" else "a model without a null class",
-            expected="guidance 1, which is none",
-        )

@@ -11,10 +11,10 @@ import numpy as np
 from toolkit.conditioner import open_conditioner
 from toolkit.denoiser_inputs import input_specs
 from toolkit.errors import DtkError
-from toolkit.evaluation.conditions import SampleConditions, check_guidance
+from toolkit.evaluation.conditions import SampleConditions
 from toolkit.files import value_sha256
 from toolkit.first_stage import open_first_stage
-from toolkit.guidance import guided
+from toolkit.guidance import check_guidance, guided
 from toolkit.models import ModelFolder, load_scheduler
 from toolkit.runners.registry import open_runner
 from toolkit.sampling import sample

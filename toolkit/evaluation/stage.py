@@ -9,7 +9,6 @@ from toolkit.conditioner import find_conditioning
 from toolkit.data.images import Images
 from toolkit.errors import DtkError
 from toolkit.evaluation import similarity
-from toolkit.evaluation.conditions import check_guidance
 from toolkit.evaluation.config import EvaluateSettings
 from toolkit.evaluation.controls import fewer_steps
 from toolkit.evaluation.copies import nearest_training_images
@@ -20,6 +19,7 @@ from toolkit.evaluation.metrics import pair_metrics, real_metrics
 from toolkit.evaluation.prediction_error import prediction_errors
 from toolkit.files import read_json, write_json
 from toolkit.first_stage import image_shape
+from toolkit.guidance import check_guidance
 from toolkit.models import ModelFolder
 from toolkit.progress import Progress, silent
 from toolkit.run_folder import Request, Run
