@@ -41,6 +41,7 @@ def compress(
     steps: Annotated[int | None, option("recovery steps")] = None,
     batch_size: Annotated[int | None, option("recovery images a step")] = None,
     learning_rate: Annotated[float | None, option("recovery learning rate")] = None,
+    condition_dropout: Annotated[float | None, option("share trained without class or caption [0.1]")] = None,
     seed: Annotated[int | None, option("seed of everything random")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     recover: Annotated[bool, typer.Option(help="train after pruning")] = True,
@@ -73,6 +74,7 @@ def compress(
         "seed": seed,
     }
     training = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    training |= {"condition_dropout": condition_dropout}
     with terminal(quiet=json) as told:
         asked = pipeline.compress_recipe(
             model,

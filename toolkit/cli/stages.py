@@ -36,10 +36,12 @@ def recover(
     seed: Annotated[int | None, option("seed of order and noise")] = None,
     batch_size: Annotated[int | None, option("images a step")] = None,
     learning_rate: Annotated[float | None, option("learning rate")] = None,
+    condition_dropout: Annotated[float | None, option("share trained without class or caption [0.1]")] = None,
     json: Json = False,
 ) -> None:
     """Train the pruned model on, with the dense one as teacher."""
-    _stage(run, "recover", json, steps=steps, seed=seed, batch_size=batch_size, learning_rate=learning_rate)
+    changes = {"batch_size": batch_size, "learning_rate": learning_rate, "condition_dropout": condition_dropout}
+    _stage(run, "recover", json, steps=steps, seed=seed, **changes)
 
 
 @app.command()
