@@ -60,7 +60,7 @@ def test_what_is_not_dropped_is_the_images_own() -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list]]:
     """What the conditioner is asked for, and what both networks are given, step by step."""
     seen: dict[str, list] = {"conditions": [], "teacher": [], "student": []}
-    original = module._prepare
+    original = module.prepare
 
     def prepared(*args: object, **options: object) -> object:
         training, state = original(*args, **options)
@@ -78,7 +78,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list]]:
             )
         return training, state
 
-    monkeypatch.setattr(module, "_prepare", prepared)
+    monkeypatch.setattr(module, "prepare", prepared)
     return seen
 
 
