@@ -137,7 +137,7 @@ def bound(runners: dict[str, Any]) -> Iterator[Any]:
 
     names = launch_bound(runners)
     if names:
-        yield f"{' and '.join(names)}: less is won at the smallest batch, which is bound by launches, not by arithmetic."
+        yield f"{' and '.join(names)}: less is won at the smallest batch: launches bind it, not arithmetic."
 
 
 def loops(runners: dict[str, Any]) -> Iterator[Any]:
