@@ -15,6 +15,7 @@ from torch import nn
 from tests.pruning.cases import CASES, dense_model, engine_of, inputs_of, random_scores
 from tests.pruning.reference import silenced
 from tests.tiny import tiny_unet
+from toolkit import models
 from toolkit.errors import DtkError
 from toolkit.noise import normal
 from toolkit.pruning import surgery
@@ -113,8 +114,26 @@ def test_the_jacobian_loss_is_its_formula() -> None:
         jacobian = torch.func.jacrev(lambda x: net(x[None], step.t[2:3]).sample[0].flatten())(step.x_t[2])
         return float((jacobian.detach().reshape(192, 192) @ step.direction[2].flatten()).square().sum())
 
-    expected = (expansion(student) - expansion(teacher)) ** 2
+    expected = (expansion(student) / expansion(teacher) - 1) ** 2
     assert float(catalog.loss("jacobian")(step)[2].detach()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_no_timestep_drowns_the_others_in_the_jacobian_loss() -> None:
+    """A predicted noise changes with x_t as 1/sigma_t: to the fourth power that is 10^8 from last to first."""
+    folder = models.find(None)
+    teacher, student = (models.load_denoiser(folder) for _ in range(2))
+    alphas = models.load_scheduler(folder).alphas_cumprod
+    with torch.no_grad():
+        for number, weight in enumerate(student.parameters()):
+            weight *= 1 + 0.05 * torch.from_numpy(normal("perturbed", number, shape=tuple(weight.shape)))
+    t = torch.tensor([0, 10, 100, 999])
+    noise, v = (torch.from_numpy(normal("loss", n, shape=(4, 1, 16, 16))) for n in range(2))
+    black, share = -torch.ones_like(noise), alphas[t][:, None, None, None]
+    x_t = share.sqrt() * black + (1 - share).sqrt() * noise
+    step = Step(student, student, teacher, x_t, t, noise, v / v.flatten(1).norm(dim=1)[:, None, None, None])
+    with torch.no_grad():
+        loss = catalog.loss("jacobian")(step)
+    assert loss.min() > 0 and loss.max() < 100 * loss.min(), loss.tolist()
 
 
 def test_the_pass_with_a_derivative_predicts_the_same() -> None:
