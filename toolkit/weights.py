@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 WEIGHTS = "*.safetensors"
+QUANTISED = {"I8", "U8", "F8_E4M3", "F8_E5M2"}  # safetensors' names of 8-bit types, in which 4-bit ones are packed too
 
 
 def load_module(folder: Path, kind: type[Any]) -> Any:
@@ -51,11 +52,32 @@ def check_weight_files(folder: Path) -> None:
     for path in files:
         try:
             with safe_open(path, framework="np") as weights:
-                weights.keys()
+                types = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise DtkError(
                 f"{path} is damaged: it was truncated or changed.", found=error, do="copy or download it again"
             ) from error
+        _check_plain(path, types)
+
+
+def _check_plain(path: Path, types: dict[str, str]) -> None:
+    """Refuse adapters that are not merged, and quantised weights."""
+    adapters = [name for name in types if "lora" in name.lower()]
+    if adapters:
+        raise DtkError(
+            f"{path} holds LoRA layers that are not merged into the weights.",
+            found=f"{len(adapters)} tensors such as {adapters[0]}",
+            expected="the weights of the model alone",
+            do="merge first: pipeline.load_lora_weights(...), fuse_lora(), unload_lora_weights(), save_pretrained(...)",
+        )
+    quantised = [name for name, kind in types.items() if kind in QUANTISED]
+    if quantised:
+        raise DtkError(
+            f"The weights in {path} are quantised.",
+            found=f"{quantised[0]} is {types[quantised[0]]}",
+            expected="float weights",
+            do="prune first, quantise afterwards",
+        )
 
 
 def check_finite(tensors: dict[str, torch.Tensor], where: str) -> None:

@@ -89,6 +89,32 @@ def quantised(model: Path) -> Path:
     return model
 
 
+def with_lora(model: Path) -> Path:
+    """As save_pretrained leaves a model whose adapters were loaded and not fused."""
+    tensors = load_file(model / WEIGHTS)
+    tensors["mid_block.attentions.0.to_q.base_layer.weight"] = tensors.pop("mid_block.attentions.0.to_q.weight")
+    tensors["mid_block.attentions.0.to_q.lora_A.default.weight"] = torch.zeros(2, 32)
+    save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
+    return model
+
+
+def lora_beside(model: Path) -> Path:
+    save_file({"unet.mid_block.lora_A.weight": torch.zeros(2, 32)}, model / "unet" / "pytorch_lora_weights.safetensors")
+    return model
+
+
+def eight_bits(model: Path) -> Path:
+    tensors = load_file(model / WEIGHTS)
+    tensors["conv_in.weight"] = tensors["conv_in.weight"].to(torch.int8)
+    save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
+    return model
+
+
+def indivisible(model: Path) -> Path:
+    edited(model / "unet" / "config.json", norm_num_groups=5)
+    return model
+
+
 BAD_MODELS = [
     (missing, "No such model"),
     (foreign, "neither a diffusers pipeline nor one of its components"),
@@ -101,6 +127,10 @@ BAD_MODELS = [
     (pickled_folder, "no safetensors weights[\\s\\S]*pickled"),
     (without_scheduler, "has no scheduler"),
     (quantised, "is quantised"),
+    (eight_bits, r"are quantised[\s\S]*conv_in\.weight is I8[\s\S]*prune first, quantise afterwards"),
+    (with_lora, r"LoRA layers that are not merged[\s\S]*to_q\.lora_A\.default\.weight[\s\S]*fuse_lora"),
+    (lora_beside, r"pytorch_lora_weights\.safetensors holds LoRA layers that are not merged"),
+    (indivisible, r"describes no UNet2DModel[\s\S]*num_channels"),
 ]
 
 
@@ -128,6 +158,7 @@ def assert_words(words: str, text: str) -> None:
             "Unknown criterion 'fisher'[\\s\\S]*diff-pruning, magnitude, random, scratch, taylor",
         ),
         (["--target", "flops=0.5"], 2, "Unknown target 'flops'[\\s\\S]*macs, params, width"),
+        (["--target", "width=0.02"], 1, r"narrower than a level of this model may get[\\s\\S]*level 0: 0\\.32 of 16"),
         (["--target", "macs=0.01"], 1, "nearest below none, nearest above macs=0"),
         (["--target", "macs=0.93"], 1, "nearest below macs=0[\\s\\S]*nearest above macs=1"),
         (["--threshold", "sometimes"], 2, "prune.threshold"),

@@ -18,7 +18,7 @@ from toolkit.pruning import catalog, selection
 from toolkit.pruning.criteria.base import Task
 from toolkit.pruning.engine import Engine
 from toolkit.pruning.scores_file import read_scores, write_scores
-from toolkit.pruning.scoring import Calibration
+from toolkit.pruning.scoring import Calibration, score_channels
 
 T = 30
 CASES = ("heads", "scale-shift", "one-head")
@@ -131,6 +131,14 @@ def test_a_loss_that_is_not_finite_names_the_timestep() -> None:
     asked.calibration.images[0, 0, 0, 0] = torch.nan
     with pytest.raises(DtkError, match="calibration loss at timestep 0 is nan"):
         catalog.criterion("diff-pruning").score(asked)
+
+
+def test_scores_that_are_not_finite_name_the_tensor() -> None:
+    asked, engine = task("heads")
+    broken = asked.model.get_parameter("down_blocks.0.resnets.0.conv1.weight")
+    importance = lambda weight: weight * torch.nan if weight is broken else weight.square()  # noqa: E731
+    with pytest.raises(DtkError, match=r"scores of the tensor down_blocks\.0\.resnets\.0\.conv1\.weight hold NaN"):
+        score_channels(asked.model, engine.layout, importance)
 
 
 def test_scores_survive_the_disk_and_know_what_they_are_of(tmp_path) -> None:

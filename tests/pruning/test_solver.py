@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from profiles.macs import count_macs, count_params
 from tests.pruning.cases import CASES, A, B, D, U, dense_model, engine_of, inputs_of
-from tests.tiny import tiny_unet
+from tests.tiny import tiny_conditional_unet, tiny_unet
 from toolkit import models
 from toolkit.denoiser_inputs import example_inputs, input_specs
 from toolkit.errors import DtkError, UsageError
@@ -149,6 +149,19 @@ def test_variants_that_cannot_be_followed_are_refused(change: dict, words: str) 
     config = plain_config(tiny_unet().config) | change
     with pytest.raises(DtkError, match=words):
         _ = Engine("UNet2DModel", config, Limits()).space
+
+
+def test_conditioning_that_shares_the_sinusoid_is_refused() -> None:
+    config = plain_config(tiny_conditional_unet().config) | {"addition_embed_type": "text_time"}
+    with pytest.raises(DtkError, match=r"variant of UNet2DConditionModel[\s\S]*addition_embed_type 'text_time'"):
+        _ = Engine("UNet2DConditionModel", config, Limits()).space
+
+
+@pytest.mark.parametrize("fraction", [0.49, 0.1])
+def test_less_than_a_level_may_have_is_refused_and_the_least_is_named(fraction: float) -> None:
+    engine = Engine("UNet2DModel", published("cifar10-32"), Limits(least=0.5 if fraction == 0.1 else 0.9))
+    with pytest.raises(DtkError, match=r"narrower than a level[\s\S]*level 0: [\d.]+ of 128[\s\S]*steps of 32"):
+        solve(engine.space, parse_target(f"width={fraction}"), count)
 
 
 @pytest.mark.parametrize("name", ["one-head", "heads", "context", "linear-projections"])

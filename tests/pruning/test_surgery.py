@@ -8,6 +8,7 @@ import torch
 
 from tests.pruning.cases import CASES, dense_model, engine_of, inputs_of, random_scores
 from tests.pruning.reference import silenced
+from toolkit.errors import DtkError
 from toolkit.models import plain_config
 from toolkit.pruning import surgery
 from toolkit.pruning.engine import Engine
@@ -68,6 +69,14 @@ def test_ratio_one_is_bit_equal(name: str, policy: str) -> None:
     assert error == 0
     assert config == plain_config(dense.config)
     assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in dense.state_dict().items())
+
+
+def test_tied_parameters_are_refused() -> None:
+    dense = dense_model("heads")
+    surgery.refuse_tied(dense)
+    dense.up_blocks[1].resnets[1].conv2.weight = dense.up_blocks[1].resnets[0].conv2.weight
+    with pytest.raises(DtkError, match=r"share their memory[\s\S]*resnets\.0\.conv2\.weight and .*resnets\.1\.conv2"):
+        surgery.refuse_tied(dense)
 
 
 @pytest.mark.parametrize("name", CASES)

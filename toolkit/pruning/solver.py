@@ -93,6 +93,15 @@ def _nearest_widths(space: Space, target: Target) -> Values:
             found=f"width={target.value:g}",
             do="ask for macs= or params=",
         )
+    for variable in space.variables:
+        wanted = target.value * variable.dense
+        if variable.kind == "width" and variable.choices[0] - wanted > variable.step / 2:
+            raise DtkError(
+                "The target is narrower than a level of this model may get.",
+                found=f"{variable.name}: {wanted:g} of {variable.dense}",
+                expected=f"at least {variable.choices[0]}, in steps of {variable.step} (norm groups, heads, --align)",
+                do="ask for more, or allow less with --min-width",
+            )
     values = tuple(v.nearest(target.value) if v.kind == "width" else v.dense for v in space.variables)
     if not space.allows(values):
         reachable = min(space, key=lambda v: sum(abs(a - b) / a for a, b in zip(values, v, strict=True)))

@@ -121,12 +121,7 @@ def prune(
 
 def _load(dense: models.ModelFolder, device: str) -> ModelMixin:
     model = models.load_denoiser(dense)
-    every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    tied = set(every) - {name for name, _ in model.named_parameters()}
-    if tied:
-        raise DtkError(
-            f"Tensors of {dense.root} share their memory.", found=", ".join(sorted(tied)), expected="untied weights"
-        )
+    surgery.refuse_tied(model)
     return model.to(device)
 
 

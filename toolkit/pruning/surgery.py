@@ -110,6 +110,20 @@ def _keep_time_embedding(state: dict[str, torch.Tensor], dense: Config, narrow: 
     return error
 
 
+def refuse_tied(model: nn.Module) -> None:
+    """Raise DtkError where parameters share their memory: to slice one for its own channels would change the other."""
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        twin = first.setdefault(parameter.data_ptr(), name)
+        if twin != name:
+            raise DtkError(
+                "Parameters of the model share their memory.",
+                found=f"{twin} and {name}",
+                expected="untied weights",
+                do="save it with a copy of its own for each",
+            )
+
+
 def fresh(class_name: str, config: Config, seed: int) -> ModelMixin:
     """The same structure with freshly initialised weights, a function of the seed alone."""
     with torch.random.fork_rng(devices=[]):
