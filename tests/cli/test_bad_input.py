@@ -158,7 +158,7 @@ def assert_words(words: str, text: str) -> None:
             "Unknown criterion 'fisher'[\\s\\S]*diff-pruning, magnitude, random, scratch, taylor",
         ),
         (["--target", "flops=0.5"], 2, "Unknown target 'flops'[\\s\\S]*macs, params, width"),
-        (["--target", "width=0.02"], 1, r"narrower than a level of this model may get[\\s\\S]*level 0: 0\\.32 of 16"),
+        (["--target", "width=0.02"], 1, r"narrower than a level of this model may get[\s\S]*level 0: 0\.32 of 16"),
         (["--target", "macs=0.01"], 1, "nearest below none, nearest above macs=0"),
         (["--target", "macs=0.93"], 1, "nearest below macs=0[\\s\\S]*nearest above macs=1"),
         (["--threshold", "sometimes"], 2, "prune.threshold"),

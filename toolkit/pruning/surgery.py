@@ -81,7 +81,7 @@ def prune(
                 expected=tuple(wanted.shape),
             )
     pruned = models.build(name, config, device="cpu")
-    pruned.load_state_dict({tensor: value.clone() for tensor, value in state.items()})
+    pruned.load_state_dict(state)
     return pruned.eval(), error
 
 
