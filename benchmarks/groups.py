@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,6 @@ def row(bench: Trials, case: Row) -> dict[str, Any]:
     return {"macs_fraction": macs, **bench.one_shot_and_recovered(name, pruned, case["seed"])}
 
 
-@cache
 def scores(bench: Trials, seed: int, criterion: str) -> Scores:
     """The scores of a seed; both policies read the same ones, as a policy only binds which channels go together."""
     path, threshold = bench.work / f"{criterion}-{seed}.safetensors", float(SETTINGS.threshold)

@@ -55,6 +55,15 @@ class Job:
         """Where to compute."""
         return device_of(self.recipe)
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether images are read: given ones always, others only where something needs them."""
+        from toolkit.pruning.catalog import criterion
+
+        asked = self.recipe
+        given = asked.data.source is not None or asked.model is None
+        return given or bool(asked.recover or asked.evaluate) or criterion(asked.prune.criterion).reads_images
+
     @cached_property
     def images(self) -> tuple[Images, Images]:
         """Images to train on, and images to judge by."""
@@ -164,7 +173,7 @@ def start(path: Path, asked: Recipe, *, overwrite: bool, progress: Progress, not
             found="; ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""),
             do="choose another folder with -o, or add --overwrite to replace it",
         )
-    _ = job.device, job.examples
+    _ = job.device, job.reads_images and job.examples
     if differ:
         _clear(job.run)
     Run.create(path)

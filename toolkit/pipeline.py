@@ -37,7 +37,7 @@ def prune(job: Job) -> dict[str, Any]:
             job.run,
             job.recipe.prune,
             job.dense,
-            job.examples,
+            job.examples if job.reads_images else None,
             count(job.dense, job.recipe.prune.tokens),
             latencies=found,
             device=job.device,

@@ -17,9 +17,10 @@ from tests.cli.conftest import FAST, dtk
 from toolkit.cli.app import app
 from toolkit.models import find, load_denoiser
 from toolkit.pruning import surgery
+from toolkit.pruning.catalog import known_criteria
 from toolkit.pruning.plan import read_plan
 from toolkit.pruning.scores_file import read_scores
-from toolkit.pruning.stage import AUTO_THRESHOLDS
+from toolkit.pruning.scorings import AUTO_THRESHOLDS
 
 
 @pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
@@ -165,6 +166,22 @@ def test_list_of_something_else_names_the_kinds() -> None:
     answer = dtk("list", "colours")
     assert answer.code == 2
     assert "criteria" in answer.err
+
+
+@pytest.mark.parametrize("criterion", known_criteria())
+def test_images_are_asked_for_only_where_some_are_read(criterion: str, model: Path, tmp_path: Path) -> None:
+    reads = known_criteria()[criterion].reads_images
+    assert reads == (criterion in ("diff-pruning", "taylor"))
+    options = ["--criterion", criterion, "--target", "macs=0.45", "--align", 4, "--no-recover", "--json"]
+    answer = dtk("compress", model, "-o", tmp_path / "run", *options)
+    if reads:
+        assert answer.code == 1 and "--data" in answer.err
+        return
+    assert answer.code == 0, answer.err
+    plan = answer.json["stages"]["prune"]
+    assert plan["calibration"] is None and plan["held_out_loss"] == {"dense": None, "one_shot": None}
+    assert plan["uniform"] and "no images were given" in plan["chosen_by"]
+    assert DDPMPipeline.from_pretrained(tmp_path / "run" / "model").unet.num_parameters() == plan["got"]["params"]
 
 
 def test_scratch_is_a_trainer(model: Path, data: Path, tmp_path: Path) -> None:

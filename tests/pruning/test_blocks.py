@@ -155,6 +155,14 @@ def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int) -> None:
     assert 0 < removed[0].error < removed[1].error
 
 
+def test_without_images_no_block_is_chosen() -> None:
+    dense = tiny_dit()
+    engine = engine_of(dense)
+    with pytest.raises(DtkError, match=r"Which blocks go is tried out on images[\s\S]*--data"):
+        depth.ordered(engine, [(4,)], dense, None)
+    assert depth.ordered(engine, [(5,)], dense, None) == (engine, [])
+
+
 def test_a_removal_is_judged_with_the_earlier_ones_gone() -> None:
     """Blocks 1 and 2 do the same: without either nothing is lost, without both everything."""
     from toolkit.pruning.blocks import Stack

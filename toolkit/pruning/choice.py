@@ -30,7 +30,7 @@ class Choice:
     model: ModelMixin
     time_embedding_error: float
     retained: float
-    one_shot_loss: float
+    one_shot_loss: float | None
 
 
 Build = Callable[[Values, Mapping[str, np.ndarray]], tuple[ModelMixin, float]]
@@ -43,7 +43,7 @@ def choose(
     count: Count,
     scorings: Scorings,
     build: Build,
-    loss: Callable[[ModelMixin], float],
+    loss: Callable[[ModelMixin], float] | None,
     *,
     by_scores: bool,
     latency: LatencyCost | None = None,
@@ -51,18 +51,21 @@ def choose(
     """The finalist with the least one-shot loss on held-out images; of equal ones the most evenly cut.
 
     Finalists are, for each threshold, the most evenly cut configuration and, with ``by_scores``, the one that retains
-    most of the scores. Where the target is a latency, all of them were measured and meet it.
+    most of the scores. Where the target is a latency, all of them were measured and meet it. Without ``loss`` nothing
+    shows that another is better than the most evenly cut one, and that one is taken.
     """
 
     def tried() -> Iterator[Choice]:
         for scored in scorings.values():
             retained_share = partial(engine.retained, scored.scores) if by_scores else None
             candidates = solve(engine.space, target, count, retained_share, latency)
-            for values in dict.fromkeys((candidates.uniform, candidates.best)):
+            finalists = (candidates.uniform, candidates.best) if loss else (candidates.uniform,)
+            for values in dict.fromkeys(finalists):
                 kept = engine.kept(scored.scores, engine.space.configure(values))
                 model, error = build(values, kept)
                 retained = engine.retained(scored.scores, values)
                 uniform = values == candidates.uniform
-                yield Choice(values, uniform, scored, kept, model, error, retained, loss(model))
+                one_shot = loss(model) if loss else None
+                yield Choice(values, uniform, scored, kept, model, error, retained, one_shot)
 
-    return min(tried(), key=lambda choice: (choice.one_shot_loss, not choice.uniform))
+    return min(tried(), key=lambda choice: (choice.one_shot_loss or 0.0, not choice.uniform))

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from diffusers import ModelMixin
 
+from toolkit.errors import DtkError
 from toolkit.objective import predicted, timesteps_and_kind
 from toolkit.progress import Progress, silent
 from toolkit.pruning import surgery
@@ -24,7 +25,7 @@ def ordered(
     engine: Engine,
     wanted: Sequence[Values],
     model: ModelMixin,
-    calibration: Calibration,
+    calibration: Calibration | None,
     progress: Progress = silent,
 ) -> tuple[Engine, list[Removal]]:
     """The engine with its blocks in the order in which they go, as far as any of the ``wanted`` values needs it.
@@ -37,6 +38,8 @@ def ordered(
     fewest = {variable.name: variable.dense - value for variable, value in pairs if variable.kind == "blocks"}
     if not any(fewest.values()):
         return engine, []
+    if calibration is None:
+        raise DtkError("Which blocks go is tried out on images.", found="no images", do="give some: --data")
     expected = _predictions(model, calibration)
     total = sum(
         len(engine.stacks[name].removable) - removed for name, count in fewest.items() for removed in range(count)

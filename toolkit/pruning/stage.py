@@ -4,37 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-import torch
 from diffusers import ModelMixin
 
 from toolkit import models
 from toolkit.conditioner import open_conditioner
 from toolkit.data.examples import Examples
 from toolkit.errors import DtkError
-from toolkit.files import replacing, value_sha256
 from toolkit.objective import timesteps_and_kind
 from toolkit.progress import Progress, silent
-from toolkit.pruning import agreement, calibration, catalog, depth, surgery
+from toolkit.pruning import agreement, calibration, catalog, depth, scorings, surgery
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.choice import Choice, choose
 from toolkit.pruning.config import PruneSettings
 from toolkit.pruning.cost import Count, by_level
 from toolkit.pruning.criteria.base import Criterion, Task
 from toolkit.pruning.engine import Engine
-from toolkit.pruning.gradients import Effort
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.measured import Latencies, latency_cost, latency_facts
 from toolkit.pruning.plan import Plan, read_plan
-from toolkit.pruning.scores_file import Scorings, read_scores, write_scores
-from toolkit.pruning.scoring import Scored, held_out_loss
+from toolkit.pruning.scores_file import Scorings, write_scores
+from toolkit.pruning.scoring import held_out_loss
 from toolkit.pruning.solver import meet, solve
 from toolkit.pruning.space import Values
 from toolkit.pruning.targets import parse_target
 from toolkit.run_folder import Request, Run
-
-AUTO_THRESHOLDS = (0.1, 0.05, 0.02, 0.01, 0.0)
 
 
 def engine_for(dense: models.ModelFolder, settings: PruneSettings) -> Engine:
@@ -69,7 +65,7 @@ def prune(
     run: Run,
     settings: PruneSettings,
     dense: models.ModelFolder,
-    train: Examples,
+    train: Examples | None,
     count: Count,
     *,
     latencies: Latencies | None = None,
@@ -78,45 +74,54 @@ def prune(
 ) -> dict[str, Any]:
     """Write RUN/prune: scores.safetensors, plan.json and model/, the pruned and not yet recovered model.
 
-    ``latencies`` measures what a target in latency wants measured; the pruned model is measured again at the end.
+    ``train`` may be None for a criterion that reads no images; of the configurations that meet the target the most
+    even one then stands, as nothing shows that another is better. ``latencies`` measures what a target in latency wants
+    measured; the pruned model is measured again at the end.
     """
     criterion = catalog.criterion(settings.criterion)
     target = parse_target(settings.target)
-    request = Request("prune", settings.model_dump(), {"model": dense.sha256, "images": train.fingerprint})
+    inputs = {"model": dense.sha256} | ({"images": train.fingerprint} if train is not None else {})
+    request = Request("prune", settings.model_dump(), inputs)
     if run.is_current(request):
         return dict(read_plan(run.path / "prune" / "plan.json").facts)
     engine = engine_for(dense, settings)
     latency = latency_cost(engine, target, latencies, progress)
     meeting = meet(engine.space, target, count, latency=latency)  # an unreachable target is told before the scoring
     model = _load(dense, device)
-    scheduler = models.load_scheduler(dense)
-    conditioner = open_conditioner(dense, device)
-    scored_on, held_out = calibration.draw(
-        train, settings.calibration_images, settings.seed, scheduler, conditioner, device, settings.noise_draws
-    )
-    thresholds, effort = _thresholds(settings), _effort(settings)
+    scored_on, held_out = _calibration(settings, dense, train, device)
+    thresholds, effort = scorings.thresholds(settings), scorings.effort(settings)
     task = Task(model, engine.layout, scored_on, thresholds, settings.norm_term, settings.seed, progress, effort)
     with run.writing(request, device=device) as folder:
         engine, removed = depth.ordered(engine, meeting, model, scored_on, progress)
-        scorings, key = _scorings(run, settings, request, criterion, task)
-        choice = _choose(
-            engine, settings, count, scorings, model, held_out, criterion, timesteps_and_kind(scheduler)[0], latency
-        )
+        found, key = scorings.find_or_score(run, settings, inputs, criterion, task)
+        timesteps = timesteps_and_kind(models.load_scheduler(dense))[0]
+        choice = _choose(engine, settings, count, found, model, held_out, criterion, timesteps, latency)
         facts = _figures(engine, settings, choice.values, count) | {
-            **_record(choice, held_out_loss(model, held_out)),
+            **_record(choice, None if held_out is None else held_out_loss(model, held_out)),
             "stability": _stability(engine, choice),
             "removals": [asdict(removal) for removal in removed],
-            "calibration": _calibration_record(train, settings),
+            "calibration": None if train is None else _calibration_record(train, settings),
         }
         if latency and latencies:
             measured_again = latencies.check(choice.model)
             facts["latency"] = latency_facts(latency, choice.values, target, settings, measured_again)
-        write_scores(folder / "scores.safetensors", scorings, key)
+        write_scores(folder / "scores.safetensors", found, key)
         config = engine.space.configure(choice.values)
         plan = Plan(facts, dense.class_name, config, engine.layout, choice.kept, engine.blocks(config))
         plan.write(folder / "plan.json")
         models.save(dense, choice.model, folder / "model")
     return facts
+
+
+def _calibration(
+    settings: PruneSettings, dense: models.ModelFolder, train: Examples | None, device: str
+) -> tuple[calibration.Calibration | None, calibration.Calibration | None]:
+    """What is scored on, and what is held out from it."""
+    if train is None:
+        return None, None
+    scheduler, conditioner = models.load_scheduler(dense), open_conditioner(dense, device)
+    images, seed, draws = settings.calibration_images, settings.seed, settings.noise_draws
+    return calibration.draw(train, images, seed, scheduler, conditioner, device, draws)
 
 
 def _load(dense: models.ModelFolder, device: str) -> ModelMixin:
@@ -125,51 +130,13 @@ def _load(dense: models.ModelFolder, device: str) -> ModelMixin:
     return model.to(device)
 
 
-def _thresholds(settings: PruneSettings) -> tuple[float, ...]:
-    return AUTO_THRESHOLDS if settings.threshold == "auto" else (float(settings.threshold),)
-
-
-def _effort(settings: PruneSettings) -> Effort:
-    return Effort(
-        timesteps=settings.score_timesteps,
-        batch_size=settings.calibration_batch_size,
-        bf16=settings.score_precision == "bf16",
-        checkpointing=settings.gradient_checkpointing,
-    )
-
-
-SCORED_BY = {
-    *("criterion", "threshold", "calibration_images", "norm_term", "seed"),
-    *("score_timesteps", "noise_draws", "score_precision"),
-}
-"""The settings that scores depend on; the target, the group policy and what saves memory alone do not."""
-
-
-def _scorings(
-    run: Run, settings: PruneSettings, request: Request, criterion: Criterion, task: Task
-) -> tuple[Scorings, str]:
-    """The scores: the run's earlier ones where those were computed from the same things, also by a run cut short."""
-    key = value_sha256([settings.model_dump(include=SCORED_BY), dict(request.inputs)])
-    cache = run.path / "cache" / "scores.safetensors"
-    if not task.layout.groups:  # only blocks go, and those are not scored but tried
-        return dict.fromkeys(task.thresholds, Scored({}, {})), key
-    for path in (run.path / "prune" / "scores.safetensors", cache):
-        cached = read_scores(path, key)
-        if cached is not None:
-            return cached, key
-    scorings = criterion.score(task)
-    with replacing(cache) as temporary:
-        write_scores(temporary, scorings, key)
-    return scorings, key
-
-
 def _choose(
     engine: Engine,
     settings: PruneSettings,
     count: Count,
     scorings: Scorings,
     model: ModelMixin,
-    held_out: calibration.Calibration,
+    held_out: calibration.Calibration | None,
     criterion: Criterion,
     timesteps: int,
     latency: LatencyCost | None,
@@ -183,9 +150,7 @@ def _choose(
         pruned, error = surgery.prune(model, config, engine.layout, kept, timesteps, engine.rename(config))
         return pruned.to(device), error
 
-    def loss(pruned: torch.nn.Module) -> float:
-        return held_out_loss(pruned, held_out)
-
+    loss = None if held_out is None else partial(held_out_loss, calibration=held_out)
     by_scores = not criterion.fresh_weights  # the scores and the one-shot loss of fresh weights are chance
     target = parse_target(settings.target)
     return choose(engine, target, count, scorings, build, loss, by_scores=by_scores, latency=latency)
@@ -212,9 +177,10 @@ def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Cou
     }
 
 
-def _record(choice: Choice, dense_loss: float) -> dict[str, Any]:
+def _record(choice: Choice, dense_loss: float | None) -> dict[str, Any]:
+    even = "the most even widths, as no images were given to compare others on"
     return {
-        "chosen_by": "one-shot loss on held-out images",
+        "chosen_by": even if dense_loss is None else "one-shot loss on held-out images",
         "uniform": choice.uniform,
         "retained": choice.retained,
         "held_out_loss": {"dense": dense_loss, "one_shot": choice.one_shot_loss},

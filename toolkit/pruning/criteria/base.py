@@ -18,13 +18,14 @@ from toolkit.pruning.scoring import Calibration, Scored
 class Task:
     """What is scored, on what, and how.
 
-    ``thresholds``: one scoring is wanted for each; criteria that have none return the same for all. ``norm_term``: add
-    the paper code's |weight x gradient| of the norms, unsquared. ``effort``: what it may cost.
+    ``calibration`` is None only where the criterion reads no images. ``thresholds``: one scoring is wanted for each;
+    criteria that have none return the same for all. ``norm_term``: add the paper code's |weight x gradient| of the
+    norms, unsquared. ``effort``: what it may cost.
     """
 
     model: nn.Module
     layout: Layout
-    calibration: Calibration
+    calibration: Calibration | None
     thresholds: Sequence[float]
     norm_term: bool
     seed: int
@@ -37,6 +38,7 @@ class Criterion(Protocol):
 
     name: str
     description: str
+    reads_images: bool  # whether it scores on calibration images
     fresh_weights: bool  # whether the pruned model starts from fresh weights instead of the dense model's
 
     def score(self, task: Task) -> dict[float, Scored]:

@@ -33,6 +33,7 @@ class DiffPruning:
 
     name = "diff-pruning"
     description = "squared Taylor score of gradients summed over timesteps, stopped by the threshold (the paper's code)"
+    reads_images = True
     fresh_weights = False
 
     def score(self, task: Task) -> dict[float, Scored]:
@@ -40,6 +41,7 @@ class DiffPruning:
             norm_term = absolute_taylor(gradient) if task.norm_term else None
             return score_channels(task.model, task.layout, squared_taylor(gradient), norm_term)
 
+        assert task.calibration is not None, "this criterion reads images"
         found = {}
         for reached in accumulate(task.model, task.calibration, task.thresholds, task.effort, task.progress):
             halves = tuple(scores(half) for half in reached.gradients.parts())

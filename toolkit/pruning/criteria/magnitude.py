@@ -11,6 +11,7 @@ class Magnitude:
 
     name = "magnitude"
     description = "sum of squared weights; needs no data"
+    reads_images = False
     fresh_weights = False
 
     def score(self, task: Task) -> dict[float, Scored]:

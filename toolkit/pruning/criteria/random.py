@@ -18,6 +18,7 @@ class Random:
 
     name = "random"
     description = "uniform random scores; the control"
+    reads_images = False
     fresh_weights = False
 
     def score(self, task: Task) -> dict[float, Scored]:

@@ -12,6 +12,7 @@ class Scratch:
 
     name = "scratch"
     description = "the pruned structure with fresh weights; recovery then trains it from nothing"
+    reads_images = False
     fresh_weights = True
 
     def score(self, task: Task) -> dict[float, Scored]:

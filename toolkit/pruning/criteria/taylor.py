@@ -14,6 +14,7 @@ class Taylor:
 
     name = "taylor"
     description = "squared Taylor score of gradients summed over all timesteps"
+    reads_images = True
     fresh_weights = False
 
     def score(self, task: Task) -> dict[float, Scored]:
