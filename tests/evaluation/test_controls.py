@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_folder
-from toolkit.evaluation.controls import _verdict, crossings, step_macs
+from toolkit.evaluation.controls import _crossed, _verdict, crossings, step_macs
 from toolkit.models import load_denoiser
 
 
@@ -44,3 +44,29 @@ def test_the_verdict_is_at_equal_cost():
     dense = [(5.0, 9.0), (10.0, 6.0), (20.0, 5.0)]
     assert "compressing wins: 5.500" in _verdict(10.0, {"dense": dense, "compressed": [(5.0, 8.0), (10.0, 5.5)]})
     assert "fewer steps of the dense model win" in _verdict(10.0, {"dense": dense, "compressed": [(10.0, 6.5)]})
+
+
+@pytest.mark.parametrize(
+    ("dense", "compressed", "words"),
+    [
+        (
+            [(1, 6), (16, 6)],
+            [(2, 10), (8, 2)],
+            "cross at 4.0 dense steps: below it fewer steps is better, above it compressing",
+        ),
+        (
+            [(1, 6), (16, 6)],
+            [(2, 2), (8, 10)],
+            "cross at 4.0 dense steps: below it compressing is better, above it fewer steps",
+        ),
+        ([(1, 6), (4, 4)], [(1, 5), (4, 3)], "do not cross between the costs of 1.0 and 4.0 dense steps"),
+        ([(4, 6), (8, 4)], [(1, 5), (2, 3)], "no cost in common"),
+        (
+            [(1, 6), (16, 6)],
+            [(1, 5), (4, 7), (16, 5)],
+            "cross 2 times between the costs of 1.0 and 16.0 dense steps, at 2.0",
+        ),
+    ],
+)
+def test_where_the_curves_cross_in_words(dense, compressed, words):
+    assert words in _crossed(crossings(compressed, dense), {"dense": dense, "compressed": compressed})

@@ -175,10 +175,12 @@ def test_training_helps(run) -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_try(run) -> None:
     folder, dense = run
-    settings = RecoverSettings(**SETTINGS | {"learning_rate": 1e25, "gradient_clip": 1e25, "warmup_steps": 0})
-    words = r"The loss at step \d+ is not finite[\s\S]*the last checkpoint[\s\S]*learning-rate"
+    bad = SETTINGS | {"learning_rate": 1e25, "gradient_clip": 1e25, "warmup_steps": 0, "checkpoint_every": 1}
+    words = r"The loss at step (\d+) is not finite[\s\S]*the last good checkpoint: step \1,[\s\S]*learning-rate"
     with pytest.raises(DtkError, match=words):
-        recover(folder, settings, dense, tiny_images())
+        recover(folder, RecoverSettings(**bad), dense, tiny_images())
+    with pytest.raises(DtkError, match="checkpoint: none was saved yet"):
+        recover(folder, RecoverSettings(**bad | {"checkpoint_every": 99, "seed": 1}), dense, tiny_images())
 
 
 @pytest.mark.parametrize("fits", [2, 0])

@@ -31,6 +31,7 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
     curves = {name: [_point(name, taken, subjects, settings, judged, place) for taken in steps[name]] for name in steps}
     costs = {"dense": 1.0, "compressed": ratio}
     found = {name: [(taken * costs[name], value) for taken, value in curve] for name, curve in curves.items()}
+    crossed = crossings(found["compressed"], found["dense"])
     return {
         "macs_ratio": ratio,
         "curves": {
@@ -40,8 +41,8 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
             ]
             for name, curve in curves.items()
         },
-        "crossings_in_dense_steps": crossings(found["compressed"], found["dense"]),
-        "verdict": _verdict(full * ratio, found),
+        "crossings_in_dense_steps": crossed,
+        "verdict": f"{_verdict(full * ratio, found)}; {_crossed(crossed, found)}",
     }
 
 
@@ -80,6 +81,21 @@ def _verdict(cost: float, curves: dict[str, Curve]) -> str:
     compressed, dense = (float(_read(curves[name], np.log([cost]))[0]) for name in ("compressed", "dense"))
     better = "compressing wins" if compressed < dense else "fewer steps of the dense model win"
     return f"at the cost of {cost:.1f} dense steps {better}: {compressed:.3f} compressed, {dense:.3f} dense"
+
+
+def _crossed(places: list[float], curves: dict[str, Curve]) -> str:
+    """Where the curves cross, and which model is better on either side of it."""
+    low, high = (end(curves["dense"][i][0], curves["compressed"][i][0]) for i, end in ((0, max), (-1, min)))
+    if low > high:
+        return "the curves have no cost in common"
+    within = f"between the costs of {low:.1f} and {high:.1f} dense steps"
+    if not places:
+        return f"the curves do not cross {within}"
+    gap = np.subtract(*(_read(curves[name], np.log([low])) for name in ("compressed", "dense")))
+    below, above = ("compressing", "fewer steps") if gap < 0 else ("fewer steps", "compressing")
+    if len(places) > 1:
+        return f"the curves cross {len(places)} times {within}, at {', '.join(f'{place:.1f}' for place in places)}"
+    return f"the curves cross at {places[0]:.1f} dense steps: below it {below} is better, above it {above}"
 
 
 def _point(

@@ -92,14 +92,20 @@ def _one_step(training: Training, state: State) -> Losses:
     losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
     watched = [*losses.values()] if settings.mixed_precision == "fp16" else [*losses.values(), float(norm)]
     if not all(map(math.isfinite, watched)):  # the scaler of fp16 skips steps of infinite gradients by itself
-        raise DtkError(
-            f"The loss at step {state.step} is not finite.",
-            found=", ".join(f"{name} {value}" for name, value in losses.items()),
-            do="the last checkpoint is from before it; try a smaller --learning-rate, or mixed_precision 'no'",
-        )
+        raise _not_finite(state, losses)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     return losses
+
+
+def _not_finite(state: State, losses: Losses) -> DtkError:
+    saved = "none was saved yet" if state.saved is None else f"step {state.saved}, where the same command goes on"
+    return DtkError(
+        f"The loss at step {state.step} is not finite.",
+        found=", ".join(f"{name} {value}" for name, value in losses.items()),
+        expected=f"finite losses and gradients; the last good checkpoint: {saved}",
+        do="try a smaller --learning-rate, recover.mixed_precision=no, or look for the images of this step",
+    )
 
 
 def _accumulate(training: Training, mine: range) -> dict[str, torch.Tensor]:

@@ -22,7 +22,8 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class State:
     """The model in training, the moving average of its weights, its optimiser, and the steps done.
 
-    ``scaler`` is that of fp16 training, ``losses`` are those of the last step, ``seconds`` what all steps so far took.
+    ``scaler`` is that of fp16 training, ``losses`` are those of the last step, ``seconds`` what all steps so far took,
+    ``saved`` the step of the last checkpoint, None where there is none.
     """
 
     model: nn.Module
@@ -32,6 +33,7 @@ class State:
     step: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    saved: int | None = None
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the weights, keeping ``decay`` of it."""
@@ -66,6 +68,7 @@ def save_checkpoint(folder: Path, state: State, identity: str, keep: int) -> Pat
             raise OSError(str(error)) from error
     for old in checkpoints(folder)[keep:]:
         old.unlink()
+    state.saved = state.step
     return path
 
 
@@ -95,6 +98,7 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
                 state.step, state.losses, state.seconds = facts["step"], facts["losses"], facts["seconds"]
                 if state.scaler is not None:
                     state.scaler.load_state_dict(facts["scaler"])
+                state.saved = state.step
                 return passed
         except (SafetensorError, KeyError, RuntimeError) as error:
             passed.append(f"{path.name}: damaged ({str(error).splitlines()[0]})")
