@@ -1,4 +1,4 @@
-"""Several processes of a launcher recover what one does; where they would all do the same, they are refused."""
+"""Several processes of a launcher recover and evaluate as one does; where all would do the same, they are refused."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from toolkit.cli import app
+from toolkit.noise import generator
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
@@ -65,3 +67,39 @@ def test_two_processes_recover_as_one_does(model: Path, data: Path, tmp_path: Pa
     for name in before:
         np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-3)
     assert json.loads((two / "run.json").read_text())["stages"]["recover"]["processes"] == 2
+
+
+class Means(torch.nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pixels, 4).flatten(1)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path) -> None:
+    pixels = generator("processes", 0).integers(0, 256, (620, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels)
+    torch.jit.script(Means()).save(str(tmp_path / "means.pt"))
+    recipe = {
+        "model": str(model),
+        "data": {"source": str(tmp_path / "data.npz"), "holdout": 0.5},
+        "device": "cpu",
+        "prune": {"target": "width=0.75", "criterion": "magnitude", "calibration_images": 4, "align": 4},
+        **dict.fromkeys(("recover", "evaluate", "export", "profile")),
+    }
+    path, one, two = tmp_path / "recipe.yaml", tmp_path / "one", tmp_path / "two"
+    path.write_text(yaml.safe_dump(recipe))
+    dtk("-m", "toolkit", "run", str(path), "-o", str(one))
+    shutil.copytree(one, two)
+    settings = ["--images", "300", "--sampling-steps", "2", "--features", str(tmp_path / "means.pt"), "--controls"]
+    dtk("-m", "toolkit", "evaluate", str(one), *settings)
+    dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "evaluate", str(two), *settings)
+    assert json.loads((two / "run.json").read_text())["stages"]["evaluate"]["processes"] == 2
+    shards = [
+        {file.relative_to(run): np.load(file) for file in run.rglob("cache/samples/*/*.npy")} for run in (one, two)
+    ]
+    assert len(shards[0]) == 2 * 2 * 2, "two shards of each model in 2 and in 1 steps"
+    assert shards[0].keys() == shards[1].keys()
+    for name, images in shards[0].items():
+        np.testing.assert_array_equal(shards[1][name], images)
+    metrics = [json.loads((run / "evaluate/metrics.json").read_text()) for run in (one, two)]
+    assert metrics[0] == metrics[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from toolkit.errors import DtkError
 from toolkit.evaluation import samples
 from toolkit.evaluation.conditions import SampleConditions
 from toolkit.evaluation.making import ImageMaker, SamplingPlan, to_pixels
-from toolkit.evaluation.samples import sample_images
+from toolkit.evaluation.samples import sample_images, sample_share
 
 PLAN = SamplingPlan("ddim", 3, 0, batch_size=4)
 NONE = SampleConditions(Conditioning("none"), 0)
@@ -77,6 +79,24 @@ def test_more_images_reuse_whole_shards_and_fewer_all(model, tmp_path, monkeypat
     np.testing.assert_array_equal(sample_images(model, PLAN, 16, tmp_path)[:10], ten)
     monkeypatch.setattr(samples, "ImageMaker", None)  # would be called if anything were missing
     np.testing.assert_array_equal(sample_images(model, PLAN, 8, tmp_path), ten[:8])
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_several_processes_are_the_whole(model, tmp_path, monkeypatch, processes):
+    whole, made = sample_images(model, PLAN, 20, tmp_path / "a"), []
+    original = ImageMaker.__call__
+
+    def noting(self, numbers):
+        made[-1].extend(numbers)
+        return original(self, numbers)
+
+    monkeypatch.setattr(ImageMaker, "__call__", noting)
+    for index in range(processes):
+        made.append([])
+        sample_share(model, PLAN, 20, tmp_path / "b", (index, processes))
+    assert sorted(itertools.chain(*made)) == list(range(20)) and min(map(len, made)) >= 2
+    np.testing.assert_array_equal(sample_images(model, PLAN, 20, tmp_path / "b"), whole)
+    assert len(list(itertools.chain(*made))) == 20, "nothing is left to make"
 
 
 def test_damaged_shard_is_made_again(model, tmp_path):

@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-TOGETHER = ("recover",)
+TOGETHER = ("recover", "evaluate")
 """The commands that several processes of a launcher work on together."""
 
 

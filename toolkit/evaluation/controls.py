@@ -25,9 +25,7 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
     stand at the full number. Cost is counted in MACs.
     """
     ratio = step_macs(subjects.compressed) / step_macs(subjects.dense)
-    full = settings.sampling_steps
-    steps = {"compressed": sorted({max(1, full // part) for part in (1, 2, 4)})}
-    steps["dense"] = sorted({full} | {max(1, round(taken * ratio)) for taken in steps["compressed"]})
+    full, steps = settings.sampling_steps, steps_of_controls(settings.sampling_steps, ratio)
     curves = {name: [_point(name, taken, subjects, settings, judged, place) for taken in steps[name]] for name in steps}
     costs = {"dense": 1.0, "compressed": ratio}
     found = {name: [(taken * costs[name], value) for taken, value in curve] for name, curve in curves.items()}
@@ -44,6 +42,12 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
         "crossings_in_dense_steps": crossed,
         "verdict": f"{_verdict(full * ratio, found)}; {_crossed(crossed, found)}",
     }
+
+
+def steps_of_controls(full: int, ratio: float) -> dict[str, list[int]]:
+    """The numbers of steps each model is sampled in, rising; ``ratio``: MACs compressed over dense."""
+    compressed = sorted({max(1, full // part) for part in (1, 2, 4)})
+    return {"dense": sorted({full} | {max(1, round(taken * ratio)) for taken in compressed}), "compressed": compressed}
 
 
 def step_macs(model: ModelFolder) -> int:

@@ -1,4 +1,4 @@
-"""Samples of a model, kept in shards so that an interrupted evaluation goes on where it stopped."""
+"""Samples of a model, kept in shards: an interrupted evaluation goes on, and several processes make some each."""
 
 from __future__ import annotations
 
@@ -32,23 +32,56 @@ def sample_images(
     ``conditions`` are the samples' classes or captions; without them classes are drawn from the samples' seeds.
     Raises DtkError where the model makes values that are not finite.
     """
+    shards = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
+    found = _shards(model, plan, shards, cache, conditions, device, progress, work)
+    return np.concatenate([found[shard.start] for shard in shards])
+
+
+def sample_share(
+    model: ModelFolder,
+    plan: SamplingPlan,
+    count: int,
+    cache: Path,
+    share: tuple[int, int],
+    *,
+    conditions: SampleConditions | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+    work: str = "sampling",
+) -> None:
+    """Put a process's share of ``sample_images`` into ``cache``: ``share`` (i, n) is every n-th shard from i on."""
+    index, processes = share
+    starts = range(index * SHARD, count, processes * SHARD)
+    shards = [range(start, min(start + SHARD, count)) for start in starts]
+    _shards(model, plan, shards, cache, conditions, device, progress, work)
+
+
+def _shards(
+    model: ModelFolder,
+    plan: SamplingPlan,
+    shards: list[range],
+    cache: Path,
+    conditions: SampleConditions | None,
+    device: str,
+    progress: Progress,
+    work: str,
+) -> dict[int, np.ndarray]:
+    """The images of these ranges of numbers by their first one: stored ones, and the others made and stored."""
     conditions = conditions or SampleConditions(find_conditioning(model), plan.seed)
     folder = cache / "samples" / plan.key(model, conditions, device)[:16]
-    starts = range(0, count, SHARD)
-    stored = {start: _stored(folder / f"{start:06}.npy", min(SHARD, count - start)) for start in starts}
-    shards = {start: shard for start, shard in stored.items() if shard is not None}
-    done = sum(map(len, shards.values()))
-    progress(work, done, count)
-    maker = ImageMaker(model, plan, conditions, device) if done < count else None
-    for start in starts:
-        if start not in shards and maker is not None:
-            numbers = range(start, min(start + SHARD, count))
-            shards[start] = _shard(maker, numbers, progress, (work, done, count))
-            _store(folder / f"{start:06}.npy", shards[start])
-            done += len(numbers)
+    stored = {shard.start: _stored(folder / f"{shard.start:06}.npy", len(shard)) for shard in shards}
+    found = {start: images for start, images in stored.items() if images is not None}
+    done, total = sum(map(len, found.values())), sum(map(len, shards))
+    progress(work, done, total)
+    maker = ImageMaker(model, plan, conditions, device) if done < total else None
+    for shard in shards:
+        if shard.start not in found and maker is not None:
+            found[shard.start] = _shard(maker, shard, progress, (work, done, total))
+            _store(folder / f"{shard.start:06}.npy", found[shard.start])
+            done += len(shard)
     if maker is not None:
         maker.close()
-    return np.concatenate([shards[start] for start in starts])
+    return found
 
 
 def _shard(maker: ImageMaker, numbers: range, progress: Progress, told: tuple[str, int, int]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolkit import processes
 from toolkit.conditioner import find_conditioning
 from toolkit.data.images import Images
 from toolkit.errors import DtkError
@@ -17,6 +18,7 @@ from toolkit.evaluation.grid import grid
 from toolkit.evaluation.judging import Judged, Subjects, Workplace, judge
 from toolkit.evaluation.metrics import pair_metrics, real_metrics
 from toolkit.evaluation.prediction_error import prediction_errors
+from toolkit.evaluation.sharing import join, share_sampling
 from toolkit.files import read_json, write_json
 from toolkit.first_stage import image_shape
 from toolkit.guidance import check_guidance
@@ -45,7 +47,8 @@ def evaluate(
     compared with them, and the floor is taken from them where the reference is too small. ``extractor`` takes the place
     of the one the settings name. Finished samples and features are kept in RUN/cache.
     Raises DtkError for too few reference images or models that do not match, MissingToolError without the extra
-    ``metrics``.
+    ``metrics``. Under a launcher every process makes its share of the samples; the main one judges them and writes, the
+    others return nothing.
     """
     reference.require(settings.images, "evaluation (reference images, which were not trained on)")
     _check_match(dense, compressed, reference)
@@ -57,7 +60,11 @@ def evaluate(
         earlier: dict[str, Any] = read_json(run.path / "evaluate" / "metrics.json")
         return earlier
     place = Workplace(run.path / "cache", device, progress)
-    with run.writing(request, device=device) as folder:
+    if processes.count() > 1:
+        share_sampling(subjects, settings, place, join(device))
+        if not processes.is_main():
+            return {}
+    with run.writing(request, device=device, facts={"processes": processes.count()}) as folder:
         judged = judge(subjects, settings, place)
         metrics = _metrics(subjects, settings, judged, place)
         _draw_pairs(folder / "pairs.png", reference, judged)

@@ -1,0 +1,51 @@
+"""Sampling by several processes of a launcher: each makes some shards, one judges them all."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from toolkit import processes
+from toolkit.evaluation.config import EvaluateSettings
+from toolkit.evaluation.controls import step_macs, steps_of_controls
+from toolkit.evaluation.judging import Subjects, Workplace, sampling_plan
+from toolkit.evaluation.samples import sample_share
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+PATIENCE = timedelta(days=1)  # until the slowest process has made its share; torch gives up after minutes
+
+
+def join(device: str) -> PartialState:
+    """This process among the launcher's; on GPUs each has its own device."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu", timeout=PATIENCE)
+
+
+def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Workplace, state: PartialState) -> None:
+    """Make this process's share of all the samples an evaluation needs, and wait for the other processes'.
+
+    The shards lie in the run folder's cache, which all processes must see; what one of them leaves out, the judging
+    process makes.
+    """
+    steps = {name: [settings.sampling_steps] for name in subjects.models}
+    if settings.controls:
+        ratio = step_macs(subjects.compressed) / step_macs(subjects.dense)
+        steps = steps_of_controls(settings.sampling_steps, ratio)
+    for name, model in subjects.models.items():
+        for taken in steps[name]:
+            sample_share(
+                model,
+                sampling_plan(settings, taken),
+                settings.images,
+                place.cache,
+                (processes.index(), processes.count()),
+                conditions=subjects.conditions(settings.seed),
+                device=str(state.device),
+                progress=place.progress,
+                work=f"sampling the {name} model in {taken} steps",
+            )
+    state.wait_for_everyone()
