@@ -33,7 +33,7 @@ test-all: $(VENV)/.installed-dev $(SERVER)/.installed  ## the long ones too: eve
 	$(PYTEST) -m 'not interop'
 
 test-interop: $(VENV)/.installed-dev $(OPTIMUM)/.installed  ## against other tools' packages, in environments of their own
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop tests/interop
 
 lint: $(VENV)/.installed-dev  ## style, types and the order of imports
 	$(BIN)/ruff check

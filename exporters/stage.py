@@ -64,21 +64,26 @@ def _optimum(run: Run, settings: ExportSettings, model: ModelFolder, progress: P
 
 
 def _engines(run: Run, settings: ExportSettings, exported: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Write RUN/tensorrt/{dense,compressed}.plan and a .json beside each, a stage of its own behind the ONNX files."""
+    """Write RUN/tensorrt/{dense,compressed,compressed_step}.plan, a .json beside each: a stage behind the ONNX files.
+
+    The step graph's engine is a server's, which serves any batch of the range.
+    """
     from exporters.engines import batch_ranges, engine_facts, write_engine
     from toolkit.runners.tensorrt_api import load_tensorrt
 
     api = load_tensorrt()
-    facts = {name: engine_facts(api, exported["onnx"][name], settings) for name in NAMES}
-    inputs, ranges = {name: value_sha256(fact) for name, fact in facts.items()}, batch_ranges(settings)
+    ranges = batch_ranges(settings)
+    wanted = [*product(NAMES, ranges.items()), (STEP, ("", settings.batch))]
+    facts = {name: engine_facts(api, exported["onnx"][name], settings) for name in (*NAMES, STEP)}
+    inputs = {name: value_sha256(fact) for name, fact in facts.items()}
     request = Request(stage="tensorrt", settings=settings.engine.model_dump(mode="json"), inputs=inputs)
     if not run.is_current(request):
         with run.writing(request) as folder:
-            for name, (ending, batch) in product(NAMES, ranges.items()):
+            for name, (ending, batch) in wanted:
                 description = exported["onnx"][name]
                 onnx, target = run.path / description["file"], folder / f"{name}{ending}.plan"
                 write_engine(api, onnx, description, target, settings.model_copy(update={"batch": batch}), progress)
-    files = [f"{name}{ending}" for name, ending in product(NAMES, ranges)]
+    files = [f"{name}{ending}" for name, (ending, _) in wanted]
     return {
         name: {"file": f"tensorrt/{name}.plan"} | read_json(run.path / "tensorrt" / f"{name}.json") for name in files
     }

@@ -10,7 +10,7 @@ import pytest
 from exporters import engines
 from exporters.config import EngineSettings, ExportSettings
 from exporters.engines import batch_ranges
-from exporters.stage import _engines
+from exporters.stage import NAMES, STEP, _engines
 from toolkit.files import write_json
 from toolkit.progress import silent
 from toolkit.run_folder import Run
@@ -42,12 +42,12 @@ def test_every_shape_has_its_plan_for_both_models(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(engines, "write_engine", write)
     monkeypatch.setattr(tensorrt_api, "load_tensorrt", lambda: TensorRT(tensorrt_api, rtx=True))
     monkeypatch.setattr(TensorRT, "version", "1")
-    exported = {"onnx": {n: {"file": f"{n}.onnx", "sha256": {}, "dtype": "fp32"} for n in ("dense", "compressed")}}
+    exported = {"onnx": {n: {"file": f"{n}.onnx", "sha256": {}, "dtype": "fp32"} for n in (*NAMES, STEP)}}
     run, settings = Run.create(tmp_path), ExportSettings.model_validate({"batch": "1:2:4", "engine": ALONE})
     found = _engines(run, settings, exported, silent)
     assert {name: (entry["onnx"], entry["batch"]) for name, entry in found.items()} == {
         f"{name}{ending}": (f"{name}.onnx", batch)
-        for name in ("dense", "compressed")
+        for name in NAMES
         for ending, batch in {"": "1:2:4", "-b1": "1:1:1", "-b2": "2:2:2", "-b4": "4:4:4"}.items()
-    }
+    } | {STEP: (f"{STEP}.onnx", "1:2:4")}
     assert all((tmp_path / entry["file"]).read_bytes() == b"plan" for entry in found.values())

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from diffusers import DDIMScheduler
 
 from exporters.config import BatchRange, EngineSettings
 from exporters.onnx import export_onnx
 from exporters.precision import prove
+from exporters.step import export_step
 from exporters.surroundings import components
 from exporters.tensorrt import build_plan, collecting_logger, parse
 from tests.latent import FOLDERS
@@ -44,6 +46,14 @@ def test_every_denoiser_builds(name: str, tmp_path: Path) -> None:
     specs = input_specs(type(model).__name__, model.config, tokens=5)
     export_onnx(model, specs, tmp_path / "model.onnx", dtype="fp16")
     assert proven(tmp_path / "model.onnx") > 0.95
+
+
+@pytest.mark.slow
+def test_the_step_graph_of_a_server_builds(tmp_path: Path) -> None:
+    model = tiny_conditional_unet()
+    specs = input_specs(type(model).__name__, model.config, tokens=5)
+    export_step(model, DDIMScheduler(), specs, tmp_path / "step.onnx", dtype="fp16", guided=True, longest=2)
+    assert proven(tmp_path / "step.onnx") > 0.95
 
 
 @pytest.mark.slow

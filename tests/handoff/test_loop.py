@@ -9,8 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.handoff.fake_gpu import PLAN, VERSION, Gpu
+from toolkit.handoff.dtk_server.choice import Engine
 from toolkit.handoff.dtk_server.engine import OnnxRuntimeEngine
 from toolkit.handoff.dtk_server.loop import Loop
+from toolkit.handoff.dtk_server.plan import PlanEngine
 from toolkit.handoff.dtk_server.refusal import UnfitError
 from toolkit.handoff.dtk_server.request import Wish
 from toolkit.handoff.dtk_server.schedule import Schedule, Trajectory
@@ -63,9 +66,20 @@ def schedule() -> Schedule:
     return Schedule(SIGMA, {n: Trajectory(np.zeros(n, np.int64), row) for n, row in rows.items()})
 
 
-def loop(graph: Path) -> Loop:
-    engine = OnnxRuntimeEngine(graph, device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)
-    return Loop(engine, schedule(), SHAPE, sample_noise)
+def onnx_engine(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    return OnnxRuntimeEngine(graph, device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)
+
+
+def plan_engine(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    Gpu().install(monkeypatch)
+    (graph.parent / "linear.plan").write_bytes(PLAN)
+    stored = {"package": "tensorrt_rtx", "version": VERSION, "compute_capability": ["sm89"]}
+    return PlanEngine(graph.parent / "linear.plan", stored, device_id=0, image=SHAPE, batch=BATCH)
+
+
+@pytest.fixture(params=[onnx_engine, plan_engine])
+def loop(request: pytest.FixtureRequest, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    return Loop(request.param(graph, monkeypatch), schedule(), SHAPE, sample_noise)
 
 
 def wish(seed: int, steps: int, label: int = 0) -> Wish:
@@ -89,15 +103,14 @@ MIXES = [
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_every_image_is_its_own_whatever_its_neighbours(graph: Path, mix: list[Wish]) -> None:
+def test_every_image_is_its_own_whatever_its_neighbours(loop: Loop, mix: list[Wish]) -> None:
     expected = np.stack([by_hand(asked) for asked in mix])
-    assert np.abs(loop(graph).sample(mix) - expected).max() < 1e-6
+    assert np.abs(loop.sample(mix) - expected).max() < 1e-6
 
 
-def test_a_batch_leaves_nothing_behind(graph: Path) -> None:
-    shared = loop(graph)
+def test_a_batch_leaves_nothing_behind(loop: Loop) -> None:
     for mix in [MIXES[2], MIXES[0], MIXES[3], MIXES[2]]:
-        assert np.abs(shared.sample(mix) - np.stack([by_hand(asked) for asked in mix])).max() < 1e-6
+        assert np.abs(loop.sample(mix) - np.stack([by_hand(asked) for asked in mix])).max() < 1e-6
 
 
 def test_an_absent_provider_is_said(graph: Path) -> None:

@@ -95,6 +95,9 @@ def handoff(
     run: RunFolder,
     to: Annotated[str | None, option("triton")] = None,
     device: Annotated[str | None, option("where the server computes: cpu or gpu")] = None,
+    runtime: Annotated[str | None, option("onnxruntime, or tensorrt: the plans of `dtk export --trt`")] = None,
+    plan: Annotated[list[Path] | None, option("a plan built on another machine, .json beside it; repeatable")] = None,
+    fallback: Annotated[str | None, option("where no plan loads: refuse, or onnxruntime [refuse]")] = None,
     instances: Annotated[int | None, option("copies of the model that work side by side")] = None,
     max_batch: Annotated[int | None, option("images of one batch")] = None,
     max_steps: Annotated[int | None, option("sampling steps a request may ask for")] = None,
@@ -105,4 +108,5 @@ def handoff(
     """Write a model repository that a server takes as it is."""
     limits: dict[str, Any] = {"max_batch": max_batch, "max_steps": max_steps}
     limits |= {"max_guidance": max_guidance, "default_guidance": default_guidance}
-    _stage(run, "handoff", json, to=to, device=device, instances=instances, **limits)
+    engine = {"runtime": runtime, "fallback": fallback, "plans": [str(one.resolve()) for one in plan or ()] or None}
+    _stage(run, "handoff", json, to=to, device=device, instances=instances, **engine, **limits)

@@ -100,7 +100,7 @@ def engines(built: dict[str, Any]) -> Iterator[Any]:
         size = f"{engine['size_bytes'] / 2**20:.1f}"
         table.add_row(model, f"{facts['builder']} {facts['version']}", size, f"{engine['build_s']:.1f}", half)
     yield table
-    yield from {engine["not_run"] for engine in built.values() if "not_run" in engine}
+    yield from {engine["not_run"] for engine in built.values() if engine.get("not_run")}
 
 
 def profile(figures: dict[str, Any]) -> Iterator[Any]:

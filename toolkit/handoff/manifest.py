@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,22 @@ from toolkit.handoff.config import HandoffSettings
 from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION
 from toolkit.handoff.dtk_server.png import COLOUR_TYPES, encode
 from toolkit.handoff.dtk_server.serving import Service
-from toolkit.handoff.repository import REPOSITORY, write_surroundings
+from toolkit.handoff.plans import Plan, requirements
+from toolkit.handoff.repository import GPU, REPOSITORY, write_surroundings
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.handoff.triton import io_schema
 from toolkit.noise import sample_noise
 
 KNOWN_SEED = 0
+CUDA = "cuda-bindings>=12.8"  # the CUDA runtime's calls for a server without torch; one release serves older drivers
 KNOWN_IMAGE = "expected.npy"
 NUMPY = "1.24"  # the Philox and ziggurat streams are the same from there on; tried with 1.26 and 2.4
 
 
 def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> None:
     """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG where it can be."""
-    service = Service(version, manifest, sample_noise, device="cpu", device_id=0, threads=threads)
+    everywhere = manifest | {"engine": manifest["engine"] | {"runtime": "onnxruntime"}}
+    service = Service(version, everywhere, sample_noise, device="cpu", device_id=0, threads=threads)
     image = service.known_image(manifest["expected"]["seed"], manifest["expected"]["steps"])
     np.save(version / KNOWN_IMAGE, image, allow_pickle=False)
     if len(image) in COLOUR_TYPES:
@@ -35,14 +39,12 @@ def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> 
 
 
 def write_manifest(
-    folder: Path, version: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int
+    folder: Path, version: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int, plans: Sequence[Plan] = ()
 ) -> dict[str, Any]:
     """Write the files around the repository, then handoff.json: once for people, once beside the model it checks."""
-    runtime = installed("onnxruntime")
-    packages = {"onnxruntime": runtime} | ({"tokenizers": installed("tokenizers")} if graph.tokenizer else {})
-    pinned = " ".join(f'"{name}=={number}"' for name, number in packages.items())
-    values = {"name": settings.name, "container": settings.container, "onnxruntime": runtime, "packages": pinned}
-    write_surroundings(folder, {**values, **_limits(settings)})
+    packages = {"onnxruntime": installed("onnxruntime")}
+    packages |= {"tokenizers": installed("tokenizers")} if graph.tokenizer else {}
+    write_surroundings(folder, _words(settings, packages, plans))
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "target": settings.to,
@@ -61,11 +63,17 @@ def write_manifest(
             "default_guidance": settings.default_guidance,
         },
         "queue": {"max_size": settings.max_queue_size, "timeout_ms": settings.queue_timeout_ms},
-        "engine": {"runtime": "onnxruntime", "file": graph.file, **graph.facts},
+        "engine": {
+            "runtime": settings.runtime,
+            "file": graph.file,
+            "plans": [plan.entry() for plan in plans],
+            "fallback": settings.fallback,
+            **graph.facts,
+        },
         "decoder": {"file": graph.decoder.path.name, "input": graph.decoder.input} if graph.decoder else None,
         "conditioner": graph.conditions,
         "requires": {"numpy": NUMPY, **packages},
-        "compute_capability": None,  # an ONNX graph runs on any; a TensorRT plan would name its own
+        "compute_capability": sorted({name for plan in plans for name in plan.capabilities}) or None,  # ONNX: any
         "container": settings.container,
         "expected": {
             "seed": KNOWN_SEED,
@@ -83,6 +91,29 @@ def write_manifest(
     return manifest
 
 
-def _limits(settings: HandoffSettings) -> dict[str, str]:
-    names = ("max_steps", "default_steps", "max_queue_size", "max_guidance", "default_guidance", "max_prompt_bytes")
-    return {name: str(getattr(settings, name)) for name in names}
+def _words(settings: HandoffSettings, packages: dict[str, str], plans: Sequence[Plan]) -> dict[str, str]:
+    """What the files around the repository are filled in with."""
+    on_gpu = settings.device == "gpu"
+    named = {f"{name}-gpu" if on_gpu and name == "onnxruntime" else name: v for name, v in packages.items()}
+    named |= requirements(plans)
+    pinned = [f"{name}=={number}" for name, number in named.items()] + ([CUDA] if plans else [])
+    limits = ("max_steps", "default_steps", "max_queue_size", "max_guidance", "default_guidance", "max_prompt_bytes")
+    return {
+        "name": settings.name,
+        "container": settings.container,
+        "runtime": ", ".join(f"{name} {number}" for name, number in named.items()),
+        "packages": " ".join(f'"{package}"' for package in pinned),
+        "plans": _plans(settings, plans),
+        **(GPU if on_gpu else dict.fromkeys(GPU, "")),
+        **{name: str(getattr(settings, name)) for name in limits},
+    }
+
+
+def _plans(settings: HandoffSettings, plans: Sequence[Plan]) -> str:
+    if not plans:
+        return ""
+    files = ", ".join(f"`{plan.file}`" for plan in plans)
+    otherwise = "does not load" if settings.fallback == "refuse" else "serves the ONNX file, and its log says so"
+    return (
+        f"\n\nTensorRT plans: {files}. The first that the GPU can run serves; where none can, the server {otherwise}."
+    )

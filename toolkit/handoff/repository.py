@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from string import Template
@@ -11,6 +12,7 @@ import toolkit.noise
 from toolkit.files import write_json, write_text
 from toolkit.handoff.config import HandoffSettings
 from toolkit.handoff.pbtxt import dumps
+from toolkit.handoff.plans import Plan
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.handoff.triton import configuration
 
@@ -19,7 +21,16 @@ VERSION = "1"
 FILLED_IN = ("README.md", "Dockerfile", "compose.yaml", "kubernetes.yaml")
 
 
-def write_repository(folder: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int) -> Path:
+GPU = {
+    "gpu_service": "\n    deploy: {resources: {reservations: {devices: [{driver: nvidia, capabilities: [gpu]}]}}}",
+    "gpu_pod": "\n          resources: {limits: {nvidia.com/gpu: 1}}",
+}
+"""What compose.yaml and kubernetes.yaml say of a GPU, where the model runs on one."""
+
+
+def write_repository(
+    folder: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int, plans: Sequence[Plan] = ()
+) -> Path:
     """Write the model repository below ``folder``; returns the folder of the model's version."""
     model = folder / REPOSITORY / settings.name
     version = model / VERSION
@@ -27,6 +38,8 @@ def write_repository(folder: Path, graph: StepGraph, settings: HandoffSettings, 
     write_text(model / "config.pbtxt", dumps(configuration(graph, settings, max_batch)))
     for file in graph.files:
         shutil.copyfile(file, version / file.name)
+    for plan in plans:
+        shutil.copyfile(plan.path, version / plan.file)
     write_json(version / "schedule.json", graph.schedule(settings.max_steps))
     copy_server(version)
     return version

@@ -19,36 +19,43 @@ def handoff(run: Run, settings: HandoffSettings, *, progress: Progress = silent)
     """Write RUN/handoff from RUN/export and return its manifest (handoff.json).
 
     The manifest holds the hashes of every file, the server's inputs and outputs, its limits, the versions it needs and
-    a known image. Raises DtkError where the run has no exported step graph, UsageError where the limits contradict
-    each other or the graph.
+    a known image. Raises DtkError where the run has no exported step graph or a plan does not fit it, UsageError where
+    the settings contradict each other or the graph.
     """
+    from toolkit.handoff.plans import find_plans
     from toolkit.handoff.step_graph import StepGraph
 
     run.require("export", f"dtk export {run.path}")
     graph = StepGraph.read(run.path / "export" / "onnx" / "compressed_step.onnx")
+    plans = find_plans(run.path, settings, graph)
     request = Request(
         stage=STAGE,
         settings=settings.model_dump(mode="json"),
-        inputs={"graph": graph.sha256, "server": value_sha256(folder_sha256(Path(__file__).parent))},
+        inputs={
+            "graph": graph.sha256,
+            "server": value_sha256(folder_sha256(Path(__file__).parent)),
+            "plans": value_sha256([plan.description["sha256"] for plan in plans]),
+        },
     )
     if not run.is_current(request):
         with run.writing(request) as folder:
-            _write(folder, graph, settings, progress)
+            _write(folder, graph, plans, settings, progress)
     manifest: dict[str, Any] = read_json(run.path / STAGE / "handoff.json")
     return manifest
 
 
-def _write(folder: Path, graph: Any, settings: HandoffSettings, progress: Progress) -> None:
+def _write(folder: Path, graph: Any, plans: Sequence[Any], settings: HandoffSettings, progress: Progress) -> None:
     from toolkit.handoff.manifest import write_manifest
     from toolkit.handoff.repository import write_repository
 
-    max_batch = batch_limit(settings, graph.image, graph.max_batch)
+    exported = [size for size in (graph.max_batch, *(plan.largest for plan in plans)) if size]
+    max_batch = batch_limit(settings, graph.image, min(exported, default=None))
     check_steps(settings, graph.longest)
     check_guidance(settings)
     progress(STAGE, 0, 2)
-    version = write_repository(folder, graph, settings, max_batch)
+    version = write_repository(folder, graph, settings, max_batch, plans)
     progress(STAGE, 1, 2)
-    write_manifest(folder, version, graph, settings, max_batch)
+    write_manifest(folder, version, graph, settings, max_batch, plans)
     progress(STAGE, 2, 2)
 
 

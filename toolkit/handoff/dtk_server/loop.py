@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .engine import OnnxRuntimeEngine
+from .choice import Engine
 from .request import Wish
 from .schedule import Schedule, Trajectory
 
@@ -26,7 +26,7 @@ class Loop:
 
     def __init__(
         self,
-        engine: OnnxRuntimeEngine,
+        engine: Engine,
         schedule: Schedule,
         shape: tuple[int, ...],
         noise: SampleNoise,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from . import manifest, png
+from .choice import Warn, open_engine
 from .conditions import Conditions, labels
-from .engine import OnnxRuntimeEngine
 from .graph import OnnxRuntimeGraph
 from .loop import Loop, SampleNoise
 from .request import Conditioned, Limits, Wish, wishes
@@ -18,20 +18,26 @@ from .schedule import Schedule
 
 
 class Service:
-    """A model version that answers: ``read`` a request, ``sample`` what several of them ask for."""
+    """A model version that answers: ``read`` a request, ``sample`` what several of them ask for.
+
+    ``warn`` is told where the manifest's second choice of runtime serves.
+    """
 
     def __init__(
-        self, version: Path, stored: dict[str, Any], noise: SampleNoise, *, device: str, device_id: int, threads: int
+        self,
+        version: Path,
+        stored: dict[str, Any],
+        noise: SampleNoise,
+        *,
+        device: str,
+        device_id: int,
+        threads: int,
+        warn: Warn = lambda told: None,
     ) -> None:
         self.limits = Limits(**stored["limits"])
         place: dict[str, Any] = {"device": device, "device_id": device_id, "threads": threads}
         shape = tuple(stored["latent"] or stored["image"])
-        engine = OnnxRuntimeEngine(
-            manifest.inside(version, PurePosixPath(stored["engine"]["file"])),
-            image=shape,
-            batch=self.limits.max_batch,
-            **place,
-        )
+        engine = open_engine(version, stored["engine"], warn, image=shape, batch=self.limits.max_batch, **place)
         decode = _decoder(version, stored["decoder"], place) if stored["decoder"] else None
         self._loop = Loop(engine, Schedule.read(version / "schedule.json"), shape, noise, decode)
         self._known = stored["expected"].get("condition")

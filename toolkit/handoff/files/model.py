@@ -61,6 +61,7 @@ def _service(version: Path, stored: dict[str, Any], args: dict[str, Any]) -> Any
         device="cuda" if args["model_instance_kind"] == "GPU" else "cpu",
         device_id=int(args["model_instance_device_id"]),
         threads=int(config["parameters"]["threads"]["string_value"]),
+        warn=lambda told: pb_utils.Logger.log_error(f"{args['model_name']}: {told}"),
     )
 
 

@@ -1,0 +1,110 @@
+"""Plans of the step graph in a handoff: the run's own and those built elsewhere, side by side, each for this graph."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from toolkit.errors import DtkError, UsageError
+from toolkit.files import file_sha256, folder_sha256, read_json, value_sha256, write_json
+from toolkit.handoff.config import HandoffSettings
+from toolkit.handoff.plans import find_plans
+from toolkit.handoff.stage import handoff
+from toolkit.handoff.step_graph import StepGraph
+from toolkit.run_folder import Run
+
+SHA256 = {"compressed_step.onnx": hashlib.sha256(b"graph").hexdigest()}
+GPU = HandoffSettings(device="gpu", runtime="tensorrt")
+RTX = {"builder": "tensorrt_rtx", "version": "1.7.1.116", "batch": "1:4:6", "targets": ["sm89", "sm120"], "gpu": None}
+DATACENTRE = {"builder": "tensorrt", "version": "11.4.0", "batch": "1:8:8", "targets": [], "gpu": "NVIDIA H200"}
+
+
+def plan(folder: Path, sha256: dict[str, str] = SHA256, **facts: Any) -> Path:
+    """A plan with the description that the export stage writes beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "compressed_step.plan"
+    path.write_bytes(b"plan" + str(facts).encode())
+    known = {"onnx": value_sha256(sorted(sha256.values())), "gpu_capability": None} | RTX | facts
+    write_json(path.with_suffix(".json"), {"sha256": file_sha256(path), "facts": known})
+    return path
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> StepGraph:
+    return StepGraph(tmp_path / "compressed_step.onnx", {"inputs": {"sample": {"shape": []}}, "sha256": SHA256})
+
+
+def test_the_runs_own_plan_and_one_of_another_machine_lie_side_by_side(tmp_path: Path, graph: StepGraph) -> None:
+    plan(tmp_path / "tensorrt")
+    other = plan(tmp_path / "other", **DATACENTRE, gpu_capability="sm90")
+    found = find_plans(tmp_path, GPU.model_copy(update={"plans": (other,)}), graph)
+    assert [(one.file, one.capabilities, one.largest) for one in found] == [
+        ("compressed_step.tensorrt_rtx.sm89.sm120.plan", ["sm89", "sm120"], 6),
+        ("compressed_step.tensorrt.sm90.plan", ["sm90"], 8),
+    ]
+
+
+def test_without_tensorrt_no_plan_is_looked_for(tmp_path: Path, graph: StepGraph) -> None:
+    plan(tmp_path / "tensorrt", sha256={"other": "0"})
+    assert find_plans(tmp_path, HandoffSettings(), graph) == []
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DtkError], str]] = {
+    "none was built": ({}, {"absent": True}, DtkError, "There is no TensorRT plan.*(\n.*)*dtk export RUN --trt"),
+    "another graph": ({}, {"sha256": {"other": "0"}}, DtkError, "is a plan of another step graph"),
+    "damaged": ({}, {"damaged": True}, DtkError, "is damaged or was changed"),
+    "no single image": ({}, {"batch": "2:4:8"}, DtkError, "does not take a single image.*(\n.*)*batch 2:4:8"),
+    "on a processor": ({"device": "cpu"}, {}, UsageError, "runs on a GPU.*(\n.*)*--device gpu"),
+    "idle plans": ({"runtime": "onnxruntime", "plans": (Path("x.plan"),)}, {}, UsageError, "tensorrt alone"),
+    "twice": ({"plans": "same"}, {}, UsageError, "same builder and architectures"),
+    "two versions": ({"plans": "older"}, {}, UsageError, r"different versions.*(\n.*)*1\.6, 1\.7\.1\.116"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_does_not_fit_is_refused_in_words(tmp_path: Path, graph: StepGraph, case: str) -> None:
+    changes, facts, error, words = REFUSALS[case]
+    absent, damaged = facts.pop("absent", False), facts.pop("damaged", False)
+    own = plan(tmp_path / "tensorrt", **facts)
+    if absent:
+        own.unlink()
+    if damaged:
+        own.write_bytes(b"another")
+    more = {"same": {}, "older": {"version": "1.6", "targets": ["sm75"]}}.get(str(changes.get("plans")))
+    if more is not None:
+        changes = {"plans": (plan(tmp_path / "more", **more),)}
+    with pytest.raises(error, match=words):
+        find_plans(tmp_path, GPU.model_copy(update=changes), graph)
+
+
+@pytest.mark.slow
+def test_a_handoff_with_plans_says_what_they_need(exported: Run, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(exported.path, tmp_path / "run")))
+    sha256 = read_json(run.path / "export" / "onnx" / "compressed_step.json")["sha256"]
+    plan(run.path / "tensorrt", sha256=sha256)
+    other = plan(tmp_path / "other", sha256=sha256, **DATACENTRE, gpu_capability="sm90")
+    limits = {"max_steps": 4, "default_steps": 2, "fallback": "onnxruntime", "plans": (other,)}
+    manifest = handoff(run, GPU.model_copy(update=limits))
+    folder = run.path / "handoff"
+    version = folder / "model_repository" / "sampler" / "1"
+    files = [entry["file"] for entry in manifest["engine"]["plans"]]
+    assert all((version / file).is_file() for file in files) and len(files) == 2
+    assert {f"model_repository/sampler/1/{file}" for file in files} <= set(manifest["files"])
+    assert manifest["files"] == {name: file_sha256(folder / name) for name in manifest["files"]}
+    assert (manifest["engine"]["runtime"], manifest["engine"]["fallback"]) == ("tensorrt", "onnxruntime")
+    assert manifest["compute_capability"] == ["sm120", "sm89", "sm90"]
+    assert manifest["limits"]["max_batch"] == 6, "the smallest plan's largest"
+    docker = (folder / "Dockerfile").read_text()
+    for package in ("onnxruntime-gpu==", "tensorrt-rtx==1.7.1.116", "tensorrt==11.4.0", "cuda-bindings>="):
+        assert f'"{package}' in docker
+    assert all(file in (folder / "README.md").read_text() for file in files)
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["sampler"]
+    assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    pod = next(yaml.safe_load_all((folder / "kubernetes.yaml").read_text()))["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert "dtk_server/plan.py" in "".join(folder_sha256(version))

@@ -1,0 +1,58 @@
+"""Which runtime computes the step graph: the one the configuration names, or another only where it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+
+from .engine import OnnxRuntimeEngine
+from .manifest import inside
+from .plan import PlanEngine
+from .refusal import UnfitError
+
+Warn = Callable[[str], None]
+
+
+class Engine(Protocol):
+    """The step graph on a batch that stays where it is computed."""
+
+    @property
+    def inputs(self) -> Sequence[str]: ...
+    def load(self, noise: np.ndarray) -> None: ...
+    def step(self, count: int, feed: Mapping[str, np.ndarray]) -> None: ...
+    def rows(self, start: int, stop: int) -> np.ndarray: ...
+
+
+def open_engine(
+    version: Path,
+    stored: Mapping[str, Any],
+    warn: Warn,
+    *,
+    image: tuple[int, ...],
+    batch: int,
+    device: str,
+    device_id: int,
+    threads: int,
+) -> Engine:
+    """The engine of ``stored``, the manifest's: for TensorRT the first plan that this GPU takes.
+
+    Where none can be loaded, ONNX Runtime takes its place if the manifest allows it, and ``warn`` is told. Raises
+    UnfitError, naming each plan and its reason, where it does not.
+    """
+    if stored["runtime"] == "tensorrt":
+        reasons = []
+        for plan in stored["plans"]:
+            path = inside(version, PurePosixPath(plan["file"]))
+            try:
+                return PlanEngine(path, plan, device_id=device_id, image=image, batch=batch)
+            except UnfitError as unfit:
+                reasons.append(f"{path.name}: {unfit}")
+        told = f"No TensorRT plan can be loaded: {' '.join(reasons) or 'there is none.'}"
+        if stored["fallback"] != "onnxruntime":
+            raise UnfitError(f"{told} The handoff allows no other runtime (fallback: {stored['fallback']}).")
+        warn(f"{told} ONNX RUNTIME SERVES INSTEAD, as the handoff allows: expect another latency.")
+    path = inside(version, PurePosixPath(stored["file"]))
+    return OnnxRuntimeEngine(path, device=device, device_id=device_id, threads=threads, image=image, batch=batch)

@@ -1,0 +1,108 @@
+"""TensorRT plans of a run's step graph, side by side for several architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import DtkError, UsageError
+from toolkit.files import file_sha256, read_json, value_sha256
+from toolkit.handoff.config import HandoffSettings
+from toolkit.handoff.step_graph import StepGraph
+
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import name: name in the package index
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan of the step graph with the JSON that the export wrote beside it."""
+
+    path: Path
+    description: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, graph: StepGraph) -> Plan:
+        """The plan at ``path``. Raises DtkError where it is absent, damaged, or of another graph than ``graph``."""
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            raise DtkError(
+                f"There is no TensorRT plan {path} with its .json beside it.",
+                do="dtk export RUN --trt builds it; on another machine, copy both files",
+            )
+        plan = cls(path, read_json(path.with_suffix(".json")))
+        if file_sha256(path) != plan.description["sha256"]:
+            raise DtkError(f"{path} is damaged or was changed.", do="dtk export RUN --trt builds it again")
+        if plan.facts["onnx"] != value_sha256(sorted(graph.description["sha256"].values())):
+            raise DtkError(f"{path} is a plan of another step graph than {graph.path}.", do="dtk export RUN --trt")
+        if plan.smallest > 1:
+            raise DtkError(
+                f"{path} does not take a single image.",
+                found=f"batch {plan.facts['batch']}",
+                expected="a range from 1: images leave a batch when their steps are done",
+                do="dtk export RUN --trt --batch 1:8:64",
+            )
+        return plan
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it was built from, with and for."""
+        found: dict[str, Any] = self.description["facts"]
+        return found
+
+    @property
+    def smallest(self) -> int:
+        return int(self.facts["batch"].split(":")[0])
+
+    @property
+    def largest(self) -> int:
+        return int(self.facts["batch"].split(":")[2])
+
+    @property
+    def capabilities(self) -> list[str]:
+        """The compute capabilities it was built for; none where TensorRT for RTX chose them itself."""
+        if self.facts["builder"] == "tensorrt_rtx":
+            return list(self.facts["targets"])
+        return [self.facts["gpu_capability"]]
+
+    @property
+    def file(self) -> str:
+        """Its name on the server: step graph, builder, and architectures."""
+        return ".".join([self.path.stem, self.facts["builder"], *self.capabilities, "plan"])
+
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        built = {"package": self.facts["builder"], "version": self.facts["version"], "batch": self.facts["batch"]}
+        return {"file": self.file, **built, "compute_capability": self.capabilities, "built_on": self.facts["gpu"]}
+
+
+def find_plans(run: Path, settings: HandoffSettings, graph: StepGraph) -> list[Plan]:
+    """The plans to hand off: the run's own and those of the settings; none where ONNX Runtime serves.
+
+    Raises UsageError for settings that contradict each other, DtkError for a plan that does not fit.
+    """
+    if settings.runtime == "onnxruntime":
+        if settings.plans:
+            raise UsageError("Plans are carried by --runtime tensorrt alone.", found=f"runtime {settings.runtime}")
+        return []
+    if settings.device != "gpu":
+        raise UsageError("A TensorRT plan runs on a GPU.", found=f"device {settings.device}", do="add --device gpu")
+    own = run / "tensorrt" / graph.path.with_suffix(".plan").name
+    paths = [*([own] if own.is_file() or not settings.plans else []), *settings.plans]
+    found = [Plan.read(path, graph) for path in paths]
+    names = [plan.file for plan in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError("Two plans are for the same builder and architectures.", found=", ".join(twice))
+    for package in PACKAGES:
+        versions = sorted({plan.facts["version"] for plan in found if plan.facts["builder"] == package})
+        if len(versions) > 1:
+            raise UsageError(
+                f"The plans want different versions of {package}, and an image holds one.", found=", ".join(versions)
+            )
+    return found
+
+
+def requirements(plans: Sequence[Plan]) -> dict[str, str]:
+    """The packages, by their names in the index, that a server with these plans needs."""
+    return {PACKAGES[plan.facts["builder"]]: plan.facts["version"] for plan in plans}
