@@ -76,6 +76,18 @@ def test_threshold_auto_takes_the_stop_with_the_least_one_shot_loss(model: Path,
     assert set(scored) == set(AUTO_THRESHOLDS) and all(len(one.halves) == 2 for one in scored.values())
 
 
+def test_the_norm_term_is_asked_for_on_the_command_line(model: Path, tmp_path: Path) -> None:
+    found = {}
+    for option in ("--norm-term", "--no-norm-term"):
+        options = ["--criterion", "magnitude", "--target", "macs=0.45", "--align", 4, "--no-recover", "--json", option]
+        answer = dtk("compress", model, "-o", tmp_path / option, *options)
+        assert answer.json["stages"]["prune"]["asked"]["norm_term"] == (option == "--norm-term")
+        found[option] = read_scores(tmp_path / option / "prune" / "scores.safetensors")[0.05].scores
+    with_term, without = found.values()
+    assert all((with_term[name] >= scores).all() for name, scores in without.items())
+    assert any((with_term[name] > scores).any() for name, scores in without.items())
+
+
 def test_stability_of_the_scores_is_in_the_plan_and_said(compressed: Path) -> None:
     stability = json.loads((compressed / "prune" / "plan.json").read_text())["stability"]
     assert -1 <= stability["rank_correlation"] <= 1 and stability["kept_overlap"] <= 1

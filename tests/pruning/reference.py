@@ -69,3 +69,24 @@ def silenced(dense: nn.Module, layout: Layout, kept: Mapping[str, np.ndarray], p
                 KeptNorm(norm, kept_indices(segments, kept), pruned.config.norm_num_groups),
             )
     return model
+
+
+def sliced(layout: Layout, kept: Mapping[str, np.ndarray]) -> list[tuple[str, int]]:
+    """The dimensions that lost channels; without the biases of keys, to which attention's softmax is blind."""
+    return [
+        (tensor, dim)
+        for tensor, dim, segments in layout.dimensions()
+        if any(s.group != FIXED and len(kept[s.group]) < s.size for s in segments) and not tensor.endswith("to_k.bias")
+    ]
+
+
+def permute(pruned: nn.Module, layout: Layout, kept: Mapping[str, np.ndarray], tensor: str, dim: int) -> None:
+    """As if one kept-index list had been read in another order where this one tensor was sliced."""
+    order, start = [], 0
+    for segment in layout.tensors[tensor][dim]:
+        size = segment.size if segment.group == FIXED else len(kept[segment.group])
+        order.append(start + np.roll(np.arange(size), 1))
+        start += size
+    parameter = pruned.get_parameter(tensor)
+    with torch.no_grad():
+        parameter.copy_(parameter.index_select(dim, torch.from_numpy(np.concatenate(order))))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+import json
+from functools import cache, partial
 
 import pytest
 import torch
@@ -43,6 +44,12 @@ PUBLISHED = {
 
 
 def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cost:
+    return counted_once(json.dumps(config), class_name, tokens)
+
+
+@cache
+def counted_once(text: str, class_name: str, tokens: int) -> Cost:
+    config = json.loads(text)
     model = models.build(class_name, config)
     inputs = example_inputs(input_specs(class_name, config, tokens=tokens), batch=1, device="meta")
     return Cost(count_params(model), count_macs(model, inputs).macs)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.pruning.cases import CASES, dense_model, engine_of, inputs_of, random_scores
-from tests.pruning.reference import silenced
+from tests.pruning.reference import permute, silenced, sliced
 from toolkit.errors import DtkError
 from toolkit.models import plain_config
 from toolkit.pruning import surgery
@@ -38,7 +38,13 @@ def test_sliced_model_equals_dense_on_the_kept_channels(name: str, policy: str) 
     assert pruned.num_parameters() < 0.7 * dense.num_parameters()
     inputs = inputs_of(dense)
     expected = run(silenced(dense, engine.layout, kept, pruned), inputs)
-    torch.testing.assert_close(run(pruned, inputs), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    tolerance = 1e-5 * float(expected.abs().max())
+    torch.testing.assert_close(run(pruned, inputs), expected, rtol=0, atol=tolerance)
+    for tensor, dim in sliced(engine.layout, kept)[::17]:
+        whole = pruned.get_parameter(tensor).clone()
+        permute(pruned, engine.layout, kept, tensor, dim)
+        assert not torch.allclose(run(pruned, inputs), expected, rtol=0, atol=tolerance), (tensor, dim)
+        pruned.get_parameter(tensor).data.copy_(whole)
 
 
 @pytest.mark.parametrize("name", CASES)
