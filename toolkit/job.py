@@ -68,12 +68,14 @@ class Job:
     def images(self) -> tuple[Images, Images]:
         """Images to train on, and images to judge by."""
         from toolkit.data.open import open_images
+        from toolkit.data.prepare import Fit
         from toolkit.data.split import split
 
         data, shape = self.recipe.data, image_shape(self.dense)
-        source = self._opened(open_images(data.source, shape, self.progress))
+        fit = Fit(data.resize, data.crop)
+        source = self._opened(open_images(data.source, shape, self.progress, fit=fit, stream=data.stream))
         if data.reference is not None:
-            return source, self._opened(open_images(data.reference, shape, self.progress))
+            return source, self._opened(open_images(data.reference, shape, self.progress, fit=fit))
         return split(source, data.holdout, data.seed)
 
     @cached_property

@@ -216,6 +216,7 @@ def compress_recipe(
     model: str | None,
     data: str | None,
     *,
+    stream: int | None = None,
     device: str,
     seed: int | None,
     prune: dict[str, Any],
@@ -232,7 +233,7 @@ def compress_recipe(
 
     values = {
         "model": model,
-        "data": given({"source": data, "seed": seed}),
+        "data": given({"source": data, "stream": stream, "seed": seed}),
         "device": device,
         "prune": given(prune) | ({"latency": given(latency)} if given(latency) else {}),
         "recover": None if recover is None else given(recover),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -23,13 +23,18 @@ class DataSettings(Settings):
     """Where images come from: ``source`` None is the embedded default.
 
     ``reference`` names images that are judged by and never trained on; without it the share ``holdout`` of the source
-    is kept apart for that.
+    is kept apart for that. ``stream``: of a data set of the hub, read that many of its first rows as they come instead
+    of downloading all of it. ``resize``: the filter, widened where it shrinks. ``crop``: "centre" resizes until the
+    image covers the model's size and keeps the middle; "none" keeps everything and stretches it.
     """
 
     source: str | None = None
     reference: str | None = None
     holdout: float = Field(default=0.1, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
+    stream: int | None = Field(default=None, ge=1)
+    resize: Literal["bicubic", "bilinear", "lanczos", "box"] = "bicubic"
+    crop: Literal["centre", "none"] = "centre"
 
 
 class Recipe(Settings):

@@ -6,13 +6,16 @@ import hashlib
 import io
 import sys
 import zipfile
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from toolkit.data.open import open_images
+from toolkit.data.prepare import Fit
 from toolkit.errors import DtkError, MissingToolError
+from toolkit.recipe import DataSettings
 
 SHAPE = (3, 8, 8)
 
@@ -77,6 +80,25 @@ def test_resizing_covers_the_model_and_crops_the_centre(tmp_path):
     row = pixels(images)[0, 4, :, 0].astype(float)
     np.testing.assert_allclose(row, 32 + 4 * np.arange(8) + 1.5, atol=1)  # the middle 32 columns, averaged by fours
     assert "resized to cover 8x8" in images.preparation
+
+
+def test_without_cropping_an_image_is_stretched(tmp_path):
+    ramp = np.repeat(np.arange(0, 96, dtype=np.uint8)[None], 32, axis=0)  # 96 wide, 32 high
+    (tmp_path / "images").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "images" / "ramp.png")
+    np.savez(tmp_path / "ramp.npz", images=ramp[None])
+    for source in ("images", "ramp.npz"):
+        images = open_images(tmp_path / source, (1, 8, 8), fit=Fit("box", crop="none"))
+        np.testing.assert_allclose(pixels(images)[0, 4, :, 0], 12 * np.arange(8) + 5.5, atol=1)
+        assert images.preparation == "stretched to 8x8 (Pillow box, antialiased)"
+        assert images.fingerprint != open_images(tmp_path / source, (1, 8, 8)).fingerprint
+
+
+@pytest.mark.parametrize("resize", get_args(DataSettings.model_fields["resize"].annotation))
+def test_every_filter_of_the_recipe_is_pillows(tmp_path, resize):
+    picture(0, size=(20, 20)).save(fill(tmp_path / "images", 0) / "a.png")
+    expected = picture(0, size=(20, 20)).resize((8, 8), getattr(Image.Resampling, resize.upper()))
+    np.testing.assert_array_equal(pixels(open_images(tmp_path / "images", SHAPE, fit=Fit(resize)))[0], expected)
 
 
 def test_enlarged_images_are_counted(tmp_path):

@@ -17,6 +17,9 @@ def compress(
     ] = None,
     out: Out = None,
     data: Annotated[str | None, option("folder or zip of images, .npz, or a `datasets` id", "--data")] = None,
+    stream: Annotated[
+        int | None, option("of a `datasets` id, read so many first rows as they come, and no more")
+    ] = None,
     criterion: Annotated[str | None, option("how channels are scored; see `dtk list criteria`")] = None,
     threshold: Annotated[str | None, option("where Diff-Pruning stops: 0.05, or auto")] = None,
     target: Annotated[str | None, option("macs=0.57, params=20M, width=0.75, latency=0.6, latency=4.0ms")] = None,
@@ -79,6 +82,7 @@ def compress(
         asked = pipeline.compress_recipe(
             model,
             data,
+            stream=stream,
             device=device,
             seed=seed,
             prune=prune,

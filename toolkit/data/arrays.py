@@ -14,7 +14,7 @@ from PIL import Image
 from toolkit import default
 from toolkit.data.conditions import COLUMNS, Condition, Conditions, Kind, checked
 from toolkit.data.images import Images
-from toolkit.data.prepare import MODES, prepare
+from toolkit.data.prepare import COVER, MODES, Fit, prepare
 from toolkit.errors import DtkError
 
 EMBEDDED = "fashion-mnist (embedded)"
@@ -22,11 +22,11 @@ IDX_HEADER_BYTES = 16
 PADDED = 32  # 28x28 images get a black border of two
 
 
-def npz_images(path: Path, shape: tuple[int, int, int]) -> Images:
+def npz_images(path: Path, shape: tuple[int, int, int], fit: Fit = COVER) -> Images:
     """The images of an .npz: its array ``images``, ``arr_0`` or only array.
 
-    It is uint8 (N, H, W, C), (N, C, H, W) or, grey, (N, H, W). The images are resized and
-    cropped to ``shape`` (C, H, W) where they have another size. Arrays ``labels`` (N,) of integers and ``captions``
+    It is uint8 (N, H, W, C), (N, C, H, W) or, grey, (N, H, W). Images of another size are
+    brought to ``shape`` (C, H, W) as ``fit`` says. Arrays ``labels`` (N,) of integers and ``captions``
     (N,) of text give their conditions. Raises DtkError where the file is damaged or pickled, holds no such array, or
     has other channels than the model.
     """
@@ -42,9 +42,8 @@ def npz_images(path: Path, shape: tuple[int, int, int]) -> Images:
             found=f"{stored.shape[2]}x{stored.shape[1]}",
             expected=f"{shape[2]}x{shape[1]}",
         )
-    resized = np.stack([prepare(Image.fromarray(one.squeeze()), shape).pixels for one in stored])
-    how = f"resized to cover {shape[2]}x{shape[1]} (Pillow bicubic, antialiased), centre crop"
-    return _of_array(str(path), resized, shape, digest, how, conditions)
+    resized = np.stack([prepare(Image.fromarray(one.squeeze()), shape, fit).pixels for one in stored])
+    return _of_array(str(path), resized, shape, digest, fit.words(*shape[1:]), conditions)
 
 
 def embedded_images(shape: tuple[int, int, int]) -> Images:

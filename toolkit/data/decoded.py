@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.data.images import Images
-from toolkit.data.prepare import Prepared, UnreadableImageError, check_shape, decode
+from toolkit.data.prepare import COVER, Fit, Prepared, UnreadableImageError, check_shape, decode
 from toolkit.data.stored import StoredFiles
 from toolkit.errors import DtkError
 from toolkit.progress import Progress, silent
@@ -28,15 +28,17 @@ class _Checked:
     enlarged: bool = False
 
 
-def images_of_files(files: StoredFiles, shape: tuple[int, int, int], progress: Progress = silent) -> Images:
-    """Check every file and return the readable images, resized and cropped to ``shape`` (C, H, W).
+def images_of_files(
+    files: StoredFiles, shape: tuple[int, int, int], progress: Progress = silent, fit: Fit = COVER
+) -> Images:
+    """Check every file and return the readable images, brought to ``shape`` (C, H, W) as ``fit`` says.
 
     Raises DtkError where there is no image, or where most of them are of the other colour kind than the model: a few
     grey images in a colour set (and the other way round) are converted and counted, a whole set is a mistake.
     """
     check_shape(shape)
     keep = len(files.names) * int(np.prod(shape)) <= MEMORY_BYTES
-    checked = _check_all(files, shape, keep, progress)
+    checked = _check_all(files, shape, fit, keep, progress)
     good = [index for index, one in enumerate(checked) if one.reason is None]
     skipped = tuple(f"{files.names[i]}: {one.reason}" for i, one in enumerate(checked) if one.reason is not None)
     if not good:
@@ -44,20 +46,22 @@ def images_of_files(files: StoredFiles, shape: tuple[int, int, int], progress: P
     _check_colours(files, [checked[index].recoloured for index in good], shape[0])
 
     def reader(number: int) -> np.ndarray:
-        prepared = checked[good[number]].prepared or decode(files.read(good[number]), shape)
+        prepared = checked[good[number]].prepared or decode(files.read(good[number]), shape, fit)
         return prepared.pixels
 
     digest = hashlib.sha256(b"".join(checked[index].digest for index in good)).hexdigest()
-    preparation = _preparation([checked[index] for index in good], shape)
+    preparation = _preparation([checked[index] for index in good], shape, fit)
     conditions = files.conditions.select(good)
     return Images(files.source, shape, digest, tuple(range(len(good))), reader, skipped, preparation, conditions)
 
 
-def _check_all(files: StoredFiles, shape: tuple[int, int, int], keep: bool, progress: Progress) -> list[_Checked]:
+def _check_all(
+    files: StoredFiles, shape: tuple[int, int, int], fit: Fit, keep: bool, progress: Progress
+) -> list[_Checked]:
     def check(index: int) -> _Checked:
         try:
             content = files.read(index)
-            prepared = decode(content, shape)
+            prepared = decode(content, shape, fit)
         except UnreadableImageError as error:
             return _Checked(b"", str(error), None)
         except Exception as error:  # a zip member with a wrong checksum, a file that may not be read
@@ -92,9 +96,8 @@ def _check_colours(files: StoredFiles, recoloured: list[bool], channels: int) ->
         )
 
 
-def _preparation(images: list[_Checked], shape: tuple[int, int, int]) -> str:
-    _, height, width = shape
-    text = f"resized to cover {width}x{height} (Pillow bicubic, antialiased), centre crop"
+def _preparation(images: list[_Checked], shape: tuple[int, int, int], fit: Fit) -> str:
+    text = fit.words(*shape[1:])
     enlarged, recoloured = sum(one.enlarged for one in images), sum(one.recoloured for one in images)
     text += f"; {enlarged} enlarged" if enlarged else ""
     return text + (f"; {recoloured} converted to {KINDS[shape[0]]}" if recoloured else "")

@@ -19,6 +19,27 @@ class UnreadableImageError(Exception):
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How an image comes to the model's size; ``resize`` names Pillow's filter, without ``crop`` it is stretched."""
+
+    resize: str = "bicubic"
+    crop: str = "centre"
+
+    def __call__(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """The image at ``size`` (width, height)."""
+        resample = Image.Resampling[self.resize.upper()]
+        return image.resize(size, resample) if self.crop == "none" else ImageOps.fit(image, size, resample)
+
+    def words(self, height: int, width: int) -> str:
+        """What was done, for the record of a figure."""
+        how = f"{width}x{height} (Pillow {self.resize}, antialiased)"
+        return f"stretched to {how}" if self.crop == "none" else f"resized to cover {how}, {self.crop} crop"
+
+
+COVER = Fit()
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Pixels uint8 (H, W, C), and what had to be done to them beyond shrinking and cropping."""
 
@@ -38,11 +59,11 @@ def check_shape(shape: tuple[int, int, int]) -> None:
         )
 
 
-def decode(content: bytes, shape: tuple[int, int, int]) -> Prepared:
+def decode(content: bytes, shape: tuple[int, int, int], fit: Fit = COVER) -> Prepared:
     """Decode an image file and bring it to ``shape`` (C, H, W); raises UnreadableImageError."""
     try:
         with Image.open(io.BytesIO(content)) as stored:
-            return prepare(ImageOps.exif_transpose(stored), shape)
+            return prepare(ImageOps.exif_transpose(stored), shape, fit)
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -50,17 +71,17 @@ def decode(content: bytes, shape: tuple[int, int, int]) -> Prepared:
         raise UnreadableImageError(f"damaged: {reason}") from error
 
 
-def prepare(image: Image.Image, shape: tuple[int, int, int]) -> Prepared:
-    """Resize so that the shorter side fits, crop the centre, and take the model's colour mode.
+def prepare(image: Image.Image, shape: tuple[int, int, int], fit: Fit = COVER) -> Prepared:
+    """Bring the image to the model's size and colour mode.
 
-    Resizing is Pillow's bicubic, which widens its kernel when it shrinks (Parmar et al. 2022 on why that matters for
-    distances between images).
+    Pillow's filters widen their kernels when they shrink (Parmar et al. 2022 on why that matters for distances between
+    images).
     """
     channels, height, width = shape
     enlarged = image.width < width or image.height < height
     colour = to_eight_bits(image)
     recoloured = (colour.mode == "L") != (channels == 1) and not (channels == 1 and _is_grey(colour))
-    pixels = np.asarray(ImageOps.fit(colour.convert(MODES[channels]), (width, height), Image.Resampling.BICUBIC))
+    pixels = np.asarray(fit(colour.convert(MODES[channels]), (width, height)))
     return Prepared(pixels.reshape(height, width, channels), recoloured, enlarged)
 
 
