@@ -68,13 +68,20 @@ def nearest(space: Space, counted: Count, cost: LatencyCost, goal: float, target
 
 
 def row(folder: Path, target: str, base: dict[str, Any], found: Latencies) -> dict[str, Any]:
-    """One run: what it keeps at once, what recovery leaves, and its latency measured again."""
+    """One run, or the words of its refusal: a small model's widths leave gaps between the latencies it can have."""
+    try:
+        return {"target": target} | finished(folder, target, base, found)
+    except DtkError as refused:
+        return {"target": target, "refused": str(refused)}
+
+
+def finished(folder: Path, target: str, base: dict[str, Any], found: Latencies) -> dict[str, Any]:
+    """What a run keeps at once, what recovery leaves, and its latency measured again."""
     asked: Recipe = make(base | {"prune": base["prune"] | {"target": target}}, "The benchmark's recipe")
     job = pipeline.start(folder, asked, overwrite=False, progress=lambda *_: None, notice=print)
     stages = pipeline.run_all(job)["stages"]
     plan = stages["prune"]
     return {
-        "target": target,
         "widths": [width["got"] for width in plan["widths"]],
         "macs_fraction": plan["got"]["macs_fraction"],
         "retained": plan["retained"],

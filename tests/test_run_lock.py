@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.conftest import dtk
 from toolkit.errors import DtkError
+from toolkit.files import TEMPORARY
 from toolkit.run_folder import Run
 from toolkit.run_lock import held
 
@@ -70,6 +71,18 @@ def test_a_killed_command_leaves_no_lock(run: Path, holder: subprocess.Popen[str
     holder.wait()
     with held(run):
         assert [path.name for path in run.iterdir()] == ["run.json"], "no file tells of the lock"
+
+
+def test_what_a_killed_command_left_goes_when_nobody_else_is_at_work(run: Path, holder: subprocess.Popen[str]) -> None:
+    leftover = run / f"{TEMPORARY}export.1"
+    (leftover / "onnx").mkdir(parents=True)
+    with pytest.raises(DtkError, match="Another dtk command"), held(run):
+        pass
+    assert leftover.is_dir(), "it may be the other command's own"
+    holder.kill()
+    holder.wait()
+    with held(run):
+        assert not leftover.exists()
 
 
 def test_a_folder_that_was_made_and_stayed_empty_goes_again(tmp_path: Path) -> None:

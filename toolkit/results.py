@@ -52,10 +52,10 @@ def stale(run: Run, compressed_sha256: str) -> list[str]:
 
 
 def read(run: Run) -> dict[str, Any]:
-    """``{"schema_version", "machine", "versions", "seconds", "stages": {stage: what it found},
+    """``{"schema_version", "machine", "machines", "versions", "seconds", "stages": {stage: what it found},
     "missing": {stage: the command that runs it}}`` of a run.
 
-    Raises DtkError where no stage has finished.
+    ``machine`` and ``versions`` are those of the first stage. Raises DtkError where no stage has finished.
     """
     finished: dict[str, Any] = run.record()["stages"]
     if not finished:
@@ -64,6 +64,7 @@ def read(run: Run) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "machine": first["machine"],
+        "machines": {stage: record["machine"] for stage, record in finished.items()},
         "versions": first["versions"],
         "seconds": {stage: record["seconds"] for stage, record in finished.items()},
         "stages": {stage: reader(run) for stage, reader in READERS.items() if stage in finished},

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from toolkit import processes
 from toolkit.errors import DtkError
+from toolkit.files import remove_leftovers
 
 LOCKS = Path("/proc/locks")
 
@@ -22,8 +23,8 @@ LOCKS = Path("/proc/locks")
 def held(path: Path, *, make: bool = False) -> Iterator[None]:
     """Hold the run folder at ``path``; where there is none, nothing is held, or with ``make`` it is made.
 
-    A folder that was made and stayed empty is removed again. Raises DtkError where another process holds it. On a file
-    system without locks nothing is held.
+    What a killed process left half written in a run is removed, as is a folder that was made and stayed empty. Raises
+    DtkError where another process holds it. On a file system without locks nothing is held.
     """
     if not processes.is_main():  # a launcher's main process holds it for all of them
         yield
@@ -36,7 +37,8 @@ def held(path: Path, *, make: bool = False) -> Iterator[None]:
         return
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _lock(folder, path)
+        if _lock(folder, path) and (path / "run.json").is_file():
+            remove_leftovers(path)  # whoever left them is dead
         yield
     finally:
         os.close(folder)
@@ -45,7 +47,8 @@ def held(path: Path, *, make: bool = False) -> Iterator[None]:
                 path.rmdir()
 
 
-def _lock(folder: int, path: Path) -> None:
+def _lock(folder: int, path: Path) -> bool:
+    """Whether the lock is held; a file system may have none."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -56,7 +59,8 @@ def _lock(folder: int, path: Path) -> None:
             do="wait until it has ended, end it, or choose another folder",
         ) from None
     except OSError:
-        return
+        return False
+    return True
 
 
 def _holder(inode: int) -> str | None:

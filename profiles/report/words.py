@@ -61,6 +61,14 @@ def speed(faster: dict[str, Any]) -> str:
     return VERDICTS[faster["verdict"]].format(**faster)
 
 
+def machines(value: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The machines of a report, each with the stages that ran there in words; no words where there was but one."""
+    ran: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for stage, machine in value.get("machines", {"": value["machine"]}).items():
+        ran.setdefault(places(machine), (machine, []))[1].append(stage)
+    return [(machine, ", ".join(stages) if len(ran) > 1 else "") for machine, stages in ran.values()]
+
+
 def places(machine: dict[str, Any]) -> str:
     """A machine in a line: its GPU, or its processor and cores."""
     processor = f"{machine['processor']}, {machine['cores']} cores"

@@ -25,7 +25,8 @@ def report(run: RunFolder, json: Json = False) -> None:
 
 @app.command(name="list")
 def list_known(
-    kind: Annotated[str, typer.Argument(help="criteria, adapters, runners, samplers or losses")], json: Json = False
+    kind: Annotated[str, typer.Argument(help="criteria, adapters, runners, exporters, samplers or losses")],
+    json: Json = False,
 ) -> None:
     """List what dtk knows."""
     from toolkit import pipeline

@@ -121,6 +121,17 @@ def test_older_stages_without_the_newer_figures_are_shown() -> None:
     assert "SSIM" in render(value, {}, "")
 
 
+def test_every_machine_is_named_with_what_ran_there() -> None:
+    value = example()
+    here, gpu = value["machine"], {**value["machine"], "device": "cuda", "gpu": "NVIDIA H200"}
+    value["machines"] = {"prune": here, "recover": gpu, "profile": here}
+    page = render(value, {}, "")
+    assert f"{here['processor']}, {here['cores']} cores (prune, profile)" in page and "NVIDIA H200" in page
+    assert "(recover)" in page and page.count("ran here") == 2
+    value["machines"] = {"prune": here, "recover": here}
+    assert "(prune" not in render(value, {}, "") and "ran here" not in render(value, {}, "")
+
+
 def test_a_stale_stage_and_an_absent_dense_model_are_said() -> None:
     page = render(example() | {"stale": ["profile"], "dense_missing": True}, {}, "")
     assert "figures are of an earlier model" in page and "no longer at" in page
