@@ -139,6 +139,13 @@ def compare(paths: list[Path], *, across_machines: bool) -> dict[str, Any]:
     return compare_runs([Run.open(path) for path in paths], across_machines=across_machines)
 
 
+def compare_evaluations(paths: list[Path]) -> dict[str, Any]:
+    """The evaluations of several runs side by side."""
+    from toolkit.evaluation.runs import compare_evaluations as compared
+
+    return compared([Run.open(path) for path in paths])
+
+
 def handoff(job: Job) -> dict[str, Any]:
     """The handoff stage."""
     from toolkit.handoff.config import HandoffSettings

@@ -47,6 +47,9 @@ def recover(
 @app.command()
 def evaluate(
     run: RunFolder,
+    others: Annotated[
+        list[Path] | None, typer.Argument(metavar="[OTHER]...", help="compare the evaluations of these runs")
+    ] = None,
     images: Annotated[int | None, option("samples of each model")] = None,
     sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver")] = None,
     sampling_steps: Annotated[int | None, option("steps of the sampler")] = None,
@@ -60,10 +63,26 @@ def evaluate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Sample dense and compressed side by side and measure both against real images."""
+    """Sample dense and compressed side by side and judge both by real images. With OTHER runs: show their figures."""
     changes: dict[str, Any] = {"sampler": sampler, "sampling_steps": sampling_steps, "features": features, "seed": seed}
-    changes |= {"guidance": guidance, "batch_size": batch_size, "controls": controls}
-    _stage(run, "evaluate", json, images=images, **changes)
+    changes |= {"guidance": guidance, "batch_size": batch_size, "controls": controls, "images": images}
+    if others:
+        _compare([run, *others], changes, json)
+    else:
+        _stage(run, "evaluate", json, **changes)
+
+
+def _compare(runs: list[Path], changes: dict[str, Any], json: bool) -> None:
+    from toolkit import pipeline
+    from toolkit.cli import tables
+    from toolkit.cli.terminal import show, terminal
+    from toolkit.errors import UsageError
+
+    with terminal(quiet=json):
+        if any(value is not None for value in changes.values()):
+            raise UsageError("Runs that are compared are not sampled.", expected="run folders alone")
+        found = pipeline.compare_evaluations(runs)
+    show(found, json, tables.evaluations)
 
 
 @app.command()

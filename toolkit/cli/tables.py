@@ -74,6 +74,19 @@ def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
         yield f"control: {metrics['controls']['verdict']}"
 
 
+def evaluations(compared: dict[str, Any]) -> Iterator[Any]:
+    """Each metric of several compressed models, and in brackets how far it is from the first one's."""
+    runs = [run["name"] for run in compared["runs"]]
+    table = _table("Quality of the compressed models", "", *runs, "images")
+    for row in compared["rows"]:
+        values = [f"{value:.3f}" for value in row["values"]]
+        others = [f"{value} ({gap:+.3f})" for value, gap in zip(values[1:], row["differences"], strict=True)]
+        table.add_row(row["metric"], values[0], *others, f"{row['count']:,}")
+    sampled = [f"{run['sampler']}, {run['sampling_steps']}" for run in compared["runs"]]
+    table.add_row("sampler, steps", *sampled, "")
+    yield table
+
+
 def parity(exported: dict[str, Any]) -> Iterator[Any]:
     """How far each export is from torch."""
     table = _table("ONNX against torch", "", "relative error", "tolerance", "images after the whole loop")
