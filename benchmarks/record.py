@@ -1,23 +1,53 @@
 """Keep a run's report as a result: ``python benchmarks/record.py RUN NAME`` writes benchmarks/results/NAME.json.
 
-The report names its machine and versions; the calibration's loss curve and the parity of every timestep are left out.
+The report names its machine and versions; the calibration's loss curve and the parity of every timestep are left out,
+and of paths only the last part stays. ``--without-times`` leaves out what a busy machine makes worthless: how long
+the stages took, and latency. ``--note`` says in words what the figures are worth.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
+from typing import Any
 
 from toolkit.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
+TIMES = ("latency", "loop", "open_s", "first_call_ms")
 
 
-def main(run: str, name: str) -> None:
-    report = read_json(Path(run) / "report.json")
+def named(value: Any) -> Any:
+    """The value with absolute paths, which only one machine knows, cut to their last part."""
+    if isinstance(value, dict):
+        return {key: named(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [named(one) for one in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without durations; sizes, memory and counts stay."""
+    kept = {key: value for key, value in report.items() if key not in ("seconds", "verdict")}
+    for found in kept["stages"].get("profile", {}).get("runners", {}).values():
+        for key in TIMES:
+            found.pop(key, None)
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--without-times", action="store_true")
+    parser.add_argument("--note")
+    asked = parser.parse_args()
+    report = named(read_json(asked.run / "report.json"))
     report["stages"].get("prune", {}).get("scoring", {}).pop("losses", None)
-    write_json(RESULTS / f"{name}.json", report)
+    if asked.without_times:
+        report = without_times(report)
+    write_json(RESULTS / f"{asked.name}.json", ({"note": asked.note} if asked.note else {}) | report)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
