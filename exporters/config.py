@@ -33,6 +33,11 @@ class BatchRange(Settings):
 
 
 def _parse_batch(value: object) -> object:
+    if isinstance(value, int):
+        raise UsageError(
+            f"Cannot read the batch range {value}.",
+            expected='min:opt:max; YAML reads 1:4:8 as a time of day, so put it in quotes: "1:4:8"',
+        )
     if not isinstance(value, str):
         return value
     if not re.fullmatch(r"\d+:\d+:\d+", value):

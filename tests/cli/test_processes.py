@@ -16,6 +16,7 @@ import yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from tests.cli.conftest import dtk as here
 from toolkit.cli import app
 from toolkit.noise import generator
 
@@ -88,10 +89,10 @@ def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path) -> None
     }
     path, one, two = tmp_path / "recipe.yaml", tmp_path / "one", tmp_path / "two"
     path.write_text(yaml.safe_dump(recipe))
-    dtk("-m", "toolkit", "run", str(path), "-o", str(one))
+    assert here("run", path, "-o", one).code == 0
     shutil.copytree(one, two)
     settings = ["--images", "300", "--sampling-steps", "2", "--features", str(tmp_path / "means.pt"), "--controls"]
-    dtk("-m", "toolkit", "evaluate", str(one), *settings)
+    assert here("evaluate", one, *settings).code == 0
     dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "evaluate", str(two), *settings)
     assert json.loads((two / "run.json").read_text())["stages"]["evaluate"]["processes"] == 2
     shards = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from exporters.config import BatchRange, ExportSettings
 from toolkit.errors import UsageError
@@ -19,6 +20,11 @@ def test_a_batch_range_reads_as_it_is_written() -> None:
 def test_a_batch_range_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"Cannot read the batch range[\s\S]*min:opt:max"):
         ExportSettings.model_validate({"batch": text})
+
+
+def test_a_batch_range_that_yaml_took_for_a_time_is_refused() -> None:
+    with pytest.raises(UsageError, match="put it in quotes"):
+        ExportSettings(batch=yaml.safe_load("1:4:8"))
 
 
 @pytest.mark.parametrize("text", ["8:1:64", "1:64:8"])
