@@ -4,7 +4,7 @@
 width would have landed there: of all that ``macs=`` or ``width=`` can give, the one whose latency in the table is
 nearest. The three are pruned and recovered alike, each in a run folder below RUNS, and their models measured in turns
 with the dense one. The same command resumes: finished runs and entries of the table are taken as they are. Writes
-benchmarks/results/latency-target.json.
+benchmarks/results/latency-target.json, or what --output names.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ def main() -> None:
     """Fill in what is missing of the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
+    parser.add_argument("--model", help="a diffusers folder; none: the embedded default")
+    parser.add_argument("--data", help="its images; none: the embedded default's")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--goals", default="0.75,0.6,0.5")
     parser.add_argument("--steps", type=int, default=200, help="of recovery; 0 leaves it out")
     parser.add_argument("--batch", type=int, default=16)
@@ -103,9 +106,9 @@ def main() -> None:
     prune = {"latency": {"runner": "onnxruntime", "batch": given.batch}}
     stages: dict[str, Any] = dict.fromkeys(("evaluate", "export", "profile", "handoff"))
     stages["recover"] = {"steps": given.steps} if given.steps else None
-    base = {"device": "cpu", "prune": prune, **stages}
+    base = {"model": given.model, "data": {"source": given.data}, "device": "cpu", "prune": prune, **stages}
     asked = make(base, "The benchmark's recipe")
-    dense = models.find(None)
+    dense = models.find(given.model)
     engine, counted, rows = engine_for(dense, asked.prune), count(dense), []
     with latencies(dense, asked.prune.latency, "cpu") as found:
         cost = LatencyCost(engine.space, found.measure)
@@ -113,8 +116,9 @@ def main() -> None:
             for figure, target in rivals(engine.space, counted, cost, goal).items():
                 name = target.replace("=", "-")
                 rows.append({"goal": goal, "by": figure} | row(given.runs / name, target, base, found))
-                facts = {"machine": machine(), "versions": versions(), "batch": given.batch, "steps": given.steps}
-                write_json(RESULTS, facts | {"prediction_errors": sorted(cost.surprises.values()), "rows": rows})
+                facts = {"model": given.model or "the embedded default", "machine": machine(), "versions": versions()}
+                facts |= {"batch": given.batch, "steps": given.steps}
+                write_json(given.output, facts | {"prediction_errors": sorted(cost.surprises.values()), "rows": rows})
 
 
 if __name__ == "__main__":
