@@ -103,20 +103,38 @@ class Ladder:
         expected = self._images(self._guided_reference, settings.sampler)
         return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
 
+    def engine(self, plan: Path) -> dict[str, Any]:
+        """The last rung: the engine at ``plan`` against torch float32, on the GPU it was built for.
+
+        Raises DtkError where it is out of tolerance. A loop of more images than the engine takes is not run.
+        """
+        with closing(open_runner("tensorrt", plan)) as candidate:
+            return self._climbed(
+                lambda *x, **given: candidate(*x, **given).cpu(), "TensorRT engine", self.settings.dtype
+            )
+
     def _compare(self, path: Path, dtype: DtypeName) -> dict[str, Any]:
         with closing(open_runner("onnxruntime", path)) as candidate:
-            predictions = compare(
-                self.reference,
-                candidate,
-                self.specs,
-                batches=sorted({1, 2, self.settings.batch.max}),
-                tolerance=TOLERANCES[dtype],
-                name=f"The {self.name} model as ONNX {dtype}",
-                seed=self.settings.seed,
-            )
-            images = self._images(candidate, "ddim")
-        loop = self._compare_images(self._ddim_images, images, "ddim", "ONNX", dtype)
-        return {"predictions": predictions, "loop": loop}
+            return self._climbed(candidate, "ONNX", dtype)
+
+    def _climbed(self, candidate: Callable[..., torch.Tensor], form: str, dtype: DtypeName) -> dict[str, Any]:
+        batch, engine = self.settings.batch, form != "ONNX"
+        predictions = compare(
+            self.reference,
+            candidate,
+            self.specs,
+            batches=sorted(size for size in {1, 2, batch.max} if not engine or batch.min <= size <= batch.max),
+            tolerance=TOLERANCES[dtype],
+            name=f"The {self.name} model as {form} {dtype}",
+            seed=self.settings.seed,
+        )
+        if engine and not batch.min <= len(self._seeds) <= batch.max:
+            return {"predictions": predictions, "loop": {"not_run": f"{len(self._seeds)} images, built for {batch}"}}
+        images = self._images(candidate, "ddim")
+        return {
+            "predictions": predictions,
+            "loop": self._compare_images(self._ddim_images, images, "ddim", form, dtype),
+        }
 
     def _compare_images(
         self, expected: torch.Tensor, got: torch.Tensor, sampler: str, form: str, dtype: DtypeName

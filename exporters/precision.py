@@ -2,12 +2,14 @@
 
 A graph in float32 silently gives a float32 engine, whatever was meant. So after a build it is measured how many of the
 weight bytes of convolutions and matrix products are in half precision: in the parsed, typed network, whose types are
-the engine's, and in the plan itself, by looking for the weights in both precisions. Builders reorder weights, but
-along channels they stay together; a few are folded into others and are found in neither.
+the engine's; in the plan itself, by looking for the weights in both precisions (builders reorder weights, but along
+channels they stay together; a few are folded into others and are found in neither); and, where a GPU can load the plan,
+by what TensorRT's inspector says of its layers.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,13 +19,15 @@ import numpy as np
 import onnx
 
 from exporters.config import DtypeName
+from exporters.tensorrt import collecting_logger
 from toolkit.errors import DtkError
 from toolkit.noise import generator
-from toolkit.runners.tensorrt_api import TensorRT
+from toolkit.runners.tensorrt_api import TensorRT, has_gpu
 
 LEAST_SHARE = 0.95
 LEAST_FOUND = 0.5  # of the weight bytes: fewer found in the plan prove nothing
 TENSORS, VECTORS = 64, 6  # looked for: the largest tensors, so many places in each
+INSPECTED = {"Half": 2, "BFloat16": 2, "BF16": 2, "FP16": 2, "Float": 4, "FP32": 4}  # bytes by the inspector's names
 VECTOR_BYTES = 16  # channels that every layout keeps side by side
 
 
@@ -40,10 +44,15 @@ def prove(
     stored, found = stored_share(graph, plan)
     proof = {"typed_share": typed, "stored_share": stored, "stored_found": found}
     shares = [typed, *([stored] if found >= LEAST_FOUND else [])]
+    if has_gpu():
+        inspected, told = inspected_share(api, graph, plan)
+        proof |= {"inspected_share": inspected, "inspected_told": told}
+        shares += [inspected] if told >= LEAST_FOUND else []
     if dtype != "fp32" and min(shares) < least:
         raise DtkError(
             f"The engine of {graph.name} does not compute in {dtype}.",
-            found=f"{100 * typed:.1f} % of the weight bytes in its graph and {100 * stored:.1f} % in its plan",
+            found=f"{100 * typed:.1f} % of the weight bytes in its graph and {100 * stored:.1f} % in its plan"
+            + (f", {100 * proof['inspected_share']:.1f} % by its inspector" if "inspected_share" in proof else ""),
             expected=f"at least {100 * least:.3g} %",
             do=f"export again with --dtype {dtype}: a strongly typed builder takes the types of the graph",
         )
@@ -86,12 +95,38 @@ def _weights(api: TensorRT, network: Any) -> Iterator[tuple[Any, int]]:
                     yield operand.dtype, int(np.prod(operand.shape)) * operand.dtype.itemsize
 
 
+def inspected_share(api: TensorRT, graph: Path, plan: bytes) -> tuple[float, float]:
+    """Of the weight bytes that the inspector names, the share in half; and of how much of ``graph``'s weights it tells.
+
+    Layers that the builder fused by its own compiler name no weights.
+    """
+    trt = api.module
+    logger = collecting_logger(api)
+    runtime = trt.Runtime(logger)  # both must outlive the engine
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return 0.0, 0.0
+    inspector = engine.create_engine_inspector()
+    layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+    weights = [layer["Weights"] for layer in layers if isinstance(layer, dict) and "Weights" in layer]
+    size = dict.fromkeys({1, *INSPECTED.values()}, 0)
+    for found in weights:
+        size[INSPECTED.get(found["Type"], 1)] += found["Count"]
+    total = sum(array.size for array in _arrays(graph))
+    told_bytes = sum(bytes_each * count for bytes_each, count in size.items())
+    return (2 * size[2] / told_bytes if told_bytes else 0.0), (sum(size.values()) / total if total else 0.0)
+
+
+def _arrays(graph: Path) -> list[np.ndarray]:
+    """The weights of an ONNX file: matrices and kernels, the largest first."""
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(graph).graph.initializer]
+    arrays = [array for array in arrays if array.dtype.kind != "i" and array.ndim >= 2 and array.size >= 256]
+    return sorted(arrays, key=lambda array: -array.size)
+
+
 def stored_share(graph: Path, plan: bytes) -> tuple[float, float]:
     """Of the weight bytes of an ONNX file found in a plan, the share in half precision; and how many were found."""
-    model = onnx.load(graph)
-    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-    arrays = [array for array in arrays if array.dtype.kind != "i" and array.ndim >= 2 and array.size >= 256]
-    largest = sorted(arrays, key=lambda array: -array.size)[:TENSORS]
+    largest = _arrays(graph)[:TENSORS]
     size = {2: 0, 4: 0}
     for number, array in enumerate(largest):
         for kind in {array.dtype, np.dtype(np.float16), np.dtype(np.float32)}:

@@ -47,7 +47,7 @@ def export(
     found = result(run.path / "export")
     if settings.layout == "optimum":
         found["optimum"] = _optimum(run, settings, compressed, progress)
-    return found | ({"engines": _engines(run, settings, found, progress)} if settings.trt else {})
+    return found | ({"engines": _engines(run, settings, found, models, progress)} if settings.trt else {})
 
 
 def _optimum(run: Run, settings: ExportSettings, model: ModelFolder, progress: Progress) -> dict[str, Any]:
@@ -63,13 +63,17 @@ def _optimum(run: Run, settings: ExportSettings, model: ModelFolder, progress: P
     return {"folder": "optimum", "deviations": run.require("optimum", "dtk export --layout optimum")["deviations"]}
 
 
-def _engines(run: Run, settings: ExportSettings, exported: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _engines(
+    run: Run, settings: ExportSettings, exported: dict[str, Any], models: dict[str, ModelFolder], progress: Progress
+) -> dict[str, Any]:
     """Write RUN/tensorrt/{dense,compressed,compressed_step}.plan, a .json beside each: a stage behind the ONNX files.
 
-    The step graph's engine is a server's, which serves any batch of the range.
+    The step graph's engine is a server's, which serves any batch of the range and compares its known image. With a GPU
+    the other engines are held against torch: ``parity`` in the .json.
     """
     from exporters.engines import batch_ranges, engine_facts, write_engine
-    from toolkit.runners.tensorrt_api import load_tensorrt
+    from exporters.ladder import Ladder
+    from toolkit.runners.tensorrt_api import has_gpu, load_tensorrt
 
     api = load_tensorrt()
     ranges = batch_ranges(settings)
@@ -82,7 +86,13 @@ def _engines(run: Run, settings: ExportSettings, exported: dict[str, Any], progr
             for name, (ending, batch) in wanted:
                 description = exported["onnx"][name]
                 onnx, target = run.path / description["file"], folder / f"{name}{ending}.plan"
-                write_engine(api, onnx, description, target, settings.model_copy(update={"batch": batch}), progress)
+                asked = settings.model_copy(update={"batch": batch})
+                built = write_engine(api, onnx, description, target, asked, progress)
+                if name in models and has_gpu():
+                    write_json(
+                        target.with_suffix(".json"),
+                        built | {"parity": Ladder(models[name], asked, name).engine(target)},
+                    )
     files = [f"{name}{ending}" for name, (ending, _) in wanted]
     return {
         name: {"file": f"tensorrt/{name}.plan"} | read_json(run.path / "tensorrt" / f"{name}.json") for name in files

@@ -34,17 +34,48 @@ def test_a_range_and_each_of_its_shapes(batch: str, expected: dict[str, str]) ->
     assert {name: str(found) for name, found in batch_ranges(settings).items()} == expected
 
 
-def test_every_shape_has_its_plan_for_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(api: Any, onnx: Path, description: Any, target: Path, settings: ExportSettings, progress: Any) -> None:
-        target.write_bytes(b"plan")
-        write_json(target.with_suffix(".json"), {"onnx": onnx.name, "batch": str(settings.batch)})
+def write(api: Any, onnx: Path, description: Any, target: Path, settings: ExportSettings, progress: Any) -> Any:
+    """What write_engine leaves."""
+    target.write_bytes(b"plan")
+    found = {"onnx": onnx.name, "batch": str(settings.batch)}
+    write_json(target.with_suffix(".json"), found)
+    return found
 
+
+EXPORTED = {"onnx": {n: {"file": f"{n}.onnx", "sha256": {}, "dtype": "fp32"} for n in (*NAMES, STEP)}}
+
+
+def test_with_a_gpu_the_denoisers_engines_are_held_against_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rung:
+        def __init__(self, model: str, settings: ExportSettings, name: str) -> None:
+            self.told = f"{model} {settings.batch} {name}"
+
+        def engine(self, plan: Path) -> str:
+            assert plan.read_bytes() == b"plan"
+            return f"{self.told} {plan.name}"
+
+    monkeypatch.setattr(engines, "write_engine", write)
+    monkeypatch.setattr("exporters.ladder.Ladder", Rung)
+    monkeypatch.setattr(tensorrt_api, "has_gpu", lambda: True)
+    monkeypatch.setattr(tensorrt_api, "load_tensorrt", lambda: TensorRT(tensorrt_api, rtx=True))
+    monkeypatch.setattr(TensorRT, "version", "1")
+    models: Any = {name: f"model {name}" for name in NAMES}
+    settings = ExportSettings.model_validate({"batch": "1:2:4"})
+    found = _engines(Run.create(tmp_path), settings, EXPORTED, models, silent)
+    assert {name: entry.get("parity") for name, entry in found.items()} == {
+        **{name: f"model {name} 1:2:4 {name} {name}.plan" for name in NAMES},
+        STEP: None,
+    }
+
+
+def test_every_shape_has_its_plan_for_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "write_engine", write)
     monkeypatch.setattr(tensorrt_api, "load_tensorrt", lambda: TensorRT(tensorrt_api, rtx=True))
     monkeypatch.setattr(TensorRT, "version", "1")
-    exported = {"onnx": {n: {"file": f"{n}.onnx", "sha256": {}, "dtype": "fp32"} for n in (*NAMES, STEP)}}
     run, settings = Run.create(tmp_path), ExportSettings.model_validate({"batch": "1:2:4", "engine": ALONE})
-    found = _engines(run, settings, exported, silent)
+    found = _engines(run, settings, EXPORTED, {}, silent)
     assert {name: (entry["onnx"], entry["batch"]) for name, entry in found.items()} == {
         f"{name}{ending}": (f"{name}.onnx", batch)
         for name in NAMES

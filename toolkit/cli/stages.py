@@ -97,12 +97,15 @@ def export(
     layout: Annotated[str | None, option("optimum: also the folder that its pipelines open")] = None,
     trt: Annotated[bool, typer.Option("--trt", help="build TensorRT engines as well")] = False,
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
+    level: Annotated[int | None, option("how hard TensorRT optimises, 0 to 5 [3]")] = None,
+    workspace_mib: Annotated[int | None, option("most memory an engine's layers may take while they run")] = None,
     one_per_shape: Annotated[bool, typer.Option("--one-per-shape", help="with --trt, an engine a batch size")] = False,
     json: Json = False,
 ) -> None:
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
     engine: dict[str, Any] = {"one_per_shape": True} if one_per_shape else {}
     engine |= {"compute_capability": compute_capability.split(",")} if compute_capability else {}
+    engine |= {name: value for name, value in (("level", level), ("workspace_mib", workspace_mib)) if value is not None}
     changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt or None}
     changes |= {"dynamic_size": dynamic_size or None, "layout": layout}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
