@@ -15,6 +15,7 @@ from profiles.latency import compare_latency
 from profiles.loop import compare_loops
 from profiles.macs import count_macs, count_params
 from profiles.memory import measure_memory
+from profiles.node_parts import compare_node_parts
 from profiles.parts import compare_parts
 from toolkit.conditioner import context_tokens
 from toolkit.denoiser import BorderedDenoiser
@@ -22,7 +23,7 @@ from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
 from toolkit.errors import DtkError
 from toolkit.models import ModelFolder, build, load_denoiser
 from toolkit.runners.base import Runner
-from toolkit.runners.registry import open_runner, runner_reads
+from toolkit.runners.registry import open_node_times, open_runner, runner_reads
 from toolkit.weights import WEIGHTS
 
 CONVENTION = "one MAC is two FLOPs; convolutions, linear layers and attention products, batch 1"
@@ -114,6 +115,28 @@ def compare_network_parts(
     first, second = (BorderedDenoiser(load_denoiser(model), settings.dtype).to(device) for model in (dense, compressed))
     found = compare_parts(first, second, inputs, device, settings.rounds)
     return {"runner": "torch", "batch": batch} | found
+
+
+def compare_exported_parts(
+    name: str,
+    sources: Mapping[str, ModelFolder | Path],
+    files: Mapping[str, Path],
+    model: ModelFolder,
+    settings: ProfileSettings,
+    device: str,
+) -> dict[str, Any] | None:
+    """Time of each part of both networks in the runner ``name`` by its own profiler, at the largest batch.
+
+    ``files`` are the ONNX files of ``sources``. None where the runner has no such profiler.
+    """
+    tokens, batch = settings.tokens or context_tokens(model), max(settings.batches)
+    inputs = example_inputs(input_specs(model.class_name, model.config, tokens=tokens), batch, device=device)
+    first, second = (open_node_times(name, Path(str(sources[which])), device) for which in ("dense", "compressed"))
+    if first is None or second is None:
+        return None
+    with faults_named(name, device, batch):
+        found = compare_node_parts(first, second, files, inputs, device, settings.rounds)
+    return {"runner": name, "batch": batch} | found
 
 
 def _memory(

@@ -35,7 +35,9 @@ class ProfileSettings(Settings):
     dtype: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="of the torch runners")
     rounds: Rounds = Rounds()
     loop_steps: int = Field(default=20, ge=0, description="of the whole sampling loop; 0 leaves it out")
-    parts: bool = Field(default=True, description="time each part of the network, where the runner torch is measured")
+    parts: bool = Field(
+        default=True, description="time each part of the network in torch and, by their own profilers, in exports"
+    )
     guidance: float = Field(default=1.0, ge=0, description="classifier-free, of the loop; 1 is none, and half the work")
     tokens: int | None = Field(default=None, ge=1, description="length of the context; None = what the model is given")
 

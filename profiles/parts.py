@@ -7,7 +7,7 @@ as they do unobserved.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -85,7 +85,12 @@ def compare_parts(
             before = first.take_ms()
             compressed(**inputs)
             times.append((before, second.take_ms()))
-    shared = [name for name in first.parts if name in times[0][0] and name in times[0][1]]
+    return compared(times)
+
+
+def compared(times: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> dict[str, Any]:
+    """The parts that both networks have in every round, from each round's ms (dense, compressed) by part."""
+    shared = [name for name in times[0][0] if all(name in parts for pair in times for parts in pair)]
     parts = {name: _compared(*(np.array([one[side][name] for one in times]) for side in (0, 1))) for name in shared}
     total = sum(part["dense_ms"] for part in parts.values())
     named = {name: part for name, part in parts.items() if part["dense_ms"] >= WORTH_NAMING * total}

@@ -61,7 +61,7 @@ def _device(asked: str) -> str:
 def _measure(
     run: Path, settings: ProfileSettings, models: dict[str, ModelFolder], device: str, progress: Progress
 ) -> dict[str, Any]:
-    from profiles.comparison import compare_models, compare_network_parts, compare_runner
+    from profiles.comparison import compare_exported_parts, compare_models, compare_network_parts, compare_runner
     from toolkit.conditioner import context_tokens
 
     sources: dict[str, Mapping[str, ModelFolder | Path]] = {
@@ -72,7 +72,8 @@ def _measure(
     figures = compare_models(models["dense"], models["compressed"], settings.tokens or context_tokens(models["dense"]))
     timed_parts = settings.parts and "torch" in settings.runners
     each = len(settings.batches) + 2 + bool(settings.loop_steps)
-    count, total = 0, len(settings.runners) * each + timed_parts
+    exported = [name for name in settings.runners if settings.parts and runner_reads(name) != "model"]
+    count, total = 0, len(settings.runners) * each + timed_parts + len(exported)
 
     def done() -> None:
         nonlocal count
@@ -86,6 +87,12 @@ def _measure(
         )
         for name in settings.runners
     }
+    for name in exported:
+        files = {which: Path(path) for which, path in sources["onnx"].items() if isinstance(path, Path)}
+        own = sources[runner_reads(name)]
+        if parts := compare_exported_parts(name, own, files, models["dense"], settings, device):
+            runners[name]["parts"] = parts
+        done()
     if timed_parts:
         figures["parts"] = compare_network_parts(models["dense"], models["compressed"], settings, device)
         done()

@@ -82,13 +82,18 @@ def parts(models: dict[str, Any]) -> Markup | None:
 
 
 def blocks(found: dict[str, Any]) -> Markup | None:
-    """Milliseconds of each part of the network in both models; parts that take next to nothing are left out."""
+    """Milliseconds of each part of the network in both models; parts that take next to nothing are left out.
+
+    One drawing a runner: ``found`` names it.
+    """
     parts = found["parts"]
     least = WORTH_DRAWING * sum(part["dense_ms"] for part in parts.values())
     names = [name for name, part in parts.items() if part["dense_ms"] >= least]
     dense, compressed = ({name: parts[name][f"{which}_ms"] for name in names} for which in ("dense", "compressed"))
-    unit = f"ms in eager torch at batch {found['batch']}"
-    return _pairs("blocks", "Time of each part of the network", dense, compressed, unit, 1.0)
+    runner = found["runner"]
+    name, where = ("blocks", "eager torch") if runner == "torch" else (f"blocks-{runner}", f"{runner}, by its profiler")
+    unit = f"ms in {where}, at batch {found['batch']}"
+    return _pairs(name, "Time of each part of the network", dense, compressed, unit, 1.0)
 
 
 def _pairs(

@@ -23,7 +23,6 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
 DENOISERS = {
     "UNet2DModel with classes": lambda: tiny_unet(num_class_embeds=3),
-    "UNet2DConditionModel": tiny_conditional_unet,
     "DiTTransformer2DModel": tiny_dit,
 }
 
@@ -49,7 +48,8 @@ def test_every_denoiser_builds(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_step_graph_of_a_server_builds(tmp_path: Path) -> None:
+def test_unet2dconditionmodel_builds_inside_the_step_graph_of_a_server(tmp_path: Path) -> None:
+    """With guidance: the denoiser on a batch of both halves, and the sampler's update."""
     model = tiny_conditional_unet()
     specs = input_specs(type(model).__name__, model.config, tokens=5)
     export_step(model, DDIMScheduler(), specs, tmp_path / "step.onnx", dtype="fp16", guided=True, longest=2)

@@ -64,7 +64,7 @@ def test_every_runner_is_measured_at_every_batch(finished: tuple[Run, Any, Any])
         assert figures["memory"]["dense"]["batch"] == 3
         assert figures["memory"]["compressed"]["peak_rss_mib"] > 10
     assert result == read_json(run.path / "profile" / "profile.json")
-    assert told == [("profile", done, 11) for done in range(12)]
+    assert told == [("profile", done, 12) for done in range(13)]
 
 
 @pytest.mark.slow
@@ -82,6 +82,9 @@ def test_the_whole_loop_the_start_and_the_parts_are_measured(finished: tuple[Run
     assert {"conv_in", "down_blocks.2", "mid_block", "up_blocks.0", "conv_out"} <= set(parts["parts"])
     assert parts["batch"] == 3
     whole = result["runners"]["torch"]["latency"]["3"]["dense"]["p50_ms"]
+    exported = result["runners"]["onnxruntime"]["parts"]
+    assert (exported["runner"], exported["batch"]) == ("onnxruntime", 3)
+    assert {"conv_in", "down_blocks.2", "mid_block", "up_blocks.0", "conv_out"} <= set(exported["parts"])
     assert 0.3 * whole < sum(part["dense_ms"] for part in parts["parts"].values()) < 3 * whole
 
 

@@ -134,6 +134,7 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
             table.add_row(runner, batch, *p50, speedup, share)
     yield table
     yield from bound(figures["runners"])
+    yield from no_faster(figures)
     yield from loops(figures["runners"])
     memory = _table("Peak memory", "runner", "dense MiB", "compressed MiB")
     for runner, measured in figures["runners"].items():
@@ -151,6 +152,14 @@ def bound(runners: dict[str, Any]) -> Iterator[Any]:
     names = launch_bound(runners)
     if names:
         yield f"{' and '.join(names)}: less is won at the smallest batch: launches bind it, not arithmetic."
+
+
+def no_faster(figures: dict[str, Any]) -> Iterator[Any]:
+    """The parts of the network that gained nothing, by what timed them."""
+    timed = [figures.get("parts"), *(found.get("parts") for found in figures["runners"].values())]
+    for parts in timed:
+        if parts and parts["no_faster"]:
+            yield f"No faster than before in {parts['runner']}: {', '.join(parts['no_faster'])}."
 
 
 def loops(runners: dict[str, Any]) -> Iterator[Any]:

@@ -18,14 +18,15 @@ class OnnxRuntimeRunner:
     """An exported denoiser (``.onnx``) in ONNX Runtime, with as many threads as torch has.
 
     Raises MissingToolError where the installed ONNX Runtime lacks the device's provider, DtkError where the session
-    did not get it or the file is no ONNX model.
+    did not get it or the file is no ONNX model. With ``profile``, the beginning of a file's name, every node's time is
+    noted until ``end_profiling``.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+    def __init__(self, path: Path, *, device: str = "cpu", profile: Path | None = None) -> None:
         self.device = device
-        self._session = _session(path, device)
+        self._session = _session(path, device, profile)
         (self._output,) = (node.name for node in self._session.get_outputs())
         self._inputs = [node.name for node in self._session.get_inputs()]
 
@@ -53,6 +54,10 @@ class OnnxRuntimeRunner:
         self._session.run_with_iobinding(binding)
         return torch.from_dlpack(binding.get_outputs()[0])
 
+    def end_profiling(self) -> Path:
+        """The trace of all calls, as JSON."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         del self._session
 
@@ -79,7 +84,7 @@ def provider_reason(device: str) -> str | None:
     return None if wanted in found else f"onnxruntime has no {wanted}, only {', '.join(found)}"
 
 
-def _session(path: Path, device: str) -> onnxruntime.InferenceSession:
+def _session(path: Path, device: str, profile: Path | None = None) -> onnxruntime.InferenceSession:
     if reason := provider_reason(device):
         raise MissingToolError(
             f"ONNX Runtime cannot run on {device}.",
@@ -89,7 +94,7 @@ def _session(path: Path, device: str) -> onnxruntime.InferenceSession:
     provider = PROVIDERS[device.split(":")[0]]
     place = {} if device == "cpu" else {"device_id": torch.device(device).index or 0}
     try:
-        session = onnxruntime.InferenceSession(path, _options(), providers=[(provider, place)])
+        session = onnxruntime.InferenceSession(path, _options(profile), providers=[(provider, place)])
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise DtkError(f"ONNX Runtime cannot load {path}.", found=str(error).splitlines()[0]) from error
     session.disable_fallback()
@@ -101,8 +106,10 @@ def _session(path: Path, device: str) -> onnxruntime.InferenceSession:
     return session
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(profile: Path | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin on after a call slow the other session of an interleaved measurement, at batch 1 threefold.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.errors import DtkError, MissingToolError, unknown
 from toolkit.models import ModelFolder
 from toolkit.runners.base import Runner
+
+if TYPE_CHECKING:
+    from toolkit.runners.node_times import NodeTimes
 
 Reads = Literal["model", "onnx", "engine"]
 
@@ -56,6 +59,16 @@ def open_runner(name: str, source: ModelFolder | Path, *, device: str = "cpu", *
     if isinstance(source, ModelFolder) != (kind.reads == "model"):
         raise DtkError(f"The runner {name} cannot open {source}.", expected=f"its {kind.reads}")
     return kind.open(source, device=device, **options)
+
+
+def open_node_times(name: str, source: Path, device: str) -> NodeTimes | None:
+    """The runner of an exported denoiser with its own profiler on; None where it has none that tells nodes' times."""
+    from toolkit.runners.node_times import OnnxRuntimeNodes, TensorRTNodes
+
+    check_available(name, device)
+    if name == "onnxruntime" and device == "cpu":
+        return OnnxRuntimeNodes(source)
+    return TensorRTNodes(source, device=device) if name == "tensorrt" else None
 
 
 def _kind(name: str) -> RunnerKind:

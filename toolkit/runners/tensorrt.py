@@ -30,7 +30,7 @@ class TensorRTRunner:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._batch = check_plan(path, api := load_tensorrt())
-        trt = api.module
+        self._trt = trt = api.module
         with torch.cuda.device(device):
             self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # must outlive the engine
             self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -72,6 +72,21 @@ class TensorRTRunner:
         for tensor in tensors:
             tensor.record_stream(self._stream)
         caller.wait_stream(self._stream)
+
+    def attach_profiler(self) -> Any:
+        """A profiler whose ``times`` grow by (layer, ms) with every call from now on; a call then waits for its end."""
+        trt = self._trt
+
+        class Collecting(trt.IProfiler):  # type: ignore[name-defined]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+                self.times: list[tuple[str, float]] = []
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                self.times.append((layer_name, ms))
+
+        self._context.profiler = Collecting()
+        return self._context.profiler
 
     def close(self) -> None:
         del self._context, self._engine, self._runtime

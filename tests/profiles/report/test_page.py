@@ -94,7 +94,7 @@ def test_the_same_figures_make_the_same_page() -> None:
 def test_outliers_and_parts_that_gained_nothing_are_said() -> None:
     page = render(example(), {}, "")
     assert "torch at batch 16: 2 of 100, up to 131 ms" in page
-    assert "No faster than before: conv_in." in page
+    assert "No faster than before in torch: conv_in." in page
     assert "Too noisy to tell" not in page
     value = example()
     value["stages"]["profile"]["parts"]["parts"]["mid_block"]["speedup"]["verdict"] = "inconclusive"
