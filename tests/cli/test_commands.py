@@ -151,6 +151,11 @@ def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None
     assert exported.code == 0, exported.err
     profiled = dtk("profile", out, "--runner", "torch,onnxruntime", "--batch", "1,2", "--seconds", 0.1, "--json")
     assert profiled.code == 0, profiled.err
+    handed = dtk("handoff", out, "--max-queue-size", 7, "--max-steps", 10, "--default-steps", 3, "--json")
+    assert handed.code == 0, handed.err
+    assert (handed.json["queue"]["max_size"], handed.json["limits"]["default_steps"]) == (7, 3)
+    refused = dtk("handoff", out, "--runtime", "tensorrt")
+    assert refused.code == 2 and "--device gpu" in refused.err
     report = dtk("report", out, "--json").json
     assert report == json.loads((out / "report.json").read_text())
     assert report["stages"]["evaluate"] == evaluated.json

@@ -121,14 +121,21 @@ def handoff(
     plan: Annotated[list[Path] | None, option("a plan built on another machine, .json beside it; repeatable")] = None,
     fallback: Annotated[str | None, option("where no plan loads: refuse, or onnxruntime [refuse]")] = None,
     instances: Annotated[int | None, option("copies of the model that work side by side")] = None,
+    threads: Annotated[int | None, option("processor threads of one copy")] = None,
     max_batch: Annotated[int | None, option("images of one batch")] = None,
+    max_pixels: Annotated[int | None, option("pixels of one batch; lowers max-batch for large images")] = None,
+    max_queue_size: Annotated[int | None, option("requests that may wait; one more is refused")] = None,
+    queue_timeout_ms: Annotated[int | None, option("a request that waits longer is refused")] = None,
     max_steps: Annotated[int | None, option("sampling steps a request may ask for")] = None,
+    default_steps: Annotated[int | None, option("where a request names none")] = None,
     max_guidance: Annotated[float | None, option("guidance a request may ask for")] = None,
     default_guidance: Annotated[float | None, option("where a request names none; 1 is none")] = None,
     json: Json = False,
 ) -> None:
     """Write a model repository that a server takes as it is."""
-    limits: dict[str, Any] = {"max_batch": max_batch, "max_steps": max_steps}
+    limits: dict[str, Any] = {"max_batch": max_batch, "max_pixels": max_pixels, "threads": threads}
+    limits |= {"max_queue_size": max_queue_size, "queue_timeout_ms": queue_timeout_ms}
+    limits |= {"max_steps": max_steps, "default_steps": default_steps}
     limits |= {"max_guidance": max_guidance, "default_guidance": default_guidance}
     engine = {"runtime": runtime, "fallback": fallback, "plans": [str(one.resolve()) for one in plan or ()] or None}
     _stage(run, "handoff", json, to=to, device=device, instances=instances, **engine, **limits)

@@ -101,6 +101,18 @@ def test_outliers_and_parts_that_gained_nothing_are_said() -> None:
     assert "Too noisy to tell: mid_block." in render(value, {}, "")
 
 
+def test_parts_by_a_runtime_s_own_profiler_stand_beside_those_of_torch() -> None:
+    value = example()
+    figures = value["stages"]["profile"]
+    figures["runners"]["onnxruntime"]["parts"] = figures["parts"] | {"runner": "onnxruntime", "no_faster": ["conv_out"]}
+    page = render(value, {}, "")
+    assert "No faster than before in torch: conv_in." in page
+    assert "No faster than before in onnxruntime: conv_out." in page
+    ids = [attributes["id"] for _, attributes in Elements(page).found if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    assert page.count("Where the time goes") == 1
+
+
 def test_a_distance_below_zero_stays_in_the_drawing() -> None:
     found = example()["stages"]["evaluate"]["kernel_distance"] | {"intervals": None}
     found["floor"]["value"] = -0.445
