@@ -26,7 +26,7 @@ def compare_evaluations(runs: Sequence[Run]) -> dict[str, Any]:
         run.require("evaluate", f"dtk evaluate {run.path}")
     found = [read_json(run.path / "evaluate" / "metrics.json") for run in runs]
     named = [
-        {"name": str(run.path)} | {key: one["settings"][key] for key in SAMPLING}
+        {"name": str(run.path)} | {key: one["settings"].get(key) for key in SAMPLING}
         for run, one in zip(runs, found, strict=True)
     ]
     metrics = [metric for metric in METRICS if all(metric in one for one in found)]
