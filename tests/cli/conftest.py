@@ -27,6 +27,7 @@ FAST = [
     "2",
     "--batch-size",
     "4",
+    "--no-reconstruct",
 ]
 
 

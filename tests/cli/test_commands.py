@@ -54,6 +54,23 @@ def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Pa
     assert all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
 
 
+def test_reconstruction_is_the_default_and_taken_where_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
+    options = [option for option in FAST if option != "--no-reconstruct"] + ["--criterion", "magnitude", "--no-recover"]
+    answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *options, "--json")
+    assert answer.code == 0, answer.err
+    found = answer.json["stages"]["prune"]
+    fit, sliced = found["reconstruction"], found["held_out_loss"]["one_shot"]
+    assert fit["timesteps"] == [6, 18, 31, 43, 56, 68, 81, 93]
+    assert fit["taken"] == (fit["held_out_loss"] < sliced)
+    plan, dense = read_plan(tmp_path / "run" / "prune" / "plan.json"), load_denoiser(find(model))
+    rebuilt, _ = surgery.prune(dense, plan.config, plan.layout, plan.kept, timesteps=100)
+    stored = load_file(tmp_path / "run" / "prune" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    same = all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
+    assert same != fit["taken"]
+    told = f"sliced {sliced:.4f}, reconstructed {fit['held_out_loss']:.4f}"
+    assert told in dtk("report", tmp_path / "run").out.replace("\n", " ")
+
+
 def test_the_same_command_again_does_nothing(compressed: Path, model: Path, data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")}
     answer = dtk("compress", model, "--data", data, "-o", compressed, *FAST)

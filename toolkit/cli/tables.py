@@ -35,6 +35,10 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
         yield from [latency["missed"]] if latency["missed"] else []
     yield from _levels(facts)
     yield f"chosen by {facts['chosen_by']}"
+    fit = facts.get("reconstruction")
+    if fit:
+        held = f"sliced {facts['held_out_loss']['one_shot']:.4f}, reconstructed {fit['held_out_loss']:.4f}"
+        yield f"loss on held-out images: {held}{'' if fit['taken'] else ', which is not taken'}"
     stability = facts.get("stability")
     if stability:
         told = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in stability.items())

@@ -28,6 +28,7 @@ class PruneSettings(Settings):
     is the mean over all of them. ``score_timesteps``: how many timesteps before the stop are visited, evenly spread,
     each standing for its neighbours (None = every one, as in the paper). ``noise_draws``: noise tensors that take turns
     from one visited timestep to the next (the paper has one). ``score_precision``: "bf16" is autocast.
+    ``reconstruct``: after slicing, fit each layer's weights so that its outputs on the calibration images change least.
     ``min_width``: no level gets narrower than this fraction of its dense width, and no stack of blocks shorter.
     ``blocks``: whole blocks may go as well where the class can say it (UNet2DConditionModel's ``layers_per_block``); a
     class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``: length of the context that MACs
@@ -50,4 +51,5 @@ class PruneSettings(Settings):
     score_precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     norm_term: bool = False
+    reconstruct: bool = True
     seed: int = Field(default=0, ge=0)

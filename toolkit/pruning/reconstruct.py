@@ -8,7 +8,8 @@ on calibration data (He, Zhang, Sun, "Channel pruning for accelerating very deep
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from toolkit.pruning.scoring import Calibration, prediction_at
 from toolkit.pruning.surgery import Kept, indices
 
 RIDGE = 1e-3  # of the mean eigenvalue of the inputs' second moments
+UNFOLDED = 2**26  # the most entries of a convolution's unfolded inputs at once, 256 MiB
 Layer = nn.Conv2d | nn.Linear
 Inputs = Literal["dense", "sliced"]
 
@@ -38,14 +40,19 @@ class NormalEquations:
     def add(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
         """Rows of data: ``inputs`` as the layer takes them, ``wanted`` the outputs it should give for them."""
         missing = wanted - self.layer(inputs)
-        if isinstance(self.layer, nn.Conv2d):
-            if isinstance(self.layer.padding, str) or self.layer.padding_mode != "zeros" or self.layer.groups != 1:
-                raise NotImplementedError("a convolution with padding by name, of another mode, or of groups")
-            shape = (self.layer.dilation, self.layer.padding, self.layer.stride)
-            x = nn.functional.unfold(inputs, self.layer.kernel_size, *shape).transpose(1, 2).flatten(0, 1)
-            y = missing.flatten(2).transpose(1, 2).flatten(0, 1)
-        else:
-            x, y = inputs.flatten(0, -2), missing.flatten(0, -2)
+        if isinstance(self.layer, nn.Linear):
+            self._add(inputs.flatten(0, -2), missing.flatten(0, -2))
+            return
+        if isinstance(self.layer.padding, str) or self.layer.padding_mode != "zeros" or self.layer.groups != 1:
+            raise NotImplementedError("a convolution with padding by name, of another mode, or of groups")
+        shape = (self.layer.dilation, self.layer.padding, self.layer.stride)
+        per_image = missing[0, 0].numel() * self.layer.weight[0].numel()
+        images = max(1, UNFOLDED // per_image)
+        for some, left in zip(inputs.split(images), missing.split(images), strict=True):
+            x = nn.functional.unfold(some, self.layer.kernel_size, *shape).transpose(1, 2).flatten(0, 1)
+            self._add(x, left.flatten(2).transpose(1, 2).flatten(0, 1))
+
+    def _add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         if self.layer.bias is not None:
             x = nn.functional.pad(x, (0, 1), value=1.0)
         self._moments += (x.T @ x).double()
@@ -55,8 +62,8 @@ class NormalEquations:
     def solve(self, ridge: float = RIDGE) -> None:
         """Change the layer's weight and bias to the fit."""
         strength = ridge * self._moments.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
-        identity = torch.eye(len(self._moments), dtype=torch.float64, device=self._moments.device)
-        change = torch.linalg.solve(self._moments + strength * identity, self._residuals.T).T
+        self._moments.diagonal().add_(strength)
+        change = torch.cholesky_solve(self._residuals.T, torch.linalg.cholesky(self._moments)).T
         if self.layer.bias is not None:
             self.layer.bias += change[:, -1].to(self.layer.bias.dtype)
             change = change[:, :-1]
@@ -74,6 +81,7 @@ def reconstruct(
     inputs: Inputs = "sliced",
     ridge: float = RIDGE,
     rename: Rename = unchanged,
+    batch_size: int | None = None,
     progress: Progress = silent,
 ) -> None:
     """Fit the layers of ``pruned``, in place and in the order they run, to the outputs that ``dense`` has there.
@@ -81,25 +89,25 @@ def reconstruct(
     ``inputs``: what a layer is fitted on, the "dense" model's activations at the kept channels, or those of the
     "sliced" one behind the layers fitted already, whose errors it then makes up for too. The first layer of the time
     embedding and queries and keys of narrower attention stay as they are: theirs are no slices of the dense ones.
+    ``batch_size``: images at once, None = all; changes memory alone. A layer costs a forward pass of both models up to
+    it for each of ``timesteps``.
     """
+    size = batch_size or len(calibration.images)
+    pieces = [calibration.part(slice(i, i + size)) for i in range(0, len(calibration.images), size)]
     pairs = dict(_layers(dense, pruned, layout, kept, rename))
     order = [name for name in _order(dense, calibration, timesteps[0]) if name in pairs]
     for done, name in enumerate(order):
+        progress("reconstructing", done, len(order))
         old, new = pairs[name]
-        equations = NormalEquations(new)
-        rows, columns = (indices(layout.tensors[f"{name}.weight"][dim], kept) for dim in (0, 1))
-        for t in timesteps:
-            with torch.no_grad(), _recorded(old) as seen, _recorded(new) as sliced:
-                prediction_at(dense, calibration, t)
-                if inputs == "sliced":
-                    prediction_at(pruned, calibration, t)
-            for number, (x, y) in enumerate(seen):
-                dim = 1 if isinstance(new, nn.Conv2d) else -1
-                given = sliced[number][0] if inputs == "sliced" else x.index_select(dim, columns.to(x.device))
-                with torch.no_grad():
-                    equations.add(given, y.index_select(dim, rows.to(y.device)))
+        equations, dim = NormalEquations(new), 1 if isinstance(new, nn.Conv2d) else -1
+        rows, columns = (indices(layout.tensors[f"{name}.weight"][d], kept).to(new.weight.device) for d in (0, 1))
+        for piece, t in itertools.product(pieces, timesteps):
+            with torch.no_grad():
+                x, wanted = _call(dense, old, piece, t)
+                given = _call(pruned, new, piece, t)[0] if inputs == "sliced" else x.index_select(dim, columns)
+                equations.add(given, wanted.index_select(dim, rows))
         equations.solve(ridge)
-        progress("reconstructing", done + 1, len(order))
+    progress("reconstructing", len(order), len(order))
 
 
 def _layers(
@@ -109,9 +117,11 @@ def _layers(
     modules = dict(pruned.named_modules())
     for name, old in dense.named_modules():
         weight = f"{name}.weight"
-        called = rename(weight)
         dims = layout.tensors.get(weight, {})
-        if not isinstance(old, nn.Conv2d | nn.Linear) or called is None or not {0, 1} <= set(dims):
+        if not isinstance(old, nn.Conv2d | nn.Linear) or not {0, 1} <= set(dims):
+            continue
+        called = rename(weight)
+        if called is None:
             continue
         new = modules[called.removesuffix(".weight")]
         sliced = tuple(len(indices(dims[dim], kept)) for dim in (0, 1))
@@ -136,13 +146,22 @@ def _order(model: ModelMixin, calibration: Calibration, t: int) -> list[str]:
     return list(names)
 
 
-@contextlib.contextmanager
-def _recorded(layer: Layer) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """The (input, output) of every call of a layer."""
+class _ReachedError(Exception):
+    """Ends a forward pass where it has got far enough."""
+
+
+def _call(model: ModelMixin, layer: Layer, calibration: Calibration, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The (input, output) of a layer's call in a forward pass, which ends there."""
     calls: list[tuple[torch.Tensor, torch.Tensor]] = []
-    record: Callable[..., None] = lambda _, given, output: calls.append((given[0], output))  # noqa: E731
-    hook = layer.register_forward_hook(record)
+
+    def stop(_: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        calls.append((given[0], output))
+        raise _ReachedError
+
+    hook = layer.register_forward_hook(stop)
     try:
-        yield calls
+        with contextlib.suppress(_ReachedError):
+            prediction_at(model, calibration, t)
     finally:
         hook.remove()
+    return calls[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -25,12 +26,15 @@ from toolkit.pruning.engine import Engine
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.measured import Latencies, latency_cost, latency_facts
 from toolkit.pruning.plan import Plan, read_plan
+from toolkit.pruning.reconstruct import reconstruct
 from toolkit.pruning.scores_file import Scorings, write_scores
 from toolkit.pruning.scoring import held_out_loss
 from toolkit.pruning.solver import meet, solve
 from toolkit.pruning.space import Values
 from toolkit.pruning.targets import parse_target
 from toolkit.run_folder import Request, Run
+
+FITTED_AT = 8  # timesteps at which layers are reconstructed, spread evenly over 0..T-1
 
 
 def engine_for(dense: models.ModelFolder, settings: PruneSettings) -> Engine:
@@ -96,8 +100,14 @@ def prune(
         found, key = scorings.find_or_score(run, settings, inputs, criterion, task)
         timesteps = timesteps_and_kind(models.load_scheduler(dense))[0]
         choice = _choose(engine, settings, count, found, model, held_out, criterion, timesteps, latency)
+        fit = None
+        narrower = bool(engine.layout.groups) and choice.values != engine.space.dense_values
+        fits = settings.reconstruct and narrower and not criterion.fresh_weights
+        if fits and scored_on is not None and held_out is not None:
+            choice, fit = _reconstructed(engine, settings, choice, model, scored_on, held_out, progress)
         facts = _figures(engine, settings, choice.values, count) | {
             **_record(choice, None if held_out is None else held_out_loss(model, held_out)),
+            "reconstruction": fit,
             "stability": _stability(engine, choice),
             "removals": [asdict(removal) for removal in removed],
             "calibration": None if train is None else _calibration_record(train, settings),
@@ -175,6 +185,30 @@ def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Cou
             for variable, value in zip(engine.space.variables, values, strict=True)
         ],
     }
+
+
+def _reconstructed(
+    engine: Engine,
+    settings: PruneSettings,
+    choice: Choice,
+    dense: ModelMixin,
+    fitted_on: calibration.Calibration,
+    held_out: calibration.Calibration,
+    progress: Progress,
+) -> tuple[Choice, dict[str, Any]]:
+    """The choice with its layers fitted to the dense model's outputs, where that helps on held-out images.
+
+    Too few images for a layer's many inputs fit themselves alone; the sliced weights then stay.
+    """
+    steps = timesteps_and_kind(fitted_on.scheduler)[0]
+    at = sorted({int(steps * (i + 0.5) / FITTED_AT) for i in range(FITTED_AT)})
+    rename, size = engine.rename(engine.space.configure(choice.values)), settings.calibration_batch_size
+    model, layout, kept = copy.deepcopy(choice.model), engine.layout, choice.kept
+    reconstruct(dense, model, layout, kept, fitted_on, at, rename=rename, batch_size=size, progress=progress)
+    loss = held_out_loss(model, held_out)
+    better = choice.one_shot_loss is not None and loss < choice.one_shot_loss
+    facts = {"timesteps": at, "held_out_loss": loss, "taken": better}
+    return replace(choice, model=model) if better else choice, facts
 
 
 def _record(choice: Choice, dense_loss: float | None) -> dict[str, Any]:
