@@ -45,7 +45,12 @@ def recipe(
     row = ROWS[name]
     prune = {"target": "width=0.75", "seed": seed, "calibration_images": 4 if toy else 128} | row["prune"]
     if toy:
-        prune |= {"threshold": prune.get("threshold", 0.05) or 0.5, "align": 4, "target": "width=0.75"}
+        prune |= {
+            "threshold": prune.get("threshold", 0.05) or 0.5,
+            "align": 4,
+            "target": "width=0.75",
+            "reconstruct": False,
+        }
     return {
         "model": str(dense),
         "data": {"source": str(data / "train.npz"), "reference": str(data / "reference.npz"), "seed": seed},
