@@ -74,17 +74,7 @@ def main() -> None:
     work: Path = arguments.parse_args().work
     params = make_model(work / "model")
     make_data(work / "images.npz")
-    options = [
-        "--target",
-        "width=0.75",
-        "--calibration-images",
-        "1",
-        "--no-recover",
-        "--no-reconstruct",
-        "--device",
-        "cpu",
-        "--overwrite",
-    ]
+    options = ["--target", "width=0.75", "--calibration-images", "1", "--no-recover", "--device", "cpu", "--overwrite"]
     command = [
         "-m",
         "toolkit",

@@ -32,8 +32,7 @@ from toolkit.noise import generator, normal
 from toolkit.objective import noisy, target, timesteps_and_kind
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
-BATCH, RATE = 16, 2e-3
-SLICED = {"target": "macs=0.57", "reconstruct": False}  # what recovery alone makes good
+BATCH, RATE, TARGET = 16, 2e-3, "macs=0.57"
 MIXES: dict[str, dict[str, Any]] = {
     "noise": {"losses": {"noise": 1.0}},
     "noise+distillation": {"losses": {"noise": 1.0, "distillation": 1.0}},
@@ -110,7 +109,7 @@ def measure(row: Row, place: Place) -> dict[str, Any]:
     folder = place.folder / row.name.replace("/", "-")
     values = {
         "device": "cpu",
-        "prune": SLICED | {"criterion": row.criterion},
+        "prune": {"target": TARGET, "criterion": row.criterion},
         "recover": {"steps": row.steps, "batch_size": BATCH, "learning_rate": RATE, "seed": row.seed, **MIXES[row.mix]},
     }
     base = pruned(row.criterion, place)
@@ -140,7 +139,7 @@ def measure(row: Row, place: Place) -> dict[str, Any]:
 def pruned(criterion: str, place: Place) -> Path:
     """The pruned run of a criterion, which every training of it starts from."""
     folder = place.folder / f"pruned-{criterion}"
-    values = {"device": "cpu", "prune": SLICED | {"criterion": criterion}, "recover": None}
+    values = {"device": "cpu", "prune": {"target": TARGET, "criterion": criterion}, "recover": None}
     job = pipeline.start(
         folder, recipe.make(values, criterion), overwrite=False, progress=told("pruning"), notice=print
     )

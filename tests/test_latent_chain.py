@@ -59,12 +59,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             "model": str(root / "model"),
             "data": {"source": str(data(root / "data.npz")), "holdout": 0.4},
             "device": "cpu",
-            "prune": {
-                "target": "width=0.75",
-                "align": 4,
-                "calibration_images": 2,
-                "reconstruct": request.param == "class",
-            },
+            "prune": {"target": "width=0.75", "align": 4, "calibration_images": 2},
             "recover": {"steps": 3, "batch_size": 4, "flip": True, "condition_dropout": 0.5},
             "evaluate": {
                 "images": 8,

@@ -29,15 +29,7 @@ def measure(name: str, work: Path, results: Path, pieces: Pieces, *, device: str
     dense = write_shape(name, work / "shapes" / name, toy)
     run = work / "latency" / name
     options = ["--data", _noise(dense, work / "shapes" / f"{name}.npz"), "--device", device, "--calibration-images", 2]
-    widths = [
-        "--target",
-        "width=0.75",
-        "--criterion",
-        "random",
-        "--no-recover",
-        "--no-reconstruct",
-        *(["--align", 4] if toy else []),
-    ]
+    widths = ["--target", "width=0.75", "--criterion", "random", "--no-recover", *(["--align", 4] if toy else [])]
     pieces.dtk("compress", dense, "-o", run, *widths, *options)
     batches = (1, 2) if toy else BATCHES[name]
     for dtype in DTYPES:

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = {"losses": {"noise": 1.0}}  # the paper's recovery
-SLICED = {"reconstruct": False}  # and the paper's pruning
 ROWS: dict[str, dict[str, Any]] = {
     "scratch": {"prune": {"criterion": "scratch"}, "recover": PLAIN},
-    "random": {"prune": {"criterion": "random"} | SLICED, "recover": PLAIN},
-    "magnitude": {"prune": {"criterion": "magnitude"} | SLICED, "recover": PLAIN},
-    "taylor": {"prune": {"criterion": "taylor"} | SLICED, "recover": PLAIN},
-    "diff-pruning-0": {"prune": {"threshold": 0.0} | SLICED, "recover": PLAIN},
-    "diff-pruning-0.02": {"prune": {"threshold": 0.02} | SLICED, "recover": PLAIN},
-    "diff-pruning-0.05": {"prune": {"threshold": 0.05} | SLICED, "recover": PLAIN},
+    "random": {"prune": {"criterion": "random"}, "recover": PLAIN},
+    "magnitude": {"prune": {"criterion": "magnitude"}, "recover": PLAIN},
+    "taylor": {"prune": {"criterion": "taylor"}, "recover": PLAIN},
+    "diff-pruning-0": {"prune": {"threshold": 0.0}, "recover": PLAIN},
+    "diff-pruning-0.02": {"prune": {"threshold": 0.02}, "recover": PLAIN},
+    "diff-pruning-0.05": {"prune": {"threshold": 0.05}, "recover": PLAIN},
     "dtk": {"prune": {}, "recover": {}},  # dtk's own defaults
     "dtk-macs0.50": {"prune": {"target": "macs=0.5"}, "recover": {}},
     "dtk-macs0.25": {"prune": {"target": "macs=0.25", "min_width": 0.25}, "recover": {}},
@@ -45,12 +44,7 @@ def recipe(
     row = ROWS[name]
     prune = {"target": "width=0.75", "seed": seed, "calibration_images": 4 if toy else 128} | row["prune"]
     if toy:
-        prune |= {
-            "threshold": prune.get("threshold", 0.05) or 0.5,
-            "align": 4,
-            "target": "width=0.75",
-            "reconstruct": False,
-        }
+        prune |= {"threshold": prune.get("threshold", 0.05) or 0.5, "align": 4, "target": "width=0.75"}
     return {
         "model": str(dense),
         "data": {"source": str(data / "train.npz"), "reference": str(data / "reference.npz"), "seed": seed},

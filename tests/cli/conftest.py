@@ -27,7 +27,6 @@ FAST = [
     "2",
     "--batch-size",
     "4",
-    "--no-reconstruct",
 ]
 
 

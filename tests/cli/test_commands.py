@@ -54,8 +54,8 @@ def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Pa
     assert all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
 
 
-def test_reconstruction_is_the_default_and_taken_where_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
-    options = [option for option in FAST if option != "--no-reconstruct"] + ["--criterion", "magnitude", "--no-recover"]
+def test_reconstruction_is_taken_where_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
+    options = [*FAST, "--criterion", "magnitude", "--no-recover", "--reconstruct"]
     answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *options, "--json")
     assert answer.code == 0, answer.err
     found = answer.json["stages"]["prune"]

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 RECIPE = {
-    "prune": {"target": "macs=0.45", "threshold": 0.5, "calibration_images": 4, "align": 4, "reconstruct": False},
+    "prune": {"target": "macs=0.45", "threshold": 0.5, "calibration_images": 4, "align": 4},
     "recover": {"steps": 40, "batch_size": 8, "checkpoint_every": 10},
     "evaluate": {"images": 24, "sampling_steps": 2},
     "export": {"loop_steps": 2, "batch": "1:2:4"},

@@ -54,7 +54,7 @@ def test_any_configuration_and_the_model_itself_can_be_measured(dense: models.Mo
 
 def test_compress_to_a_latency(dense: models.ModelFolder, data: Path, tmp_path: Path, by_width: None) -> None:
     target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2, "--align", 4, "--device", "cpu"]
-    options = ["--calibration-images", 4, "--threshold", 0.5, "--no-recover", "--no-reconstruct"]
+    options = ["--calibration-images", 4, "--threshold", 0.5, "--no-recover"]
     planned = dtk("compress", dense.root, *target, "--dry-run", "--json")
     assert planned.code == 0, planned.err
     assert planned.json["latency"]["fraction"] == pytest.approx(0.55, rel=0.05)
@@ -75,18 +75,7 @@ def test_a_model_that_misses_when_measured_again_is_told(
 ) -> None:
     slow = Timing(10.0, 8.0, 0.8, 0.8, 0.8, 11)
     monkeypatch.setattr("toolkit.measuring.Latencies.check", lambda self, network: slow)
-    options = [
-        "--calibration-images",
-        4,
-        "--threshold",
-        0.5,
-        "--no-recover",
-        "--no-reconstruct",
-        "--align",
-        4,
-        "--device",
-        "cpu",
-    ]
+    options = ["--calibration-images", 4, "--threshold", 0.5, "--no-recover", "--align", 4, "--device", "cpu"]
     target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2]
     done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *options)
     assert done.code == 0, done.err

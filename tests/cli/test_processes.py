@@ -48,7 +48,7 @@ def test_two_processes_recover_as_one_does(model: Path, data: Path, tmp_path: Pa
         "model": str(model),
         "data": {"source": str(data), "holdout": 0.5},
         "device": "cpu",
-        "prune": {"target": "macs=0.45", "threshold": 0.5, "calibration_images": 4, "align": 4, "reconstruct": False},
+        "prune": {"target": "macs=0.45", "threshold": 0.5, "calibration_images": 4, "align": 4},
         "recover": None,
         **dict.fromkeys(("evaluate", "export", "profile")),
     }
@@ -84,13 +84,7 @@ def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path) -> None
         "model": str(model),
         "data": {"source": str(tmp_path / "data.npz"), "holdout": 0.5},
         "device": "cpu",
-        "prune": {
-            "target": "width=0.75",
-            "criterion": "magnitude",
-            "calibration_images": 4,
-            "align": 4,
-            "reconstruct": False,
-        },
+        "prune": {"target": "width=0.75", "criterion": "magnitude", "calibration_images": 4, "align": 4},
         **dict.fromkeys(("recover", "evaluate", "export", "profile")),
     }
     path, one, two = tmp_path / "recipe.yaml", tmp_path / "one", tmp_path / "two"

@@ -43,7 +43,7 @@ def compress(
     norm_term: Annotated[bool, typer.Option(help="add the paper code's term for norms")] = False,
     reconstruct: Annotated[
         bool, typer.Option(help="fit the sliced layers to the dense model's outputs on the calibration images")
-    ] = True,
+    ] = False,
     steps: Annotated[int | None, option("recovery steps")] = None,
     batch_size: Annotated[int | None, option("recovery images a step")] = None,
     learning_rate: Annotated[float | None, option("recovery learning rate")] = None,
@@ -77,7 +77,7 @@ def compress(
         "score_precision": score_precision,
         "gradient_checkpointing": gradient_checkpointing or None,
         "norm_term": norm_term or None,
-        "reconstruct": reconstruct,
+        "reconstruct": reconstruct or None,
         "seed": seed,
     }
     training = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}

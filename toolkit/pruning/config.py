@@ -51,5 +51,5 @@ class PruneSettings(Settings):
     score_precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     norm_term: bool = False
-    reconstruct: bool = True
+    reconstruct: bool = False
     seed: int = Field(default=0, ge=0)
