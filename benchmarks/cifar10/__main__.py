@@ -1,4 +1,4 @@
-"""The study, one command a step: prepare, dense, row, latency, table.
+"""The study, one command a step: prepare, dense, row, latency, costs, table.
 
 ``dense`` and ``row`` stop after ``--minutes`` with exit code 75; the same command goes on. On a machine without a GPU,
 ``--toy`` runs every step at a size that takes a minute.
@@ -126,11 +126,24 @@ def latency(
 
 
 @app.command()
+def costs(work: Work = WORK, results: Results = RESULTS, toy: Toy = False) -> None:
+    """What scoring and recovery cost on the dense model beside plain loops, as ratios of times taken in turns."""
+    from benchmarks import scoring_speed, throughput
+
+    source = [str(work / "dense" / "model"), "--data", str(work / "data" / "train.npz")]
+    least = ["--seconds", "0.1", "--rounds", "6"] if toy else []
+    scoring = ["--images", "4", "--timesteps", "2"] if toy else ["--images", "128"]
+    training = ["--batch", "4", "--steps", "1"] if toy else ["--batch", "128"]
+    for name, program, size in (("scoring", scoring_speed, scoring), ("recovery", throughput, training)):
+        program.main([*source, *least, *size, "--output", str(results / f"cifar10-cost-{name}.json")])
+
+
+@app.command()
 def table(results: Results = RESULTS) -> None:
     """The tables of benchmarks/README.md from the results at hand."""
-    from benchmarks.cifar10.table import latency_table, row_table
+    from benchmarks.cifar10.table import cost_table, latency_table, row_table
 
-    for line in (*row_table(results), "", *latency_table(results)):
+    for line in (*row_table(results), "", *latency_table(results), "", *cost_table(results)):
         typer.echo(line)
 
 

@@ -62,3 +62,18 @@ def _cells(name: str, result: dict[str, Any]) -> Iterator[str]:
             told = f"{faster['value']:.2f} ({faster['low']:.2f}-{faster['high']:.2f})"
             share = f"{cell['realised_share']:.0%}"
             yield f"| {label} | {result['dtype']} | {runner} | {batch} | {' | '.join(times)} | {told} | {share} |"
+
+
+def cost_table(results: Path) -> Iterator[str]:
+    """How many times as fast as a plain loop scoring and recovery are."""
+    yield "| cost | of dtk's | batch | times as fast as a plain loop |"
+    yield "| --- " * 4 + "|"
+    for name, kinds, batch in (("scoring", "dtk", "images"), ("recovery", "mixes", "batch")):
+        path = results / f"cifar10-cost-{name}.json"
+        found = read_json(path) if path.is_file() else {kinds: {}}
+        if not found[kinds]:
+            yield f"| {name} | {MISSING} |" + " |" * 2
+        for kind, measured in found[kinds].items():
+            faster = measured["times_as_fast"]
+            told = f"{faster['value']:.2f} ({faster['low']:.2f}-{faster['high']:.2f})"
+            yield f"| {name} | {kind} | {found[batch]} | {told} |"

@@ -100,7 +100,7 @@ def test_shards_carry_the_weights_in_half_precision(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     lines = study("table", "--results", tmp_path).splitlines()
-    assert sum("not measured" in line for line in lines) == len(ROWS) + len(SHAPES)
+    assert sum("not measured" in line for line in lines) == len(ROWS) + len(SHAPES) + len(("scoring", "recovery"))
 
 
 @pytest.mark.slow
@@ -121,6 +121,8 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
         assert found["toy"] and found["evaluate"]["frechet_distance"]["compressed"]["count"] == 12
         assert found["evaluate"]["frechet_distance"]["compressed"]["extractor"].startswith("ResNet-56")
     study("latency", "cifar10-32", *work, *results)
+    study("costs", *work[:3], *results)
     told = study("table", *results)
     assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2 |" in told
     assert "| diff-pruning-0.05 | 1 (toy) | 1 |" in told
+    assert "| scoring | bf16 | 4 |" in told and "| recovery | noise | 4 |" in told

@@ -16,6 +16,7 @@ from tests.tiny import tiny_folder
 from toolkit import models
 from toolkit.data.images import Images
 from toolkit.errors import DtkError, UsageError
+from toolkit.files import write_json
 from toolkit.noise import generator
 from toolkit.recovery import loop
 from toolkit.recovery.batches import Batches
@@ -25,6 +26,7 @@ from toolkit.recovery.state import State, restore, save_checkpoint
 from toolkit.run_folder import Request, Run
 
 WEIGHTS = Path("model/unet/diffusion_pytorch_model.safetensors")
+PLAN = {"asked": {"criterion": "random"}, "groups": {}, "tensors": {}}  # no features to compare: distillation alone
 SETTINGS = {"steps": 12, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 4, "log_every": 1, "flip": True}
 
 
@@ -40,6 +42,7 @@ def run(tmp_path: Path) -> tuple[Run, models.ModelFolder]:
     folder = Run.create(tmp_path / "run")
     with folder.writing(Request("prune", {}, {})) as prune:
         tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), norm_num_groups=4)
+        write_json(prune / "plan.json", PLAN)
     return folder, dense
 
 
@@ -138,6 +141,7 @@ def test_dropout_does_not_make_it_a_game_of_chance(tmp_path: Path) -> None:
         folder = Run.create(tmp_path / name / "run")
         with folder.writing(Request("prune", {}, {})) as prune:
             tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), dropout=0.3)
+            write_json(prune / "plan.json", PLAN)
         recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
         found.append(weights(folder))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])

@@ -12,7 +12,8 @@ from toolkit.settings import Settings
 class RecoverSettings(Settings):
     """How the pruned model is trained.
 
-    ``losses``: weight of each loss by name. ``min_snr_gamma``: weigh images by their timesteps as Min-SNR does with
+    ``losses``: weight of each loss by name; None is the mix that won in benchmarks/recovery.py, as far as it fits the
+    model (toolkit.recovery.mix). ``min_snr_gamma``: weigh images by their timesteps as Min-SNR does with
     this gamma (5 is usual; None = all alike). ``batch_size``: images a step over all processes; ``micro_batch_size``:
     how many of them at once in a process (None = all), which changes memory and not the result. ``warmup_steps``:
     linear rise of the learning rate, which then falls to zero along a cosine ("cosine"; going on to more steps starts
@@ -27,7 +28,7 @@ class RecoverSettings(Settings):
     steps: int = Field(default=500, ge=1)
     batch_size: int = Field(default=64, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
-    losses: dict[str, float] = Field(default={"noise": 1.0, "distillation": 1.0}, min_length=1)
+    losses: dict[str, float] | None = Field(default=None, min_length=1)
     min_snr_gamma: float | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=2e-4, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"

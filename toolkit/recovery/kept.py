@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from toolkit.errors import DtkError
-from toolkit.files import read_json
 
 FIXED = ""  # plan.json's name for channels that never go
 
@@ -26,23 +24,28 @@ def kept_channels(plan: Mapping[str, Any], tensor: str, dim: int = 0) -> list[in
     return kept
 
 
-def kept_features(path: Path, student: nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
-    """For every residual block of the student, the dense channels (C',) that its output holds.
+def comparable_blocks(plan: Mapping[str, Any], student: nn.Module) -> list[str]:
+    """The student's residual blocks whose outputs the plan knows.
 
-    A residual block is a module whose output leaves a layer called ``conv2`` (diffusers' ResnetBlock2D). Raises
-    DtkError where the model has none that the plan knows.
+    A residual block is a module whose output leaves a layer called ``conv2`` (diffusers' ResnetBlock2D).
     """
-    plan = read_json(path)
     blocks = [name.removesuffix(".conv2") for name, _ in student.named_modules() if name.endswith(".conv2")]
+    return [block for block in blocks if "0" in plan["tensors"].get(f"{block}.conv2.weight", {})]
+
+
+def kept_features(plan: Mapping[str, Any], student: nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
+    """For every comparable block, the dense channels (C',) that its output holds.
+
+    Raises DtkError where there is none.
+    """
     kept = {
         block: torch.tensor(kept_channels(plan, f"{block}.conv2.weight"), device=device)
-        for block in blocks
-        if "0" in plan["tensors"].get(f"{block}.conv2.weight", {})
+        for block in comparable_blocks(plan, student)
     }
     if not kept:
         raise DtkError(
             "The loss 'features' has nothing to compare.",
-            found=f"{path} knows no residual block of a {type(student).__name__}",
+            found=f"plan.json knows no residual block of a {type(student).__name__}",
             expected="a model of residual blocks, such as a UNet",
             do="leave 'features' out of recover.losses",
         )

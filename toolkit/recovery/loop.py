@@ -34,6 +34,7 @@ class Training:
     """What does not change while training: the engine, the networks, the data, its conditions and the settings.
 
     ``student`` is what is called, ``network`` the module inside it; they differ where processes share the work.
+    ``losses``: the weight of each.
     ``kept``: the features that are compared, and which of the teacher's channels the student has; empty where no loss
     needs them.
     """
@@ -46,6 +47,7 @@ class Training:
     batches: Batches
     conditioner: Conditioner
     settings: RecoverSettings
+    losses: Mapping[str, float]
     kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -123,10 +125,10 @@ def _accumulate(training: Training, mine: range) -> dict[str, torch.Tensor]:
 
 def _backward(training: Training, samples: range, share: float, *, last: bool) -> dict[str, torch.Tensor]:
     """Add the gradients of some samples, weighted by their ``share`` of the process's batch; returns their losses."""
-    accelerator, settings = training.accelerator, training.settings
+    accelerator = training.accelerator
     with accelerator.autocast():
         losses = _losses(training, training.batches(samples, accelerator.device))
-    total = torch.stack([weight * losses[name] for name, weight in settings.losses.items()]).sum()
+    total = torch.stack([weight * losses[name] for name, weight in training.losses.items()]).sum()
     if last:
         accelerator.backward(total * share)
     else:
@@ -161,7 +163,7 @@ def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
         kept=training.kept,
         conditioning=training.conditioner(batch.conditions),
     )
-    losses = {name: catalog.loss(name)(step) for name in settings.losses}
+    losses = {name: catalog.loss(name)(step) for name in training.losses}
     if settings.min_snr_gamma is not None:
         weights = min_snr_weights(scheduler, batch.t, settings.min_snr_gamma)
         losses = {name: weights * loss for name, loss in losses.items()}

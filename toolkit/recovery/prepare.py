@@ -13,13 +13,14 @@ from toolkit import models, processes
 from toolkit.conditioner import open_conditioner
 from toolkit.data.examples import Examples
 from toolkit.errors import DtkError, UsageError
+from toolkit.files import read_json
 from toolkit.objective import timesteps_and_kind
 from toolkit.recovery import catalog
 from toolkit.recovery.batches import Batches
 from toolkit.recovery.config import RecoverSettings
 from toolkit.recovery.kept import kept_features
 from toolkit.recovery.loop import Training
-from toolkit.recovery.losses.base import Loss
+from toolkit.recovery.mix import default_mix
 from toolkit.recovery.state import State
 
 
@@ -28,7 +29,7 @@ def check(settings: RecoverSettings, images: Examples) -> None:
 
     That is: losses that are not known or cannot be compiled, and data smaller than a batch.
     """
-    losses = chosen(settings)
+    losses = [catalog.loss(name) for name in settings.losses or ()]
     eager = [loss.name for loss in losses if loss.needs_direction or loss.needs_features]
     if settings.compile and eager:
         raise UsageError(
@@ -45,25 +46,22 @@ def check(settings: RecoverSettings, images: Examples) -> None:
         )
 
 
-def chosen(settings: RecoverSettings) -> list[Loss]:
-    """The losses of the settings."""
-    return [catalog.loss(name) for name in settings.losses]
-
-
 def prepare(
     settings: RecoverSettings, dense: models.ModelFolder, pruned: models.ModelFolder, images: Examples, device: str
 ) -> tuple[Training, State]:
     """Load both models and make all that trains the pruned one."""
-    losses = chosen(settings)
     accelerator = _accelerator(settings, device)
     scheduler = models.load_scheduler(dense)
     # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
     student = _network(pruned, settings, accelerator.device)
+    plan = pruned.root.parent / "plan.json"
+    mix = settings.losses or default_mix(read_json(plan), student, compiled=settings.compile)
+    losses = [catalog.loss(name) for name in mix]
     teacher, kept = None, {}
     if any(loss.needs_teacher for loss in losses):
         teacher = _network(dense, settings, accelerator.device).requires_grad_(False)
     if any(loss.needs_features for loss in losses):
-        kept = kept_features(pruned.root.parent / "plan.json", student, accelerator.device)
+        kept = kept_features(read_json(plan), student, accelerator.device)
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
@@ -83,7 +81,7 @@ def prepare(
         kind=found.kind,
         dropout=dropout,
     )
-    training = Training(accelerator, wrapped, student, teacher, scheduler, batches, conditioner, settings, kept)
+    training = Training(accelerator, wrapped, student, teacher, scheduler, batches, conditioner, settings, mix, kept)
     return training, State(student, average, prepared, accelerator.scaler)
 
 

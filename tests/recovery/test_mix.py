@@ -1,0 +1,32 @@
+"""The losses that train where the settings name none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from tests.tiny import tiny_unet
+from toolkit.recovery.mix import DISTILLATION, default_mix
+
+
+def plan(criterion: str, *tensors: str) -> dict[str, Any]:
+    return {"asked": {"criterion": criterion}, "groups": {}, "tensors": {name: {"0": [["", 1]]} for name in tensors}}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "tensors", "compiled", "wanted"),
+    [
+        ("diff-pruning", ["mid_block.resnets.0.conv2.weight"], False, DISTILLATION),
+        ("diff-pruning", ["mid_block.resnets.0.conv2.weight"], True, {"distillation": 1.0}),
+        ("random", ["conv_in.weight"], False, {"distillation": 1.0}),
+        ("scratch", ["mid_block.resnets.0.conv2.weight"], False, {"noise": 1.0}),
+    ],
+)
+def test_the_mix_fits_the_plan(criterion: str, tensors: list[str], compiled: bool, wanted: dict[str, float]) -> None:
+    assert default_mix(plan(criterion, *tensors), tiny_unet(), compiled=compiled) == wanted
+
+
+def test_a_network_without_residual_blocks_is_distilled_by_its_output() -> None:
+    assert default_mix(plan("taylor", "weight"), nn.Linear(1, 1), compiled=False) == {"distillation": 1.0}
