@@ -31,7 +31,11 @@ from toolkit.run_folder import Run
 JUDGED, TIMESTEPS = 256, 10
 RECOVERY = {
     "losses": {"noise": 1.0, "distillation": 1.0},  # not the default: features compare only where a plan is written
-    **{"steps": 300, "batch_size": 16, "learning_rate": 2e-3, "checkpoint_every": 300, "keep_checkpoints": 1},
+    "steps": 300,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "checkpoint_every": 300,
+    "keep_checkpoints": 1,
 }
 
 
