@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from tests.tiny import tiny_conditional_unet, tiny_unet
 from toolkit.denoiser import BorderedDenoiser
@@ -56,3 +57,13 @@ def test_any_part_may_be_kept_beside_halves(pattern: str) -> None:
     got = conditional(latents, TIMESTEP, encoder_hidden_states=context)
     assert 0 < conditional.kept_share < 1
     assert float((got - expected).abs().max() / expected.abs().max()) < 2e-2
+
+
+def test_a_buffer_that_is_a_view_is_converted_with_its_base() -> None:
+    """A tracer looks at a view's base as well: DiT's position embedding is one."""
+    model = nn.Module()
+    model.register_buffer("position", torch.arange(6.0)[None])
+    assert model.position._base is not None
+    convert(model, torch.float16)
+    assert model.position.dtype == torch.float16
+    assert model.position._base is None or model.position._base.dtype == torch.float16

@@ -29,9 +29,13 @@ def convert(model: nn.Module, dtype: torch.dtype, keep_fp32: Sequence[str] = ())
     names = kept_names(model, keep_fp32)
     kept = {module for name, module in model.named_modules() if name in names}
     for module in model.modules():
-        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            if tensor.is_floating_point():
-                tensor.data = tensor.data.to(torch.float32 if module in kept else dtype)
+        own = torch.float32 if module in kept else dtype
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(own)
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():  # set anew: a buffer may be a view, whose base would stay what it was
+                setattr(module, name, buffer.to(own))
     if kept:
         for module in model.modules():
             _cast_inputs(module)

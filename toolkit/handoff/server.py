@@ -72,7 +72,7 @@ def running(repository: Path, settings: ServeSettings, log: Path) -> Iterator[Se
     with tempfile.TemporaryDirectory(prefix="dtk-serve-") as workspace:
         found = tritonserver.find(settings.environment, Path(workspace))
         admin_key = secrets.token_hex(16)
-        ports = [port or _free_port(settings.host) for port in _ports(settings)]
+        ports = ports_of(settings)
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 _command(found, repository, settings, ports, admin_key),
@@ -100,15 +100,17 @@ def stop(server: Server, drain_s: float) -> None:
         server.process.wait()
 
 
-def _ports(settings: ServeSettings) -> tuple[int, int, int]:
-    return settings.http_port, settings.grpc_port, settings.metrics_port
+def ports_of(settings: ServeSettings) -> list[int]:
+    """The ports of HTTP, gRPC and metrics; 0 in the settings becomes a free one, another for each."""
+    with contextlib.ExitStack() as probes:  # all open at once, or the same port could be free twice
 
+        def free() -> int:
+            probe = probes.enter_context(socket.socket())
+            probe.bind((settings.host, 0))
+            port: int = probe.getsockname()[1]
+            return port
 
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return [port or free() for port in (settings.http_port, settings.grpc_port, settings.metrics_port)]
 
 
 def _command(
