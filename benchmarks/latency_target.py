@@ -102,8 +102,9 @@ def main() -> None:
     parser.add_argument("--goals", default="0.75,0.6,0.5")
     parser.add_argument("--steps", type=int, default=200, help="of recovery; 0 leaves it out")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--criterion", default="diff-pruning", help="magnitude needs no gradients")
     given = parser.parse_args()
-    prune = {"latency": {"runner": "onnxruntime", "batch": given.batch}}
+    prune = {"latency": {"runner": "onnxruntime", "batch": given.batch}, "criterion": given.criterion}
     stages: dict[str, Any] = dict.fromkeys(("evaluate", "export", "profile", "handoff"))
     stages["recover"] = {"steps": given.steps} if given.steps else None
     base = {"model": given.model, "data": {"source": given.data}, "device": "cpu", "prune": prune, **stages}
@@ -117,7 +118,7 @@ def main() -> None:
                 name = target.replace("=", "-")
                 rows.append({"goal": goal, "by": figure} | row(given.runs / name, target, base, found))
                 facts = {"model": given.model or "the embedded default", "machine": machine(), "versions": versions()}
-                facts |= {"batch": given.batch, "steps": given.steps}
+                facts |= {"batch": given.batch, "steps": given.steps, "criterion": given.criterion}
                 write_json(given.output, facts | {"prediction_errors": sorted(cost.surprises.values()), "rows": rows})
 
 

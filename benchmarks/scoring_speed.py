@@ -55,8 +55,11 @@ def plain(model: nn.Module, images: Calibration, count: int) -> Gradients:
 
 def ours(model: nn.Module, images: Calibration, count: int, **effort: bool) -> Gradients:
     """The gradients as dtk takes them; the threshold 0 never stops."""
-    (reached,) = accumulate(model, images, (0.0,), Effort(timesteps=count, **effort))
-    return {name: reached.gradients.total(name) for name, _ in model.named_parameters()}
+    (found,) = [
+        {name: reached.gradient(name) for name, _ in model.named_parameters()}
+        for reached in accumulate(model, images, (0.0,), Effort(timesteps=count, **effort))
+    ]
+    return found
 
 
 def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:

@@ -23,7 +23,7 @@ from toolkit.runners.base import Runner
 WARM_UP_CALLS = 3
 CONFIDENCE = 0.95
 WIDEST_INTERVAL = 0.10  # of the speed-up, to each side: a wider one says nothing about how much faster
-SAME = 0.02  # an interval within 1 +- this is no difference
+SAME = 0.02  # an interval within 1 +- this is no difference: two sessions of one file were measured 1 % apart
 
 FAR_OUT = 3.0  # interquartile ranges beyond the quartiles (Tukey 1977): an outlier that is shown, and never dropped
 
@@ -35,8 +35,8 @@ Clock = Callable[[Call], float]
 class Speedup:
     """How many times faster: the median paired ratio dense / compressed, its interval, and what may be said of it.
 
-    ``verdict`` is "faster" or "slower" where the interval excludes 1, "no difference" where it lies close around 1,
-    and "inconclusive" where the run was too noisy to tell.
+    ``verdict`` is "no difference" where the whole interval lies close to 1, else "faster" or "slower" where it excludes
+    1, and "inconclusive" where the run was too noisy to tell.
     """
 
     value: float
@@ -101,9 +101,11 @@ def speedup(dense_ms: np.ndarray, compressed_ms: np.ndarray) -> Speedup:
 def _verdict(value: float, low: float, high: float) -> str:
     if not max(high - value, value - low) <= WIDEST_INTERVAL * value:
         return "inconclusive"
+    if low >= 1 - SAME and high <= 1 + SAME:
+        return "no difference"
     if low > 1 or high < 1:
         return "faster" if low > 1 else "slower"
-    return "no difference" if low >= 1 - SAME and high <= 1 + SAME else "inconclusive"
+    return "inconclusive"
 
 
 def summary(times_ms: np.ndarray, batch: int) -> dict[str, Any]:

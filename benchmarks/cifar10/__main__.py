@@ -47,24 +47,33 @@ def prepare(images: Path, resnet: Path, work: Work = WORK, toy: Toy = False) -> 
 @app.command()
 def dense(
     steps: int = 100_000,
+    every: Annotated[int, typer.Option(help="judge the model each time after so many steps")] = 20_000,
     weights: Annotated[Path | None, typer.Option(help="go on from these shards (see `pack`)")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled/--eager", help="torch.compile, on a GPU alone")] = True,
     minutes: Minutes = 9,
     work: Work = WORK,
+    results: Results = RESULTS,
     toy: Toy = False,
 ) -> None:
     """Train the dense DDPM (35.7 M parameters) with dtk's own loop; the result is WORK/dense/model."""
+    from benchmarks.cifar10.curve import add_point
     from benchmarks.cifar10.shapes import write_shape
     from benchmarks.cifar10.weights import unpack
 
-    start = work / "start"
-    if weights is None:
-        write_shape("cifar10-32", start, toy)
-    elif not start.is_dir():
-        unpack(weights, start)
-    fresh, on_gpu = weights is None, device() == "cuda"
-    values = dense_recipe(start, work / "data", fresh=fresh, steps=steps, toy=toy, on_gpu=on_gpu)
-    path = _write(work / "dense.yaml", values)
-    Pieces(minutes).dtk("run", path, "-o", work / "dense")
+    start, data, features, on_gpu = work / "start", work / "data", work / "ResNet-56.pt", device() == "cuda"
+    if not start.is_dir():
+        write_shape("cifar10-32", start, toy) if weights is None else unpack(weights, start)
+    sort = {"fresh": weights is None, "toy": toy, "compiled": compiled and on_gpu, "on_gpu": on_gpu}
+    pieces = Pieces(minutes)
+    for leg in legs(steps, every):
+        values = dense_recipe(start, data, features, steps=leg, **sort)
+        pieces.dtk("run", _write(work / "dense.yaml", values), "-o", work / "dense")
+        add_point(results / "cifar10-dense.json", work / "dense", toy, device())
+
+
+def legs(steps: int, every: int) -> list[int]:
+    """Where training is judged: after each ``every`` steps, and at the end."""
+    return [*range(every, steps, every), steps]
 
 
 @app.command()
@@ -141,10 +150,10 @@ def costs(work: Work = WORK, results: Results = RESULTS, toy: Toy = False) -> No
 @app.command()
 def table(results: Results = RESULTS) -> None:
     """The tables of benchmarks/README.md from the results at hand."""
-    from benchmarks.cifar10.table import cost_table, latency_table, row_table
+    from benchmarks.cifar10.table import cost_table, dense_table, latency_table, row_table
 
-    for line in (*row_table(results), "", *latency_table(results), "", *cost_table(results)):
-        typer.echo(line)
+    for lines in (dense_table, row_table, latency_table, cost_table):
+        typer.echo("\n".join([*lines(results), ""]))
 
 
 def _write(path: Path, values: dict[str, Any]) -> Path:

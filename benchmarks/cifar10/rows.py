@@ -34,7 +34,17 @@ def training(toy: bool, on_gpu: bool) -> dict[str, Any]:
     """Settings of every training of the study."""
     if toy:
         return TOY_TRAINING
-    return TRAINING | ({"mixed_precision": "bf16"} if on_gpu else {})
+    return TRAINING | ({"mixed_precision": "bf16", "channels_last": True} if on_gpu else {})
+
+
+def judged(features: Path, toy: bool) -> dict[str, Any]:
+    """Settings of every evaluation of the study."""
+    return {
+        "images": 12 if toy else 5000,
+        "sampling_steps": 2 if toy else 50,
+        "batch_size": 4 if toy else 256,
+        "features": str(features),
+    }
 
 
 def recipe(
@@ -50,18 +60,15 @@ def recipe(
         "data": {"source": str(data / "train.npz"), "reference": str(data / "reference.npz"), "seed": seed},
         "prune": prune,
         "recover": training(toy, on_gpu) | {"steps": steps, "seed": seed} | row["recover"],
-        "evaluate": {
-            "images": 12 if toy else 5000,
-            "sampling_steps": 2 if toy else 50,
-            "batch_size": 4 if toy else 256,
-            "features": str(features),
-        },
+        "evaluate": judged(features, toy),
         "export": None,
         "profile": None,
     }
 
 
-def dense_recipe(model: Path, data: Path, *, fresh: bool, steps: int, toy: bool, on_gpu: bool) -> dict[str, Any]:
+def dense_recipe(
+    model: Path, data: Path, features: Path, *, fresh: bool, steps: int, toy: bool, compiled: bool, on_gpu: bool
+) -> dict[str, Any]:
     """Plain training of the dense model: from fresh weights, or on from those of ``model`` (every channel stays)."""
     return {
         "model": str(model),
@@ -71,8 +78,9 @@ def dense_recipe(model: Path, data: Path, *, fresh: bool, steps: int, toy: bool,
             "criterion": "scratch" if fresh else "magnitude",
             "calibration_images": 4 if toy else 32,
         },
-        "recover": training(toy, on_gpu) | {"steps": steps} | PLAIN,
-        "evaluate": None,
+        # a constant rate: that of a cosine would depend on where a leg ends
+        "recover": training(toy, on_gpu) | {"steps": steps, "schedule": "constant", "compile": compiled} | PLAIN,
+        "evaluate": judged(features, toy),
         "export": None,
         "profile": None,
     }

@@ -14,6 +14,21 @@ from toolkit.files import read_json
 MISSING = "not measured"
 
 
+def dense_table(results: Path) -> Iterator[str]:
+    """The dense model's training."""
+    yield "| dense model, steps | images a second | noise loss | distance | real against real |"
+    yield "| --- " * 5 + "|"
+    path = results / "cifar10-dense.json"
+    if not path.is_file():
+        yield f"| {MISSING} |" + " |" * 4
+        return
+    found = read_json(path)
+    for one in found["points"]:
+        floor = "-" if one["floor"] is None else f"{one['floor']:.3f}"
+        speed, label = f"{one['images_per_s']:.0f}", str(one["steps"]) + (" (toy)" if found["toy"] else "")
+        yield f"| {label} | {speed} | {one['noise_loss']:.4f} | {one['distance']:.3f} | {floor} |"
+
+
 def row_table(results: Path) -> Iterator[str]:
     """Quality and size by row, the mean over the seeds that have run."""
     yield "| row | seeds | steps | params M | MACs G | distance | dense's | real against real | SSIM to dense |"

@@ -13,10 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.cifar10 import weights
-from benchmarks.cifar10.__main__ import app
+from benchmarks.cifar10.__main__ import app, legs
 from benchmarks.cifar10.features import CifarResNet
 from benchmarks.cifar10.images import sheet_images
-from benchmarks.cifar10.rows import ROWS, recipe
+from benchmarks.cifar10.rows import ROWS, dense_recipe, recipe
 from benchmarks.cifar10.shapes import SHAPES, write_shape
 from tests.evaluation import cifar_resnet
 from toolkit import recipe as recipes
@@ -100,7 +100,24 @@ def test_shards_carry_the_weights_in_half_precision(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     lines = study("table", "--results", tmp_path).splitlines()
-    assert sum("not measured" in line for line in lines) == len(ROWS) + len(SHAPES) + len(("scoring", "recovery"))
+    assert sum("not measured" in line for line in lines) == len(ROWS) + len(SHAPES) + len(
+        ("dense", "scoring", "recovery")
+    )
+
+
+@pytest.mark.parametrize(("steps", "every", "judged"), [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (1, 2, [1])])
+def test_training_is_judged_on_its_way_and_at_its_end(steps: int, every: int, judged: list[int]) -> None:
+    assert legs(steps, every) == judged
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_the_dense_training_is_a_recipe(fresh: bool, on_gpu: bool, tmp_path: Path) -> None:
+    sort = {"fresh": fresh, "toy": False, "compiled": on_gpu, "on_gpu": on_gpu}
+    made = recipes.make(dense_recipe(tmp_path, tmp_path, tmp_path / "f.pt", steps=3, **sort), "dense")
+    assert made.recover is not None
+    fast = (made.recover.mixed_precision == "bf16", made.recover.channels_last, made.recover.compile)
+    assert fast == (on_gpu,) * 3
 
 
 @pytest.mark.slow
@@ -111,9 +128,12 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     assert "40 images to train on, 40 to judge by" in study(
         "prepare", tmp_path / "images", tmp_path / "weights.th", *work[:3]
     )
-    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 2, *work, "--minutes", 0.01)])
+    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 2, *work, *results, "--minutes", 0.01)])
     assert stopped.exit_code == 75 and "the same command goes on" in stopped.output
-    study("dense", "--steps", 2, *work)
+    study("dense", "--steps", 2, "--every", 1, *work, *results)
+    curve = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())
+    assert [point["steps"] for point in curve["points"]] == [1, 2] and curve["toy"]
+    assert all(np.isfinite(point["distance"]) and point["images_per_s"] > 0 for point in curve["points"])
     study("pack", tmp_path / "shards", "--work", tmp_path / "work")
     for name in ("diff-pruning-0.05", "dtk-macs0.25"):
         study("row", name, "--steps", 1, *work, *results)
@@ -123,6 +143,7 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     study("latency", "cifar10-32", *work, *results)
     study("costs", *work[:3], *results)
     told = study("table", *results)
+    assert "| 2 (toy) |" in told
     assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2 |" in told
     assert "| diff-pruning-0.05 | 1 (toy) | 1 |" in told
     assert "| scoring | bf16 | 4 |" in told and "| recovery | noise | 4 |" in told

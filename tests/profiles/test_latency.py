@@ -74,10 +74,11 @@ def test_the_interval_is_made_of_order_statistics_that_cover_the_median(count: i
         (noisy(20, 0.02, seed=1), noisy(10, 0.02, seed=2), "faster"),
         (noisy(10, 0.02, seed=1), noisy(20, 0.02, seed=2), "slower"),
         (noisy(10, 0.005, seed=1), noisy(10, 0.005, seed=2), "no difference"),
+        (noisy(10.1, 0.005, seed=1), noisy(10, 0.005, seed=2), "no difference"),
         (noisy(10, 0.2, seed=1), noisy(10, 0.2, seed=2), "inconclusive"),
         (noisy(20, 2.0, 11, seed=1), noisy(10, 2.0, 11, seed=2), "inconclusive"),
     ],
-    ids=["faster", "slower", "no difference", "nearly equal in noise", "twice in much noise"],
+    ids=["faster", "slower", "no difference", "one hundredth", "nearly equal in noise", "twice in much noise"],
 )
 def test_no_more_is_said_than_the_interval_allows(
     dense_ms: np.ndarray, compressed_ms: np.ndarray, verdict: str

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+
 import torch
 from diffusers import ModelMixin
 
+from profiles.macs import count_macs, count_params
 from tests.tiny import tiny_conditional_unet, tiny_unet
+from toolkit import models
 from toolkit.denoiser_inputs import example_inputs, input_specs
 from toolkit.models import plain_config
 from toolkit.noise import generator
 from toolkit.pruning.adapters.base import Limits
+from toolkit.pruning.cost import Cost
 from toolkit.pruning.engine import Engine
 from toolkit.pruning.selection import Scores
 
@@ -58,3 +64,16 @@ def random_scores(engine: Engine, seed: int = 0) -> Scores:
 def inputs_of(dense: ModelMixin, timesteps: int = 100) -> dict[str, torch.Tensor]:
     """Three items of everything the model takes."""
     return example_inputs(input_specs(type(dense).__name__, dense.config, timesteps=timesteps, tokens=4), batch=3)
+
+
+def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cost:
+    """Parameters and MACs of a configuration."""
+    return counted_once(json.dumps(config), class_name, tokens)
+
+
+@cache
+def counted_once(text: str, class_name: str, tokens: int) -> Cost:
+    config = json.loads(text)
+    model = models.build(class_name, config)
+    inputs = example_inputs(input_specs(class_name, config, tokens=tokens), batch=1, device="meta")
+    return Cost(count_params(model), count_macs(model, inputs).macs)

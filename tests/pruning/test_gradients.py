@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -11,7 +9,7 @@ from diffusers import DDPMScheduler
 from tests.pruning.naive import summed_gradients
 from tests.tiny import tiny_unet
 from toolkit.noise import normal
-from toolkit.pruning.gradients import Effort, accumulate
+from toolkit.pruning.gradients import Effort, accumulate, accumulate_to
 from toolkit.pruning.scoring import Calibration
 
 T, IMAGES = 12, 4
@@ -29,14 +27,10 @@ def calibration(draws: int = 1, images: int = IMAGES) -> Calibration:
     return Calibration(pixels, noise, DDPMScheduler(num_train_timesteps=T, beta_end=0.2), more_noise=tuple(more))
 
 
-def collect(model: torch.nn.Module, of: Calibration, effort: Effort, threshold: float = 0.0) -> tuple[dict, list[dict]]:
+def collect(model: torch.nn.Module, of: Calibration, effort: Effort, threshold: float = 0.0) -> dict:
     names = [name for name, _ in model.named_parameters()]
-
-    def every(gradient: Callable[[str], torch.Tensor]) -> dict:
-        return {name: gradient(name).clone() for name in names}
-
     (found,) = [
-        (every(reached.gradients.total), [every(part) for part in reached.gradients.parts()])
+        {name: reached.gradient(name).clone() for name in names}
         for reached in accumulate(model, of, [threshold], effort)
     ]
     assert all(parameter.grad is None for parameter in model.parameters()), "no gradient is left behind"
@@ -50,12 +44,10 @@ def assert_equal(one: dict, other: dict, relative: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected(model: torch.nn.Module) -> list[dict]:
-    """The naive sums of all images, of the first half and of the second."""
+def expected(model: torch.nn.Module) -> dict:
+    """The naive sums."""
     of = calibration()
-    rows = (slice(None), slice(0, IMAGES // 2), slice(IMAGES // 2, None))
-    alphas = of.scheduler.alphas_cumprod
-    return [summed_gradients(model, of.images[part], of.noise[part], alphas, 0.0)[0] for part in rows]
+    return summed_gradients(model, of.images, of.noise, of.scheduler.alphas_cumprod, 0.0)[0]
 
 
 @pytest.mark.parametrize(
@@ -63,12 +55,41 @@ def expected(model: torch.nn.Module) -> list[dict]:
     [Effort(), Effort(batch_size=1), Effort(batch_size=3), Effort(timesteps=T), Effort(checkpointing=True)],
     ids=str,
 )
-def test_what_saves_memory_does_not_change_the_sum(
-    model: torch.nn.Module, expected: list[dict], effort: Effort
-) -> None:
-    total, halves = collect(model, calibration(), effort)
-    for found, wanted in zip([total, *halves], expected, strict=True):
-        assert_equal(found, wanted, 1e-5)
+def test_what_saves_memory_does_not_change_the_sum(model: torch.nn.Module, expected: dict, effort: Effort) -> None:
+    assert_equal(collect(model, calibration(), effort), expected, 1e-5)
+
+
+@pytest.mark.parametrize("effort", [Effort(), Effort(batch_size=1), Effort(timesteps=4)], ids=str)
+def test_gradients_are_kept_once(model: torch.nn.Module, effort: Effort) -> None:
+    """What is scored is what the backward pass added to: no sum stands beside it."""
+    for reached in accumulate(model, calibration(), [0.5, 0.0], effort):
+        assert all(reached.gradient(name) is parameter.grad for name, parameter in model.named_parameters())
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_halves_hold_every_image_once(draws: int) -> None:
+    of = calibration(draws, images=5)
+    halves = of.halves()
+    assert [len(half.images) for half in halves] == [2, 3]
+    for name in ("images", "noise", *("more_noise",) * (draws > 1)):
+        whole, parts = getattr(of, name), [getattr(half, name) for half in halves]
+        for one, *others in zip(whole, *parts, strict=True) if name == "more_noise" else [(whole, *parts)]:
+            assert torch.equal(torch.cat(others), one)
+    assert calibration(images=1).halves() == []
+
+
+def test_stops_that_are_known_are_not_looked_for(model: torch.nn.Module) -> None:
+    of = calibration()
+    found = {
+        reached.threshold: {name: reached.gradient(name).clone() for name, _ in model.named_parameters()}
+        for reached in accumulate_to(model, of, {0.5: 5, 0.0: T}, Effort(timesteps=T))
+    }
+    for threshold, end in ((0.5, 5), (0.0, T)):
+        expected = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+        for t in range(end):
+            for name, gradient in gradient_at(model, of, t, of.noise).items():
+                expected[name] += gradient
+        assert_equal(found[threshold], expected, 1e-5)
 
 
 def test_checkpointing_recomputes_and_is_turned_off_again(model: torch.nn.Module) -> None:
@@ -82,13 +103,9 @@ def test_checkpointing_recomputes_and_is_turned_off_again(model: torch.nn.Module
     assert not model.is_gradient_checkpointing
 
 
-def test_one_image_has_no_halves(model: torch.nn.Module) -> None:
-    assert collect(model, calibration(images=1), Effort())[1] == []
-
-
-def test_autocast_is_close_and_not_the_same(model: torch.nn.Module, expected: list[dict]) -> None:
-    half, _ = collect(model, calibration(), Effort(bf16=True))
-    one, other = (torch.cat([tensor.flatten() for tensor in found.values()]) for found in (expected[0], half))
+def test_autocast_is_close_and_not_the_same(model: torch.nn.Module, expected: dict) -> None:
+    half = collect(model, calibration(), Effort(bf16=True))
+    one, other = (torch.cat([tensor.flatten() for tensor in found.values()]) for found in (expected, half))
     error = float((one - other).norm() / one.norm())
     assert 1e-5 < error < 0.1
     assert all(tensor.dtype == torch.float32 for tensor in half.values())
@@ -97,7 +114,7 @@ def test_autocast_is_close_and_not_the_same(model: torch.nn.Module, expected: li
 def test_few_timesteps_stand_for_their_neighbours(model: torch.nn.Module) -> None:
     """Six of twelve: the sum of those six, each counted twice."""
     of = calibration()
-    few, _ = collect(model, of, Effort(timesteps=6))
+    few = collect(model, of, Effort(timesteps=6))
     expected = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     for t in range(0, T, 2):
         for name, gradient in gradient_at(model, of, t, of.noise).items():
@@ -107,7 +124,7 @@ def test_few_timesteps_stand_for_their_neighbours(model: torch.nn.Module) -> Non
 
 def test_noise_draws_take_turns(model: torch.nn.Module) -> None:
     of = calibration(draws=3)
-    total, _ = collect(model, of, Effort())
+    total = collect(model, of, Effort())
     expected = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     for t in range(T):
         for name, gradient in gradient_at(model, of, t, (of.noise, *of.more_noise)[t % 3]).items():

@@ -16,7 +16,9 @@ from toolkit.noise import normal
 from toolkit.progress import silent
 from toolkit.pruning import catalog, selection
 from toolkit.pruning.criteria.base import Task
+from toolkit.pruning.criteria.diff_pruning import HALVES_VISIT, squared_taylor
 from toolkit.pruning.engine import Engine
+from toolkit.pruning.gradients import Effort, accumulate_to
 from toolkit.pruning.scores_file import read_scores, write_scores
 from toolkit.pruning.scoring import Calibration, score_channels
 
@@ -38,7 +40,7 @@ def task(name: str, thresholds: tuple[float, ...] = (0.05,), norm_term: bool = F
 def stop_between(model, calibration) -> float:
     """A threshold at which the loop stops in the middle, between two losses, where rounding decides nothing."""
     gradients = []
-    for t in range(T):
+    for t in range(calibration.scheduler.config.num_train_timesteps):
         timesteps = torch.full((2,), t)
         x_t = calibration.scheduler.add_noise(calibration.images, calibration.noise, timesteps)
         with torch.no_grad():
@@ -46,7 +48,7 @@ def stop_between(model, calibration) -> float:
         gradients.append(float(error.square().sum() / 2))
     running = np.maximum.accumulate(gradients)
     ratios = np.minimum.accumulate(np.array(gradients) / running)
-    middle = [r for r in np.unique(ratios) if ratios[T // 4] >= r >= ratios[-1]]
+    middle = [r for r in np.unique(ratios) if ratios[len(ratios) // 4] >= r >= ratios[-1]]
     return float(np.mean(middle[len(middle) // 2 - 1 : len(middle) // 2 + 1])) if len(middle) > 1 else 0.0
 
 
@@ -117,6 +119,26 @@ def test_norm_term_of_a_gradient_criterion_is_weight_times_gradient(criterion: s
     assert any(not np.allclose(expected[name], without[name], rtol=1e-3) for name in expected)
     for name, scores in added.items():
         np.testing.assert_allclose(scores, expected[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["to the end", "stops"])
+def test_halves_are_scored_as_if_alone(stops: bool) -> None:
+    """Where there are no more timesteps than a half visits, its scores are those of a scoring of it, up to the stop."""
+    asked, _ = task("heads", thresholds=(0.0,))
+    few = replace(asked.calibration, scheduler=DDPMScheduler(num_train_timesteps=HALVES_VISIT, beta_end=0.9))
+    asked = replace(asked, calibration=few, thresholds=(stop_between(asked.model, few) if stops else 0.0,))
+    (scored,) = catalog.criterion("diff-pruning").score(asked).values()
+    end = scored.facts["stop_timestep"]
+    assert (0 < end < HALVES_VISIT) == stops, "the case does not test what it says"
+    assert len(scored.halves) == 2
+    for half, found in zip(few.halves(), scored.halves, strict=True):
+        (alone,) = [
+            score_channels(asked.model, asked.layout, squared_taylor(reached.gradient))
+            for reached in accumulate_to(asked.model, half, {0.0: end}, Effort())
+        ]
+        assert any(not np.allclose(alone[name], scored.scores[name], rtol=1e-2) for name in alone)
+        for name, scores in found.items():
+            np.testing.assert_allclose(scores, alone[name], rtol=1e-5, err_msg=name)
 
 
 def test_unknown_criterion_lists_the_known() -> None:

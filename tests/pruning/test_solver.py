@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles.macs import count_macs, count_params
-from tests.pruning.cases import CASES, A, B, D, U, dense_model, engine_of, inputs_of
+from tests.pruning.cases import CASES, A, B, D, U, count, dense_model, engine_of, inputs_of
 from tests.tiny import tiny_conditional_unet, tiny_unet
 from toolkit import models
-from toolkit.denoiser_inputs import example_inputs, input_specs
 from toolkit.errors import DtkError, UsageError
 from toolkit.models import plain_config
 from toolkit.pruning.adapters.base import Limits
-from toolkit.pruning.cost import Cost, price
+from toolkit.pruning.cost import price
 from toolkit.pruning.engine import Engine
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import TOLERANCE, parse_target
@@ -41,18 +38,6 @@ PUBLISHED = {
         (113_673_219, 248.514e9, 65_048_579, 139.939e9),
     ),
 }
-
-
-def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cost:
-    return counted_once(json.dumps(config), class_name, tokens)
-
-
-@cache
-def counted_once(text: str, class_name: str, tokens: int) -> Cost:
-    config = json.loads(text)
-    model = models.build(class_name, config)
-    inputs = example_inputs(input_specs(class_name, config, tokens=tokens), batch=1, device="meta")
-    return Cost(count_params(model), count_macs(model, inputs).macs)
 
 
 def published(name: str) -> dict:

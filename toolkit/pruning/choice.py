@@ -50,7 +50,7 @@ def choose(
 ) -> Choice:
     """The finalist with the least one-shot loss on held-out images; of equal ones the most evenly cut.
 
-    Finalists are, for each threshold, the most evenly cut configuration and, with ``by_scores``, the one that retains
+    Finalists are, for each threshold, the most evenly cut configuration and, with ``by_scores``, the few that retain
     most of the scores. Where the target is a latency, all of them were measured and meet it. Without ``loss`` nothing
     shows that another is better than the most evenly cut one, and that one is taken.
     """
@@ -59,8 +59,7 @@ def choose(
         for scored in scorings.values():
             retained_share = partial(engine.retained, scored.scores) if by_scores else None
             candidates = solve(engine.space, target, count, retained_share, latency)
-            finalists = (candidates.uniform, candidates.best) if loss else (candidates.uniform,)
-            for values in dict.fromkeys(finalists):
+            for values in candidates.finalists if loss else (candidates.uniform,):
                 kept = engine.kept(scored.scores, engine.space.configure(values))
                 model, error = build(values, kept)
                 retained = engine.retained(scored.scores, values)

@@ -1,10 +1,10 @@
-"""Gradients summed over timesteps up to a threshold's stop (Diff-Pruning, section 3.3), for each half of the images."""
+"""Gradients summed over timesteps up to a threshold's stop (Diff-Pruning, section 3.3)."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,37 +33,8 @@ class Effort:
     checkpointing: bool = False
 
 
-class Gradients:
-    """Sums of gradients by parameter; one sum for each part of the images, so that the parts can be compared."""
-
-    def __init__(self, model: nn.Module, shares: Sequence[float]) -> None:
-        self._model, self._shares = model, shares
-        self._sums: list[dict[str, torch.Tensor | None]] = [{} for _ in shares]
-
-    @contextlib.contextmanager
-    def collecting(self, part: int) -> Iterator[None]:
-        """Backward passes inside add to the sum of ``part``."""
-        for name, parameter in self._model.named_parameters():
-            parameter.grad = self._sums[part].get(name)
-        yield
-        for name, parameter in self._model.named_parameters():
-            self._sums[part][name], parameter.grad = parameter.grad, None
-
-    def total(self, name: str) -> torch.Tensor:
-        """The gradient of the mean loss over all images; its parts are added when asked, to hold no third copy."""
-        return torch.stack([self._sum(part, name) for part in range(len(self._sums))]).sum(0)
-
-    def parts(self) -> list[Callable[[str], torch.Tensor]]:
-        """For each part the gradient of the mean loss over its own images; empty where there is but one part."""
-
-        def of(part: int) -> Callable[[str], torch.Tensor]:
-            return lambda name: self._sum(part, name) / self._shares[part]
-
-        return [of(part) for part in range(len(self._sums))] if len(self._sums) > 1 else []
-
-    def _sum(self, part: int, name: str) -> torch.Tensor:
-        found = self._sums[part].get(name)
-        return torch.zeros_like(self._model.get_parameter(name)) if found is None else found
+Gradient = Callable[[str], torch.Tensor]
+"""A parameter's gradient, given its name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +43,7 @@ class Reached:
 
     threshold: float
     facts: Mapping[str, Any]
-    gradients: Gradients
+    gradient: Gradient
 
 
 def accumulate(
@@ -82,7 +53,7 @@ def accumulate(
     effort: Effort | None = None,
     progress: Progress = silent,
 ) -> Iterator[Reached]:
-    """Sum gradients over t = 0, 1, 2, ... and yield each threshold when its stop is reached.
+    """Sum gradients over t = 0, 1, 2, ... in place and yield each threshold when its stop is reached.
 
     The stop is the first t whose loss is below threshold x the running maximum, and is itself left out (the order of
     the paper's code); a threshold that no loss falls below stops at T. Noise draws take turns from one visited
@@ -90,8 +61,17 @@ def accumulate(
     """
     effort = effort or Effort()
     walk = _Walk(model, calibration, effort, progress)
-    with _checkpointing(model, effort.checkpointing):
+    with _collecting(model, effort.checkpointing):
         yield from walk.every(thresholds) if effort.timesteps is None else walk.some(thresholds, effort.timesteps)
+
+
+def accumulate_to(
+    model: nn.Module, calibration: Calibration, ends: Mapping[float, int], effort: Effort
+) -> Iterator[Reached]:
+    """Sum gradients up to the known stop of each threshold, over about ``effort.timesteps`` timesteps."""
+    walk = _Walk(model, calibration, effort, silent)
+    with _collecting(model, effort.checkpointing):
+        yield from walk.up_to(ends, effort.timesteps or walk.steps)
 
 
 class _Walk:
@@ -99,17 +79,8 @@ class _Walk:
         self.model, self.effort, self.progress = model, effort, progress
         self.calibration, self.count = calibration, len(calibration.images)
         self.steps, _ = timesteps_and_kind(calibration.scheduler)
-        middle = self.count // 2
-        halves = [(0, middle), (middle, self.count)] if middle else [(0, self.count)]
         size = effort.batch_size or self.count
-        self.pieces = [
-            (part, slice(start, min(start + size, end)))
-            for part, (first, end) in enumerate(halves)
-            for start in range(first, end, size)
-        ]
-        self.gradients = Gradients(model, [(end - start) / self.count for start, end in halves])
-        self.at_once = size == self.count  # the graphs of all pieces fit beside each other
-        model.zero_grad(set_to_none=True)
+        self.pieces = [slice(start, start + size) for start in range(0, self.count, size)]
 
     def loss(self, piece: slice, t: int, draw: int) -> torch.Tensor:
         """The share that some of the images have in L_t."""
@@ -120,17 +91,21 @@ class _Walk:
     def look(self, t: int, draw: int, *, grad: bool = False) -> tuple[float, list[torch.Tensor]]:
         """L_t and the terms it is the sum of."""
         with torch.set_grad_enabled(grad):
-            terms = [self.loss(piece, t, draw) for _, piece in self.pieces]
+            terms = [self.loss(piece, t, draw) for piece in self.pieces]
         loss = float(torch.stack([term.detach() for term in terms]).sum())
         if not np.isfinite(loss):
             raise DtkError(f"The calibration loss at timestep {t} is {loss}.", expected="finite weights and images")
         return loss, terms
 
-    def add(self, t: int, draw: int, terms: Sequence[torch.Tensor] = (), weight: int = 1) -> None:
-        """Add the gradient of L_t; ``terms`` are its terms where their graphs were kept."""
-        for number, (part, piece) in enumerate(self.pieces):
-            with self.gradients.collecting(part):
-                (weight * (terms[number] if terms else self.loss(piece, t, draw))).backward()
+    def add(self, t: int, draw: int, weight: int = 1) -> None:
+        """Add the gradient of L_t, one piece after the other."""
+        for piece in self.pieces:
+            (weight * self.loss(piece, t, draw)).backward()
+
+    def gradient(self, name: str) -> torch.Tensor:
+        """What was summed so far."""
+        parameter = self.model.get_parameter(name)
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
     def every(self, thresholds: Iterable[float]) -> Iterator[Reached]:
         """Visit every timestep up to the last stop, as the paper's code does."""
@@ -139,18 +114,18 @@ class _Walk:
 
         def reached(stop: int) -> Reached:
             facts = {"stop_timestep": stop, "timesteps_visited": stop, "losses": list(losses)}
-            return Reached(waiting.pop(0), facts, self.gradients)
+            return Reached(waiting.pop(0), facts, self.gradient)
 
         for t in range(self.steps):
             draw = t % self.calibration.draws
-            loss, terms = self.look(t, draw, grad=self.at_once)
+            loss, terms = self.look(t, draw, grad=len(self.pieces) == 1)  # the graph of several would be kept as well
             losses.append(loss)
             while waiting and loss < waiting[0] * max(losses):
                 yield reached(t)
             if not waiting:
                 break
             self.progress("scoring", t, self.steps)
-            self.add(t, draw, terms if self.at_once else ())
+            terms[0].backward() if len(self.pieces) == 1 else self.add(t, draw)
         while waiting:
             yield reached(self.steps)
         self.progress("scoring", self.steps, self.steps)
@@ -163,14 +138,20 @@ class _Walk:
             looked[t] = self.look(t, t % self.calibration.draws)[0]
             return looked[t]
 
-        waiting = sorted(stops(look, self.steps, thresholds).items(), key=lambda item: item[1])
-        chosen = visits([stop for _, stop in waiting], count)
+        found = stops(look, self.steps, thresholds)
+        known = sorted(looked.items())
+        facts = {"timesteps_looked_at": [t for t, _ in known], "losses": [loss for _, loss in known]}
+        for reached in self.up_to(found, count):
+            yield replace(reached, facts={**reached.facts, **facts})
+
+    def up_to(self, ends: Mapping[float, int], count: int) -> Iterator[Reached]:
+        """Visit about ``count`` timesteps before the last of the stops in ``ends``."""
+        waiting = sorted(ends.items(), key=lambda item: item[1])
+        chosen = visits(ends.values(), count)
 
         def reached(visited: int) -> Reached:
             threshold, stop = waiting.pop(0)
-            known = sorted(looked.items())
-            facts = {"stop_timestep": stop, "timesteps_visited": visited, "timesteps_looked_at": [t for t, _ in known]}
-            return Reached(threshold, facts | {"losses": [loss for _, loss in known]}, self.gradients)
+            return Reached(threshold, {"stop_timestep": stop, "timesteps_visited": visited}, self.gradient)
 
         for number, visit in enumerate(chosen):
             while waiting[0][1] <= visit.start:
@@ -183,12 +164,14 @@ class _Walk:
 
 
 @contextlib.contextmanager
-def _checkpointing(model: nn.Module, enabled: bool) -> Iterator[None]:
-    if not enabled:
-        yield
-        return
-    model.enable_gradient_checkpointing()  # type: ignore[operator]
+def _collecting(model: nn.Module, checkpointing: bool) -> Iterator[None]:
+    """Gradients start at zero and are gone afterwards; activations are checkpointed in between if asked."""
+    model.zero_grad(set_to_none=True)
+    if checkpointing:
+        model.enable_gradient_checkpointing()  # type: ignore[operator]
     try:
         yield
     finally:
-        model.disable_gradient_checkpointing()  # type: ignore[operator]
+        model.zero_grad(set_to_none=True)
+        if checkpointing:
+            model.disable_gradient_checkpointing()  # type: ignore[operator]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,12 @@ class Calibration:
         noise = (self.noise, *self.more_noise)[draw]
         conditioning = {name: rest[rows] for name, rest in self.conditioning.items()}
         return Calibration(self.images[rows], noise[rows], self.scheduler, conditioning)
+
+    def halves(self) -> list[Calibration]:
+        """The first half of the images and the rest, with every draw of their noise; none of a single image."""
+        middle = len(self.images) // 2
+        rows = [slice(0, middle), slice(middle, None)] if middle else []
+        return [replace(self.part(r), more_noise=tuple(noise[r] for noise in self.more_noise)) for r in rows]
 
 
 @dataclass(frozen=True)

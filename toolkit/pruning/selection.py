@@ -74,13 +74,10 @@ def keep_all(
 
 
 def retained(scores: Scores, kept: Mapping[str, np.ndarray]) -> float:
-    """The mean over the groups that lose channels of the share of score that stays; 1 where none does.
+    """The mean over all groups of the share of score that stays.
 
     Raw sums of different groups do not compare (their scores differ by orders of magnitude), shares do.
     """
-    shares = [
-        float(scores[name][indices].sum() / max(scores[name].sum(), np.finfo(np.float64).tiny))
-        for name, indices in kept.items()
-        if len(indices) < len(scores[name])
-    ]
+    sums = {name: float(scores[name].sum()) for name in kept}
+    shares = [float(scores[name][indices].sum()) / sums[name] if sums[name] else 1.0 for name, indices in kept.items()]
     return float(np.mean(shares)) if shares else 1.0

@@ -18,12 +18,20 @@ Retained = Callable[[Values], float]
 """The share of the scores that a configuration keeps, in [0, 1]."""
 
 
+BEST = 3
+"""How many of those that retain most are worth trying: shares of different levels are not equally dear."""
+
+
 @dataclass(frozen=True)
 class Candidates:
-    """The configurations worth trying: the most evenly cut one, and the best retained one where that is another."""
+    """The configurations worth trying: the most evenly cut one, then those of the others that retain most."""
 
-    uniform: Values
-    best: Values
+    finalists: tuple[Values, ...]
+
+    @property
+    def uniform(self) -> Values:
+        """The most evenly cut one."""
+        return self.finalists[0]
 
 
 def solve(
@@ -38,8 +46,12 @@ def solve(
     A target in latency wants ``latency``, and its candidates were measured when they are returned. Raises DtkError
     naming the nearest figure below and above where none meets it within the tolerance.
     """
-    meeting = meet(space, target, count, retained, latency)
-    return Candidates(meeting[0], max(meeting, key=retained) if retained else meeting[0])
+    return Candidates(_finalists(meet(space, target, count, retained, latency), retained))
+
+
+def _finalists(meeting: list[Values], retained: Retained | None) -> tuple[Values, ...]:
+    best = sorted(meeting, key=retained, reverse=True)[:BEST] if retained else []
+    return tuple(dict.fromkeys([meeting[0], *best]))
 
 
 def meet(
@@ -51,8 +63,8 @@ def meet(
 ) -> list[Values]:
     """All values that meet the target, the most evenly cut first and any with fewer blocks behind those with all.
 
-    Of a target in latency the first was measured, and the best by ``retained``. Raises DtkError naming the nearest
-    figure below and above where there are none.
+    Of a target in latency those worth trying were measured. Raises DtkError naming the nearest figure below and above
+    where there are none.
     """
     if target.figure == "width":
         return [_nearest_widths(space, target)]
@@ -63,11 +75,7 @@ def meet(
         raise DtkError("A latency can only be aimed at where one can be measured.", found=f"target {target}")
     while True:
         meeting = _meeting(space, target, latency)
-        if meeting:
-            finalists = [meeting[0], max(meeting, key=retained) if retained else meeting[0]]
-        else:
-            finalists = _nearest(space, target, latency)
-        if not latency.settle(finalists):
+        if not latency.settle(_finalists(meeting, retained) if meeting else _nearest(space, target, latency)):
             return meeting or _refuse(space, target, latency)
 
 

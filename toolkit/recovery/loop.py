@@ -20,6 +20,7 @@ from toolkit.files import write_failed, write_text
 from toolkit.objective import noisy, target
 from toolkit.recovery import catalog
 from toolkit.recovery.batches import Batch, Batches
+from toolkit.recovery.compiled import check_gradients
 from toolkit.recovery.config import RecoverSettings
 from toolkit.recovery.losses.base import Step
 from toolkit.recovery.memory import is_out_of_memory, largest_that_fits, out_of_memory
@@ -63,9 +64,12 @@ def learning_rate(settings: RecoverSettings, step: int) -> float:
 def train(training: Training, state: State) -> Iterator[Losses]:
     """Train from ``state.step`` up to ``settings.steps`` and yield the losses after each step.
 
-    The caller saves, logs and stops. Raises DtkError when a loss or gradient is not finite.
+    The caller saves, logs and stops. Raises DtkError when a loss or gradient is not finite, or where compiled networks
+    have other gradients than they should.
     """
     settings = training.settings
+    if settings.compile and state.step < settings.steps:
+        check_gradients(training.network, lambda: _accumulate(training, _mine(training, state.step)))
     while state.step < settings.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.step)
@@ -80,8 +84,7 @@ def train(training: Training, state: State) -> Iterator[Losses]:
 
 def _one_step(training: Training, state: State) -> Losses:
     settings, accelerator = training.settings, training.accelerator
-    start = state.step * settings.batch_size
-    mine = range(start + accelerator.process_index, start + settings.batch_size, accelerator.num_processes)
+    mine = _mine(training, state.step)
     try:
         totals = _accumulate(training, mine)
     except RuntimeError as error:
@@ -98,6 +101,12 @@ def _one_step(training: Training, state: State) -> Losses:
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     return losses
+
+
+def _mine(training: Training, step: int) -> range:
+    """The numbers of this process's samples of a step."""
+    size, engine = training.settings.batch_size, training.accelerator
+    return range(step * size + engine.process_index, (step + 1) * size, engine.num_processes)
 
 
 def _not_finite(state: State, losses: Losses) -> DtkError:

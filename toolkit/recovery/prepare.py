@@ -91,12 +91,6 @@ def _accelerator(settings: RecoverSettings, device: str) -> Accelerator:
         raise UsageError(
             "A CPU does not train in fp16.", found="recover.mixed_precision=fp16", expected="bf16, or no on a CPU"
         )
-    if settings.compile and device == "cpu":
-        raise UsageError(
-            "Compiled networks are not trained on a CPU.",
-            found="recover.compile=true: with torch 2.13 a compiled UNet's middle block got no gradient on a CPU",
-            do="set recover.compile=false, or train on a GPU",
-        )
     if processes.count() == 1:  # accelerate would hold a second recovery of this process to the first one's precision
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)

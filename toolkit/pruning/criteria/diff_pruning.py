@@ -6,16 +6,17 @@ score = sum over coupled weights of (w x sum_t dL_t/dw)^2, t running from 0 up t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from toolkit.pruning.criteria.base import Task
-from toolkit.pruning.gradients import accumulate
+from toolkit.pruning.gradients import Gradient, accumulate, accumulate_to
 from toolkit.pruning.scoring import Importance, Scored, score_channels
 
-Gradient = Callable[[str], torch.Tensor]
+HALVES_VISIT = 8
+"""Timesteps at which each half of the images is scored again: enough to compare ranks, and no second set of gradients
+has to be kept beside the sum over all images."""
 
 
 def squared_taylor(gradient: Gradient) -> Importance:
@@ -42,12 +43,17 @@ class DiffPruning:
             return score_channels(task.model, task.layout, squared_taylor(gradient), norm_term)
 
         assert task.calibration is not None, "this criterion reads images"
-        found = {}
-        for reached in accumulate(task.model, task.calibration, task.thresholds, task.effort, task.progress):
-            halves = tuple(scores(half) for half in reached.gradients.parts())
-            facts = {"threshold": reached.threshold, **reached.facts}
-            found[reached.threshold] = Scored(scores(reached.gradients.total), facts, halves)
-        return found
+        found = {
+            reached.threshold: Scored(scores(reached.gradient), {"threshold": reached.threshold, **reached.facts})
+            for reached in accumulate(task.model, task.calibration, task.thresholds, task.effort, task.progress)
+        }
+        stops = {threshold: scored.facts["stop_timestep"] for threshold, scored in found.items()}
+        effort = replace(task.effort, timesteps=HALVES_VISIT)
+        halves = [
+            {reached.threshold: scores(reached.gradient) for reached in accumulate_to(task.model, half, stops, effort)}
+            for half in task.calibration.halves()
+        ]
+        return {at: replace(scored, halves=[half[at] for half in halves]) for at, scored in found.items()}
 
 
 CRITERION = DiffPruning()
