@@ -1,6 +1,6 @@
 """Write a UNet2DModel of 128 and 256 channels for 16x16 gray images, with random weights: latency needs no training.
 
-    python benchmarks/wide_model.py MODEL
+python benchmarks/wide_model.py MODEL
 """
 
 from __future__ import annotations

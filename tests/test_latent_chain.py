@@ -1,30 +1,36 @@
-"""Compress, recover, evaluate and profile on every kind of latent model, through the pipeline.
+"""Compress, recover, evaluate, export and profile on every kind of latent model, through the pipeline.
 
-Their export and handoff are tests/handoff/test_latent.py's.
+Their handoff is tests/handoff/test_latent.py's.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import LDMPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from tests.latent import CLASSES, FOLDERS
-from toolkit import pipeline, recipe
+from toolkit import models, pipeline, recipe
+from toolkit.conditioner import context_tokens
+from toolkit.denoiser_inputs import example_inputs, input_specs
 from toolkit.errors import DtkError, UsageError
 from toolkit.files import file_sha256, folder_sha256
 from toolkit.job import Job
 from toolkit.noise import generator
+from toolkit.runners.registry import open_runner
+from toolkit.sampling import sample
 
 pytestmark = pytest.mark.slow
 
 IMAGES = 40
-PROFILED = "caption"  # memory is measured in processes of their own: once is enough
+WHOLE = "caption"  # exported and profiled, too: the others' export is tests/handoff/test_latent.py's
+EXPORT = {"dtype": "fp16", "batch": "1:2:2", "loop_steps": 2, "loop_images": 2, "longest": 4}
 GUIDED = {"unconditional": 1.0, "class": 2.0, "labels": 1.0, "caption": 2.0}
 PROFILE = {
     "runners": ["torch"],
@@ -67,13 +73,13 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
                 "features": str(root / "means.pt"),
                 "guidance": guidance,
             },
-            "export": None,
+            "export": EXPORT,
             "profile": PROFILE | {"guidance": guidance},
         },
         "The test's recipe",
     )
     job = pipeline.start(root / "run", asked, overwrite=False, progress=lambda *_: None, notice=lambda message: None)
-    for stage in ("prune", "recover", "evaluate", *(["profile"] if request.param == PROFILED else [])):
+    for stage in ("prune", "recover", "evaluate", *(["export", "profile"] if request.param == WHOLE else [])):
         pipeline.VERBS[stage](job)
     return request.param, job
 
@@ -114,9 +120,41 @@ def test_figures_and_pictures_are_of_decoded_images(finished: tuple[str, Job]) -
     assert Image.open(job.run.path / "evaluate" / "pairs.png").width >= 8 * 16
 
 
+def test_exports_are_judged_by_decoded_images(finished: tuple[str, Job]) -> None:
+    """The PSNR is that of what diffusers' own autoencoder makes of the latents."""
+    kind, job = finished
+    if kind != WHOLE:
+        return
+    files = {path.stem for path in (job.run.path / "export" / "onnx").glob("*.onnx")}
+    assert files == {"dense", "compressed", "compressed_step", "conditioner", "decoder", "encoder"}
+    vae = AutoencoderKL.from_pretrained(job.compressed.root / "vae")
+    specs = input_specs(job.compressed.class_name, job.compressed.config, tokens=context_tokens(job.compressed))
+    given = {n: v for n, v in example_inputs(specs, 2).items() if n not in ("sample", "timestep")}
+    denoiser, scheduler = models.load_denoiser(job.compressed), models.load_scheduler(job.compressed)
+
+    def predict(sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
+        return denoiser(sample, timestep, **given).sample
+
+    export = job.run.path / "export"
+    with torch.no_grad(), closing(open_runner("onnxruntime", export / "onnx" / "compressed.onnx")) as runner:
+        latents = [
+            sample(candidate, scheduler, [0, 1], specs["sample"].shape, 2, conditioning=given)
+            for candidate in (predict, runner)
+        ]
+        images = [vae.decode(each / vae.config.scaling_factor).sample for each in latents]
+    found = json.loads((export / "parity.json").read_text())["parity"]["compressed"]["fp16"]["loop"]["psnr_db"]
+    assert found == pytest.approx(psnr_db(*images), abs=0.2)
+    assert found != pytest.approx(psnr_db(*latents), abs=0.2), "the case does not tell images from latents"
+
+
+def psnr_db(one: torch.Tensor, other: torch.Tensor) -> list[float]:
+    errors = (one.clamp(-1, 1) - other.clamp(-1, 1)).double().square().flatten(1).mean(1)
+    return (10 * torch.log10(4 / errors)).tolist()
+
+
 def test_the_loop_is_measured_with_guidance(finished: tuple[str, Job]) -> None:
     kind, job = finished
-    if kind == PROFILED:
+    if kind == WHOLE:
         loop = json.loads((job.run.path / "profile" / "profile.json").read_text())["runners"]["torch"]["loop"]
         assert loop["calls_a_step"] == 2
 
