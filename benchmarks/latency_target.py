@@ -2,8 +2,8 @@
 
 ``python benchmarks/latency_target.py RUNS`` aims at each GOAL (latency over dense), then asks which MACs and which
 width would have landed there: of all that ``macs=`` or ``width=`` can give, the one whose latency in the table is
-nearest. The three are pruned and recovered alike, each in a run folder below RUNS, and their models measured in turns
-with the dense one. The same command resumes: finished runs and entries of the table are taken as they are. Writes
+nearest. The three are pruned, recovered and judged alike, each in a run folder below RUNS, and their models measured in
+turns with the dense one. The same command resumes: finished runs and entries of the table are taken as they are. Writes
 benchmarks/results/latency-target.json, or what --output names.
 """
 
@@ -88,38 +88,51 @@ def finished(folder: Path, target: str, base: dict[str, Any], found: Latencies) 
         "one_shot_loss": plan["held_out_loss"]["one_shot"],
         "dense_loss": plan["held_out_loss"]["dense"],
         "recovered": stages.get("recover"),
+        "distance": stages["evaluate"]["frechet_distance"] if "evaluate" in stages else None,
         "latency": asdict(found.check(models.load_denoiser(job.compressed))),
     }
 
 
+def recipe_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What all runs have in common."""
+    stages: dict[str, Any] = dict.fromkeys(("recover", "evaluate", "export", "profile", "handoff"))
+    if given.steps:
+        stages["recover"] = {"steps": given.steps}
+        stages["evaluate"] = {"images": given.images, "sampling_steps": 20} if given.images else None
+    prune = {"latency": {"runner": "onnxruntime", "batch": given.batch}, "criterion": given.criterion}
+    return {"model": given.model, "data": {"source": given.data}, "device": "cpu", "prune": prune, **stages}
+
+
 def main() -> None:
     """Fill in what is missing of the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    given = arguments()
+    base = recipe_of(given)
+    asked = make(base, "The benchmark's recipe")
+    dense = models.find(given.model)
+    engine, counted, rows = engine_for(dense, asked.prune), count(dense), []
+    facts = {"model": given.model or "the embedded default", "machine": machine(), "versions": versions()}
+    facts |= {name: getattr(given, name) for name in ("batch", "steps", "images", "criterion")}
+    with latencies(dense, asked.prune.latency, "cpu") as found:
+        cost = LatencyCost(engine.space, found.measure)
+        for goal in map(float, given.goals.split(",")):
+            for figure, target in rivals(engine.space, counted, cost, goal).items():
+                place = given.runs / target.replace("=", "-")
+                rows.append({"goal": goal, "by": figure} | row(place, target, base, found))
+                write_json(given.output, facts | {"prediction_errors": sorted(cost.surprises.values()), "rows": rows})
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--model", help="a diffusers folder; none: the embedded default")
     parser.add_argument("--data", help="its images; none: the embedded default's")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--goals", default="0.75,0.6,0.5")
     parser.add_argument("--steps", type=int, default=200, help="of recovery; 0 leaves it out")
+    parser.add_argument("--images", type=int, default=1000, help="to judge the recovered model by; 0 leaves it out")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--criterion", default="diff-pruning", help="magnitude needs no gradients")
-    given = parser.parse_args()
-    prune = {"latency": {"runner": "onnxruntime", "batch": given.batch}, "criterion": given.criterion}
-    stages: dict[str, Any] = dict.fromkeys(("evaluate", "export", "profile", "handoff"))
-    stages["recover"] = {"steps": given.steps} if given.steps else None
-    base = {"model": given.model, "data": {"source": given.data}, "device": "cpu", "prune": prune, **stages}
-    asked = make(base, "The benchmark's recipe")
-    dense = models.find(given.model)
-    engine, counted, rows = engine_for(dense, asked.prune), count(dense), []
-    with latencies(dense, asked.prune.latency, "cpu") as found:
-        cost = LatencyCost(engine.space, found.measure)
-        for goal in map(float, given.goals.split(",")):
-            for figure, target in rivals(engine.space, counted, cost, goal).items():
-                name = target.replace("=", "-")
-                rows.append({"goal": goal, "by": figure} | row(given.runs / name, target, base, found))
-                facts = {"model": given.model or "the embedded default", "machine": machine(), "versions": versions()}
-                facts |= {"batch": given.batch, "steps": given.steps, "criterion": given.criterion}
-                write_json(given.output, facts | {"prediction_errors": sorted(cost.surprises.values()), "rows": rows})
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

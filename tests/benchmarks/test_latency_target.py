@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.latency_target import rivals
+from tests.pruning.cases import count
 from tests.pruning.test_latency_cost import Machine, two_levels
-from tests.pruning.test_solver import count
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import parse_target
