@@ -26,16 +26,23 @@ def batch_ranges(settings: ExportSettings) -> dict[str, BatchRange]:
 
 
 def write_engine(
-    api: TensorRT, onnx: Path, description: dict[str, Any], target: Path, settings: ExportSettings, progress: Progress
+    api: TensorRT,
+    onnx: Path,
+    description: dict[str, Any],
+    target: Path,
+    settings: ExportSettings,
+    progress: Progress,
+    *,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Write the plan of ``onnx`` (described by ``description``) to ``target`` and its description beside it (.json).
 
-    Raises DtkError where the parser refuses an operator, the build fails or the precision is not what was asked for.
+    ``cache``: where engines are kept, None = the user's; kernels' timings are kept in the user's always. Raises
+    DtkError where the parser refuses an operator, the build fails or the precision is not what was asked for.
     """
-    cache = EngineCache(cache_folder())
-    engine = cache.get(
+    engine = EngineCache(cache or cache_folder()).get(
         engine_facts(api, description, settings),
-        lambda: _build(api, onnx, description, settings, cache.folder, progress),
+        lambda: _build(api, onnx, description, settings, progress),
         lambda: progress(f"{WORK}: waiting for another process", 0, 1),
     )
     shutil.copyfile(engine.plan, target)
@@ -64,13 +71,12 @@ def _build(
     onnx: Path,
     description: dict[str, Any],
     settings: ExportSettings,
-    cache: Path,
     progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
     logger = collecting_logger(api)
     builder = api.module.Builder(logger)
     network = parse(api, onnx, builder, logger)
-    timing = cache / f"timing-{value_sha256([api.version, gpu_facts()])[:16]}.cache"
+    timing = cache_folder() / f"timing-{value_sha256([api.version, gpu_facts()])[:16]}.cache"
     started = time.monotonic()
     plan = build_plan(api, network, builder, logger, settings.batch, settings.engine, timing, progress)
     seconds = time.monotonic() - started

@@ -32,7 +32,7 @@ def profile(
     if reads & {"onnx", "engine"}:
         inputs["export"] = value_sha256(_export_of(run, models)["outputs"])
     if "engine" in reads:
-        inputs["tensorrt"] = value_sha256(run.require("tensorrt", f"dtk export {run.path} --trt")["outputs"])
+        inputs["tensorrt"] = value_sha256(_engines_of(run)["outputs"])
     request = Request(stage="profile", settings=settings.model_dump(mode="json"), inputs=inputs)
     if not run.is_current(request):
         with run.writing(request, device=device) as folder:
@@ -47,6 +47,17 @@ def _export_of(run: Run, models: dict[str, ModelFolder]) -> dict[str, Any]:
     stale = [name for name, model in models.items() if record["inputs"][name] != model.sha256]
     if stale:
         raise DtkError(f"The export in {run.path} is of another {' and another '.join(stale)} model.", do=command)
+    return record
+
+
+def _engines_of(run: Run) -> dict[str, Any]:
+    command = f"dtk export {run.path} --trt"
+    record = run.require("tensorrt", command)
+    for name in ("dense", "compressed"):
+        exported = read_json(run.path / "export" / "onnx" / f"{name}.json")["sha256"]
+        built_from = read_json(run.path / "tensorrt" / f"{name}.json")["facts"]["onnx"]
+        if built_from != value_sha256(sorted(exported.values())):
+            raise DtkError(f"The {name} engine in {run.path} is of another export.", do=command)
     return record
 
 

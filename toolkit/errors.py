@@ -31,6 +31,10 @@ class UsageError(DtkError):
     exit_code = 2
 
 
+class UnreachableError(DtkError):
+    """A target that no network meets, or that this machine cannot tell to be met; another may be."""
+
+
 class MissingToolError(DtkError):
     """An optional package or program that this step needs is not installed."""
 

@@ -125,7 +125,8 @@ def _engine(onnx: Path, settings: LatencySettings, progress: Progress) -> Path:
     plan = onnx.with_suffix(".plan")
     batch = BatchRange(min=settings.batch, opt=settings.batch, max=settings.batch)
     exporting = ExportSettings(dtype=settings.dtype, batch=batch, trt=True)
-    write_engine(load_tensorrt(), onnx, read_json(onnx.with_suffix(".json")), plan, exporting, progress)
+    description, cache = read_json(onnx.with_suffix(".json")), onnx.parent / "engines"  # measured once, kept as a time
+    write_engine(load_tensorrt(), onnx, description, plan, exporting, progress, cache=cache)
     return plan
 
 

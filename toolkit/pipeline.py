@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit import models, recipe, results
 from toolkit.errors import DtkError, UsageError, unknown
@@ -16,6 +16,9 @@ from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
 from toolkit.run_lock import held
 from toolkit.settings import Settings
+
+if TYPE_CHECKING:
+    from profiles.config import ProfileSettings
 
 __all__ = ["Job", "dry_run", "held", "start", "take_up"]
 
@@ -97,21 +100,27 @@ def export(job: Job) -> dict[str, Any]:
 
 def profile(job: Job) -> dict[str, Any]:
     """The profile stage."""
-    from profiles.config import ProfileSettings
     from profiles.stage import profile as stage
 
-    return stage(job.run, job.recipe.profile or ProfileSettings(), job.dense, job.compressed, progress=job.progress)
+    return stage(job.run, _profile_settings(job), job.dense, job.compressed, progress=job.progress)
+
+
+def _profile_settings(job: Job) -> ProfileSettings:
+    """The recipe's, with the run's own device where they name none."""
+    from profiles.config import ProfileSettings
+
+    settings = job.recipe.profile or ProfileSettings()
+    return settings.model_copy(update={"device": job.device}) if settings.device == "auto" else settings
 
 
 def profile_against(job: Job, source: str) -> dict[str, Any]:
     """The run's result measured against any stock model in the dense one's place; kept in RUN/against, not reported."""
     from exporters.config import ExportSettings
     from exporters.stage import export as export_stage
-    from profiles.config import ProfileSettings
     from profiles.stage import profile as profile_stage
     from toolkit.runners.registry import runner_reads
 
-    other, settings = models.find(source), job.recipe.profile or ProfileSettings()
+    other, settings = models.find(source), _profile_settings(job)
     if image_shape(other) != image_shape(job.dense):
         shapes = f"{image_shape(other)} and {image_shape(job.dense)}"
         raise DtkError(f"{source} makes images of another shape.", found=shapes, expected="equal (C, H, W)")
@@ -214,9 +223,18 @@ def _is_gone(model: str | None) -> bool:
 def settings_for(job: Job, stage: str, **changes: Any) -> Settings:
     """The recipe's settings of a stage with ``changes`` (None = as they were), validated."""
     old = getattr(job.recipe, stage)
-    values = (old.model_dump(mode="json") if old else {}) | {k: v for k, v in changes.items() if v is not None}
+    values = _merged(old.model_dump(mode="json") if old else {}, changes)
     new: Settings = getattr(recipe.make({stage: values}, f"The {stage} settings"), stage)
     return new
+
+
+def _merged(old: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, change in changes.items():
+        value = _merged(old.get(key) or {}, change) or None if isinstance(change, dict) else change
+        if value is not None:
+            merged[key] = value
+    return merged
 
 
 def compress_recipe(

@@ -94,8 +94,14 @@ def _apply(values: dict[str, Any], change: str) -> None:
 
 LATER = ("evaluate", "export", "profile", "handoff")
 """The stages behind the model; their own hashes tell whether they are still current."""
-FREE = ("recover.steps", "recover.checkpoint_every", "recover.keep_checkpoints", "recover.log_every")
-"""What may differ and be the same run: how far it goes, and how often it says so."""
+FREE = tuple(
+    f"recover.{name}"
+    for name in (
+        *("steps", "checkpoint_every", "keep_checkpoints", "log_every"),
+        *("micro_batch_size", "channels_last", "compile"),
+    )
+)
+"""What may differ and be the same run: how far it goes, how often it says so, what changes memory or rounding alone."""
 
 
 def resolved(recipe: Recipe) -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit import models, pipeline
-from toolkit.errors import DtkError, UsageError
+from toolkit.errors import UnreachableError, UsageError
 from toolkit.files import read_json, write_json
 from toolkit.job import Notice, device_of
 from toolkit.measuring import latencies
@@ -65,7 +65,7 @@ def sweep(
             with held(folder / name, make=True):
                 job = pipeline.start(folder / name, one, overwrite=overwrite, progress=progress, notice=notice)
                 reports[name] = pipeline.run_all(job)
-        except DtkError as error:
+        except UnreachableError as error:
             if len(refused) == len(asked) - 1:
                 raise
             refused[name] = str(error)

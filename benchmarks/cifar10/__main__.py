@@ -56,7 +56,7 @@ def dense(
     toy: Toy = False,
 ) -> None:
     """Train the dense DDPM (35.7 M parameters) with dtk's own loop; the result is WORK/dense/model."""
-    from benchmarks.cifar10.curve import add_point
+    from benchmarks.cifar10.curve import add_point, steps_done
     from benchmarks.cifar10.shapes import write_shape
     from benchmarks.cifar10.weights import unpack
 
@@ -65,15 +65,15 @@ def dense(
         write_shape("cifar10-32", start, toy) if weights is None else unpack(weights, start)
     sort = {"fresh": weights is None, "toy": toy, "compiled": compiled and on_gpu, "on_gpu": on_gpu}
     pieces = Pieces(minutes)
-    for leg in legs(steps, every):
+    for leg in legs(steps, every, done=steps_done(work / "dense")):
         values = dense_recipe(start, data, features, steps=leg, **sort)
         pieces.dtk("run", _write(work / "dense.yaml", values), "-o", work / "dense")
         add_point(results / "cifar10-dense.json", work / "dense", toy, device())
 
 
-def legs(steps: int, every: int) -> list[int]:
-    """Where training is judged: after each ``every`` steps, and at the end."""
-    return [*range(every, steps, every), steps]
+def legs(steps: int, every: int, done: int = 0) -> list[int]:
+    """Where training is judged: after each ``every`` steps and at the end; of those done already the last alone."""
+    return [leg for leg in [*range(every, steps, every), steps] if leg >= done]
 
 
 @app.command()

@@ -21,12 +21,21 @@ def add_point(results: Path, run: Path, toy: bool, device: str) -> None:
     write_json(results, {"toy": toy, "points": points, "machine": machine(device), "versions": versions()})
 
 
+def steps_done(run: Path) -> int:
+    """The steps of RUN's last finished training; 0 where there is none."""
+    path = run / "run.json"
+    finished = read_json(path)["stages"].get("recover") if path.is_file() else None
+    return int(finished["result"]["steps"]) if finished else 0
+
+
 def point(run: Path) -> dict[str, Any]:
-    """The training's log and the evaluation's figures at RUN's last step."""
-    lines = [json.loads(line) for line in (run / "recover" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The training's log and the evaluation's figures of the model that RUN's last finished training left."""
+    steps = steps_done(run)
+    logged = (run / "recover" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in map(json.loads, logged) if line["step"] <= steps]  # training may have gone on since
     judged = read_json(run / "evaluate" / "metrics.json")["frechet_distance"]
     return {
-        "steps": lines[-1]["step"],
+        "steps": steps,
         "noise_loss": mean(line["noise"] for line in lines[-LATELY:]),
         "images_per_s": median(line["images_per_s"] for line in lines),
         "distance": judged["compressed"]["value"],  # of the trained model; "dense" is what it started from

@@ -12,7 +12,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks.cifar10 import weights
+from benchmarks.cifar10 import curve, weights
 from benchmarks.cifar10.__main__ import app, legs
 from benchmarks.cifar10.features import CifarResNet
 from benchmarks.cifar10.images import sheet_images
@@ -20,6 +20,7 @@ from benchmarks.cifar10.rows import ROWS, dense_recipe, recipe
 from benchmarks.cifar10.shapes import SHAPES, write_shape
 from tests.evaluation import cifar_resnet
 from toolkit import recipe as recipes
+from toolkit.files import write_json
 from toolkit.noise import generator
 
 
@@ -105,9 +106,26 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("steps", "every", "judged"), [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (1, 2, [1])])
-def test_training_is_judged_on_its_way_and_at_its_end(steps: int, every: int, judged: list[int]) -> None:
-    assert legs(steps, every) == judged
+@pytest.mark.parametrize(
+    ("steps", "every", "done", "judged"),
+    [(5, 2, 0, [2, 4, 5]), (4, 2, 0, [2, 4]), (1, 2, 0, [1]), (5, 2, 2, [2, 4, 5]), (5, 2, 4, [4, 5]), (5, 2, 5, [5])],
+)
+def test_training_is_judged_on_its_way_and_at_its_end(steps: int, every: int, done: int, judged: list[int]) -> None:
+    assert legs(steps, every, done) == judged
+
+
+def test_a_point_is_of_what_was_judged_though_training_went_on(tmp_path: Path) -> None:
+    """The log runs ahead of the model that a finished training left and an evaluation judged."""
+    write_json(tmp_path / "run.json", {"stages": {"recover": {"result": {"steps": 2}}}})
+    lines = [{"step": step, "noise": 1.0 / step, "images_per_s": 8.0} for step in (1, 2, 3)]
+    (tmp_path / "recover").mkdir()
+    (tmp_path / "recover" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(
+        tmp_path / "evaluate" / "metrics.json", {"frechet_distance": {"compressed": {"value": 7.0, "count": 12}}}
+    )
+    found = curve.point(tmp_path)
+    assert (found["steps"], found["noise_loss"], found["distance"]) == (2, 0.75, 7.0)
+    assert curve.steps_done(tmp_path / "none") == 0
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -130,10 +148,11 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     )
     stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 2, *work, *results, "--minutes", 0.01)])
     assert stopped.exit_code == 75 and "the same command goes on" in stopped.output
-    study("dense", "--steps", 2, "--every", 1, *work, *results)
-    curve = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())
-    assert [point["steps"] for point in curve["points"]] == [1, 2] and curve["toy"]
-    assert all(np.isfinite(point["distance"]) and point["images_per_s"] > 0 for point in curve["points"])
+    for _ in range(2):  # the same command again leaves what is there
+        study("dense", "--steps", 3, "--every", 1, *work, *results)
+    found = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())
+    assert [point["steps"] for point in found["points"]] == [1, 2, 3] and found["toy"]
+    assert all(np.isfinite(point["distance"]) and point["images_per_s"] > 0 for point in found["points"])
     study("pack", tmp_path / "shards", "--work", tmp_path / "work")
     for name in ("diff-pruning-0.05", "dtk-macs0.25"):
         study("row", name, "--steps", 1, *work, *results)
@@ -143,7 +162,7 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     study("latency", "cifar10-32", *work, *results)
     study("costs", *work[:3], *results)
     told = study("table", *results)
-    assert "| 2 (toy) |" in told
+    assert "| 3 (toy) |" in told
     assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2 |" in told
     assert "| diff-pruning-0.05 | 1 (toy) | 1 |" in told
     assert "| scoring | bf16 | 4 |" in told and "| recovery | noise | 4 |" in told

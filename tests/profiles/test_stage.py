@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from profiles.config import ProfileSettings, Rounds
 from profiles.stage import profile
 from tests.tiny import tiny_folder
 from toolkit.errors import DtkError, UsageError
-from toolkit.files import read_json
+from toolkit.files import read_json, write_json
 from toolkit.models import ModelFolder, load_denoiser
-from toolkit.run_folder import Run
+from toolkit.run_folder import Request, Run
 from toolkit.runners.torch import TorchRunner
 
 ROUNDS = Rounds(seconds=1e-9, least=6)
@@ -112,6 +113,18 @@ def test_an_export_of_other_models_is_refused(
     dense, compressed = models
     with pytest.raises(DtkError, match=r"is of another dense and another compressed model[\s\S]*dtk export"):
         profile(finished[0], SETTINGS, compressed, dense)
+
+
+@pytest.mark.slow
+def test_engines_of_another_export_are_refused(
+    finished: tuple[Run, Any, Any], models: tuple[ModelFolder, ModelFolder], tmp_path: Path
+) -> None:
+    run = Run.create(Path(shutil.copytree(finished[0].path, tmp_path / "run")))
+    with run.writing(Request("tensorrt", {}, {})) as folder:
+        for name in ("dense", "compressed"):
+            write_json(folder / f"{name}.json", {"facts": {"onnx": "of an earlier export"}})
+    with pytest.raises(DtkError, match=r"dense engine in .* is of another export[\s\S]*dtk export .* --trt"):
+        profile(run, SETTINGS.model_copy(update={"runners": ("tensorrt",)}), *models)
 
 
 def test_a_runner_that_reads_an_export_wants_one(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:

@@ -134,8 +134,8 @@ def naive_order(dense: DiTTransformer2DModel, calibration: Calibration, count: i
     return gone
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "batch_size"), [(0, None), (1, 1)])
+def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int, batch_size: int | None) -> None:
     dense = tiny_dit(seed)
     shape = (2, 4, 8, 8)
     images, noise = (torch.from_numpy(normal(name, seed, shape=shape)) for name in ("images", "noise"))
@@ -149,6 +149,7 @@ def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int) -> None:
         dense,
         calibration,
         lambda _, d, n: reports.append((d, n)),
+        batch_size=batch_size,
     )
     assert [removal.block for removal in removed] == expected
     assert engine.orders[STACK][:2] == tuple(expected)

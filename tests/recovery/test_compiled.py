@@ -54,8 +54,22 @@ def test_lost_gradients_are_told() -> None:
     asked = network()
     asked.compile(backend=loses_the_first_layers)
     torch.testing.assert_close(asked(X), network()(X), msg="the values are right: only gradients show it")
-    with pytest.raises(DtkError, match=r"other gradients[\s\S]*first.weight lie 1.00[\s\S]*compile=false"):
+    with pytest.raises(DtkError, match=r"other gradients[\s\S]*first.weight: \S+ apart[\s\S]*compile=false"):
         check_gradients(asked, lambda: asked(X).sum().backward())
+
+
+def test_where_there_is_no_gradient_there_is_nothing_to_lose() -> None:
+    """A student that is its teacher, as at ``width=1.0``."""
+    asked = network()
+    asked.compile(backend="eager")
+    check_gradients(asked, lambda: (0 * asked(X)).sum().backward())
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_gradients_that_are_not_finite_are_told(value: float) -> None:
+    asked, factors = network(), iter((1.0, value))
+    with pytest.raises(DtkError, match="other gradients"):
+        check_gradients(asked, lambda: (next(factors) * asked(X)).sum().backward())
 
 
 def test_faint_gradients_may_be_rounding() -> None:

@@ -23,6 +23,7 @@ def profile(
     runner: Annotated[str | None, option("runners, by comma: torch,onnxruntime")] = None,
     batch: Annotated[str | None, option("batch sizes, by comma: 1,16,64")] = None,
     guidance: Annotated[float | None, option("classifier-free guidance of the sampling loop; 1 is none [1]")] = None,
+    device: Annotated[str | None, option("cpu or cuda [the run's]")] = None,
     seconds: Annotated[float | None, option("measure each batch size for about this long [4]")] = None,
     fail_if: Annotated[list[str] | None, option("exit 4 on onnxruntime@64.speedup<1.2, say; may be repeated")] = None,
     against: Annotated[str | None, option("measure against this diffusers folder in the dense model's place")] = None,
@@ -37,15 +38,15 @@ def profile(
 
     if others:
         with terminal(quiet=json):
-            if runner or batch or guidance or seconds or fail_if or against:
+            if runner or batch or guidance or seconds or device or fail_if or against:
                 raise UsageError(
                     "Runs that are compared are not measured.", expected="run folders and --across-machines"
                 )
         _compare([run, *others], across_machines, json)
     else:
-        rounds = {"seconds": seconds} if seconds is not None else None
         listed = {"runners": runner and runner.split(","), "batches": batch and batch.split(",")}
-        changes: dict[str, Any] = {**listed, "guidance": guidance, "rounds": rounds}
+        changes: dict[str, Any] = {**listed, "guidance": guidance, "device": device}
+        changes["rounds"] = {"seconds": seconds}
         _measure(run, changes, fail_if or [], against, json)
 
 

@@ -58,6 +58,7 @@ def serve(
     grpc_port: Annotated[int | None, option("gRPC port [8001]")] = None,
     metrics_port: Annotated[int | None, option("port of the metrics [8002]")] = None,
     environment: Annotated[Path | None, option("virtual environment that holds nvidia-pytriton")] = None,
+    ready_timeout: Annotated[float | None, option("seconds that loading and warming up may take [600]")] = None,
 ) -> None:
     """Serve RUN/handoff with a real tritonserver until Ctrl-C or SIGTERM."""
     from toolkit import pipeline
@@ -72,5 +73,6 @@ def serve(
             grpc_port=grpc_port,
             metrics_port=metrics_port,
             environment=environment,
+            ready_timeout_s=ready_timeout,
         )
     raise typer.Exit(code)

@@ -93,23 +93,26 @@ def export(
     keep_fp32: Annotated[str | None, option("layers that stay in float32, by comma: mid_block.*")] = None,
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
     sampler: Annotated[str | None, option("whose update the step graph holds: ddim or ddpm")] = None,
-    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="height and width dynamic as well")] = False,
+    dynamic_size: Annotated[
+        bool | None, typer.Option("--dynamic-size/--fixed-size", help="height and width dynamic as well")
+    ] = None,
     layout: Annotated[str | None, option("optimum: also the folder that its pipelines open")] = None,
-    trt: Annotated[bool, typer.Option("--trt", help="build TensorRT engines as well")] = False,
+    trt: Annotated[bool | None, typer.Option("--trt/--no-trt", help="build TensorRT engines as well")] = None,
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
     level: Annotated[int | None, option("how hard TensorRT optimises, 0 to 5 [3]")] = None,
     workspace_mib: Annotated[int | None, option("most memory an engine's layers may take while they run")] = None,
-    one_per_shape: Annotated[bool, typer.Option("--one-per-shape", help="with --trt, an engine a batch size")] = False,
+    one_per_shape: Annotated[
+        bool | None, typer.Option("--one-per-shape/--one-for-all", help="with --trt, an engine a batch size")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
-    engine: dict[str, Any] = {"one_per_shape": True} if one_per_shape else {}
-    engine |= {"compute_capability": compute_capability.split(",")} if compute_capability else {}
-    engine |= {name: value for name, value in (("level", level), ("workspace_mib", workspace_mib)) if value is not None}
-    changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt or None}
-    changes |= {"dynamic_size": dynamic_size or None, "layout": layout}
+    engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape}
+    engine |= {"compute_capability": compute_capability and compute_capability.split(",")}
+    changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt}
+    changes |= {"dynamic_size": dynamic_size, "layout": layout}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
-    _stage(run, "export", json, engine=engine or None, keep_fp32=kept, **changes)
+    _stage(run, "export", json, engine=engine, keep_fp32=kept, **changes)
 
 
 @app.command()

@@ -48,5 +48,5 @@ class ServeSettings(Settings):
     grpc_port: int = Field(default=8001, ge=0, le=65535)
     metrics_port: int = Field(default=8002, ge=0, le=65535)
     environment: Path | None = Field(default=None, description="a virtual environment that holds nvidia-pytriton")
-    ready_timeout_s: float = Field(default=120.0, gt=0)
+    ready_timeout_s: float = Field(default=600.0, gt=0, description="loading checks a known image and warms up")
     drain_s: int = Field(default=30, ge=0, description="how long requests under way may take after a stop")

@@ -51,8 +51,9 @@ def serve(run: Run, settings: ServeSettings, *, ready: Callable[[Server], None])
     stopped = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with running(run.path / "handoff" / REPOSITORY, settings, run.path / "serve.log") as server:
-            ready(server)
+        with running(run.path / "handoff" / REPOSITORY, settings, run.path / "serve.log", stopped) as server:
+            if not stopped.is_set():
+                ready(server)
             while server.process.poll() is None and not stopped.wait(POLL_S):
                 pass
             ended = server.process.poll()
@@ -63,11 +64,13 @@ def serve(run: Run, settings: ServeSettings, *, ready: Callable[[Server], None])
 
 
 @contextlib.contextmanager
-def running(repository: Path, settings: ServeSettings, log: Path) -> Iterator[Server]:
+def running(
+    repository: Path, settings: ServeSettings, log: Path, stopped: threading.Event | None = None
+) -> Iterator[Server]:
     """A server on ``repository`` whose models are loaded; it is drained and ended when the block is left.
 
-    Raises MissingToolError where no tritonserver can be found, DtkError where a model does not load in time; the error
-    gives the server's own reason.
+    Once ``stopped`` is set its models are not waited for any longer. Raises MissingToolError where no tritonserver can
+    be found, DtkError where a model does not load in time; the error gives the server's own reason.
     """
     with tempfile.TemporaryDirectory(prefix="dtk-serve-") as workspace:
         found = tritonserver.find(settings.environment, Path(workspace))
@@ -84,7 +87,7 @@ def running(repository: Path, settings: ServeSettings, log: Path) -> Iterator[Se
         http, grpc, metrics = (f"{settings.host}:{port}" for port in ports)
         server = Server(http, grpc, f"{metrics}/metrics", admin_key, process, log)
         try:
-            _wait_until_ready(server, settings.ready_timeout_s)
+            _wait_until_ready(server, settings.ready_timeout_s, stopped or threading.Event())
             yield server
         finally:
             stop(server, settings.drain_s)
@@ -136,7 +139,7 @@ def _command(
     ]
 
 
-def _wait_until_ready(server: Server, timeout_s: float) -> None:
+def _wait_until_ready(server: Server, timeout_s: float, stopped: threading.Event) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if (code := server.process.poll()) is not None:
@@ -144,8 +147,13 @@ def _wait_until_ready(server: Server, timeout_s: float) -> None:
         with contextlib.suppress(urllib.error.URLError, OSError):
             urllib.request.urlopen(f"http://{server.http}/v2/health/ready", timeout=1)
             return
-        time.sleep(POLL_S)
-    raise DtkError(f"The server was not ready after {timeout_s:g} s.", found=reason(server.log), do=f"see {server.log}")
+        if stopped.wait(POLL_S):
+            return
+    raise DtkError(
+        f"The server was not ready after {timeout_s:g} s.",
+        found=reason(server.log),
+        do=f"see {server.log}, or wait longer with --ready-timeout",
+    )
 
 
 def reason(log: Path) -> str:

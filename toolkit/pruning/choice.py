@@ -57,9 +57,9 @@ def choose(
 
     def tried() -> Iterator[Choice]:
         for scored in scorings.values():
-            retained_share = partial(engine.retained, scored.scores) if by_scores else None
+            retained_share = partial(engine.retained, scored.scores) if by_scores and loss else None
             candidates = solve(engine.space, target, count, retained_share, latency)
-            for values in candidates.finalists if loss else (candidates.uniform,):
+            for values in candidates.finalists:
                 kept = engine.kept(scored.scores, engine.space.configure(values))
                 model, error = build(values, kept)
                 retained = engine.retained(scored.scores, values)

@@ -27,11 +27,14 @@ def ordered(
     model: ModelMixin,
     calibration: Calibration | None,
     progress: Progress = silent,
+    *,
+    batch_size: int | None = None,
 ) -> tuple[Engine, list[Removal]]:
     """The engine with its blocks in the order in which they go, as far as any of the ``wanted`` values needs it.
 
     The order is greedy (toolkit.pruning.blocks.removals) by the mean squared change of the prediction over ``POINTS``
-    timesteps; also returns each removal with that error.
+    timesteps; also returns each removal with that error. ``batch_size``: images at once, None = all; changes memory
+    alone.
     """
     lowest = [min(found) for found in zip(*wanted, strict=True)]
     pairs = zip(engine.space.variables, lowest, strict=True)
@@ -40,32 +43,36 @@ def ordered(
         return engine, []
     if calibration is None:
         raise DtkError("Which blocks go is tried out on images.", found="no images", do="give some: --data")
-    expected = _predictions(model, calibration)
+    pieces = calibration.pieces(batch_size)
+    expected = _predictions(model, pieces)
     total = sum(
         len(engine.stacks[name].removable) - removed for name, count in fewest.items() for removed in range(count)
     )
-    error = _counting(partial(_error, engine, model, calibration, expected), total, progress)
+    error = _counting(partial(_error, engine, model, pieces, expected), total, progress)
     found = list(removals(engine.stacks, fewest, error))
     return replace(engine, orders=orders_from(engine.stacks, found)), found
 
 
 def _error(
-    engine: Engine, model: ModelMixin, calibration: Calibration, expected: torch.Tensor, kept: KeptBlocks
+    engine: Engine, model: ModelMixin, pieces: Sequence[Calibration], expected: torch.Tensor, kept: KeptBlocks
 ) -> float:
     rules = engine.adapter.blocks
     every = {name: tuple(range(stack.size)) for name, stack in rules.stacks(engine.config).items()} | dict(kept)
     config = rules.resized(engine.config, {name: len(stay) for name, stay in every.items()})
     tried = surgery.shallower(model, config, rules.rename(engine.config, every))
-    return float((_predictions(tried, calibration) - expected).double().square().mean())
+    return float((_predictions(tried, pieces) - expected).double().square().mean())
 
 
-def _predictions(model: ModelMixin, calibration: Calibration) -> torch.Tensor:
+def _predictions(model: ModelMixin, pieces: Sequence[Calibration]) -> torch.Tensor:
     """Predictions (POINTS, N, C, H, W) of the denoised part, learned variances left out."""
-    steps, _ = timesteps_and_kind(calibration.scheduler)
-    channels = calibration.images.shape[1]
+    steps, _ = timesteps_and_kind(pieces[0].scheduler)
+    channels = pieces[0].images.shape[1]
+
+    def at(t: int) -> torch.Tensor:
+        return torch.cat([predicted(prediction_at(model, piece, t), channels) for piece in pieces])
+
     with torch.inference_mode():
-        at = [prediction_at(model, calibration, int(steps * (i + 0.5) / POINTS)) for i in range(POINTS)]
-    return torch.stack([predicted(prediction, channels) for prediction in at])
+        return torch.stack([at(int(steps * (i + 0.5) / POINTS)) for i in range(POINTS)])
 
 
 def _counting(error: Callable[[KeptBlocks], float], total: int, progress: Progress) -> Callable[[KeptBlocks], float]:

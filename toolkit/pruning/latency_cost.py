@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from scipy.optimize import nnls
 
-from toolkit.errors import DtkError
+from toolkit.errors import UnreachableError
 from toolkit.progress import Progress, silent
 from toolkit.pruning.cost import terms
 from toolkit.pruning.space import Config, Space, Values
@@ -82,11 +82,14 @@ class LatencyCost:
         return float(self._rows[values] @ self._coefficients)
 
     def settle(self, finalists: Iterable[Values]) -> bool:
-        """Measure those that were not, and tell whether any was. Raises DtkError where noise hides the answer."""
+        """Measure those that were not, and tell whether any was.
+
+        Raises UnreachableError where noise hides the answer.
+        """
         dense = self.space.dense_values
         new = [values for values in dict.fromkeys(finalists) if values not in self.timings and values != dense]
         if len(self.surprises) + len(new) > MOST_FINALISTS:
-            raise DtkError(
+            raise UnreachableError(
                 "The latencies measured here do not settle.",
                 found=f"{MOST_FINALISTS} configurations that were predicted to meet the target and measured otherwise",
                 do="measure on a quieter machine, or ask for macs= or width=",
@@ -152,9 +155,9 @@ def noise(timing: Timing) -> float:
 
 
 def refuse_noise(timing: Timing) -> None:
-    """Raise DtkError where the interval is wider than the target's tolerance: nothing could be said of meeting it."""
+    """Raise UnreachableError where the interval is wider than the target's tolerance: nothing could be said."""
     if not noise(timing) <= LATENCY_TOLERANCES[-1]:
-        raise DtkError(
+        raise UnreachableError(
             f"This machine is too noisy to meet a latency within {LATENCY_TOLERANCES[-1]:.0%}.",
             found=f"{timing.fraction:.3f} of the dense model's latency, but anything from {timing.low:.3f} to "
             f"{timing.high:.3f} is as likely",

@@ -92,8 +92,7 @@ def reconstruct(
     ``batch_size``: images at once, None = all; changes memory alone. A layer costs a forward pass of both models up to
     it for each of ``timesteps``.
     """
-    size = batch_size or len(calibration.images)
-    pieces = [calibration.part(slice(i, i + size)) for i in range(0, len(calibration.images), size)]
+    pieces = calibration.pieces(batch_size)
     pairs = dict(_layers(dense, pruned, layout, kept, rename))
     order = [name for name in _order(dense, calibration, timesteps[0]) if name in pairs]
     for done, name in enumerate(order):

@@ -43,6 +43,11 @@ class Calibration:
         conditioning = {name: rest[rows] for name, rest in self.conditioning.items()}
         return Calibration(self.images[rows], noise[rows], self.scheduler, conditioning)
 
+    def pieces(self, size: int | None) -> list[Calibration]:
+        """``size`` images at a time (None = all of them) with the first draw of the noise."""
+        count = len(self.images)
+        return [self.part(slice(start, start + (size or count))) for start in range(0, count, size or count)]
+
     def halves(self) -> list[Calibration]:
         """The first half of the images and the rest, with every draw of their noise; none of a single image."""
         middle = len(self.images) // 2
@@ -109,10 +114,16 @@ def score_channels(
     return scores
 
 
-def held_out_loss(model: nn.Module, calibration: Calibration, points: int = 10) -> float:
-    """The mean squared error per element over ``points`` timesteps spread evenly over 0..T-1."""
+def held_out_loss(
+    model: nn.Module, calibration: Calibration, points: int = 10, *, batch_size: int | None = None
+) -> float:
+    """The mean squared error per element over ``points`` timesteps spread evenly over 0..T-1.
+
+    ``batch_size``: images at once, None = all; changes memory alone.
+    """
     steps, _ = timesteps_and_kind(calibration.scheduler)
-    elements = calibration.images[0].numel()
+    at = [int(steps * (i + 0.5) / points) for i in range(points)]
+    pieces = calibration.pieces(batch_size)
     with torch.inference_mode():
-        losses = [float(loss_at(model, calibration, int(steps * (i + 0.5) / points))) for i in range(points)]
-    return float(np.mean(losses)) / elements
+        sums = [float(loss_at(model, piece, t)) * len(piece.images) for piece in pieces for t in at]
+    return float(np.sum(sums)) / points / calibration.images.numel()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from toolkit.errors import DtkError
+from toolkit.errors import DtkError, UnreachableError
 from toolkit.pruning.cost import Count, price
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.space import Space, Values
@@ -96,7 +96,7 @@ def _meeting(space: Space, target: Target, cost: Price) -> list[Values]:
 
 def _nearest_widths(space: Space, target: Target) -> Values:
     if all(variable.kind == "blocks" for variable in space.variables):
-        raise DtkError(
+        raise UnreachableError(
             "The widths of this model are not free: it is pruned by whole blocks.",
             found=f"width={target.value:g}",
             do="ask for macs= or params=",
@@ -104,7 +104,7 @@ def _nearest_widths(space: Space, target: Target) -> Values:
     for variable in space.variables:
         wanted = target.value * variable.dense
         if variable.kind == "width" and variable.choices[0] - wanted > variable.step / 2:
-            raise DtkError(
+            raise UnreachableError(
                 "The target is narrower than a level of this model may get.",
                 found=f"{variable.name}: {wanted:g} of {variable.dense}",
                 expected=f"at least {variable.choices[0]}, in steps of {variable.step} (norm groups, heads, --align)",
@@ -113,7 +113,7 @@ def _nearest_widths(space: Space, target: Target) -> Values:
     values = tuple(v.nearest(target.value) if v.kind == "width" else v.dense for v in space.variables)
     if not space.allows(values):
         reachable = min(space, key=lambda v: sum(abs(a - b) / a for a, b in zip(values, v, strict=True)))
-        raise DtkError(
+        raise UnreachableError(
             f"No stock configuration has width {target.value:g} of dense on every level.",
             found=f"levels {values}, of which adjacent ones become equal",
             expected="levels of unequal width stay unequal",
@@ -143,7 +143,7 @@ def _refuse(space: Space, target: Target, cost: Price) -> NoReturn:
     blocks = all(variable.kind == "blocks" for variable in space.variables)
     narrower = "" if below else f", allow {'fewer blocks' if blocks else 'narrower levels'} with --min-width"
     finer = "" if blocks else ", or try a smaller --align"
-    raise DtkError(
+    raise UnreachableError(
         f"No stock configuration has {target.figure} within {target.tolerances[-1]:.0%} of {target.shown(goal)}.",
         found=f"nearest below {told(below)}, nearest above {told(above)}",
         do=f"choose one of these with --target{narrower}{finer}",

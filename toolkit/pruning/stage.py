@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -93,20 +93,22 @@ def prune(
     meeting = meet(engine.space, target, count, latency=latency)  # an unreachable target is told before the scoring
     model = _load(dense, device)
     scored_on, held_out = _calibration(settings, dense, train, device)
+    size = settings.calibration_batch_size
+    loss = None if held_out is None else partial(held_out_loss, calibration=held_out, batch_size=size)
     thresholds, effort = scorings.thresholds(settings), scorings.effort(settings)
     task = Task(model, engine.layout, scored_on, thresholds, settings.norm_term, settings.seed, progress, effort)
     with run.writing(request, device=device) as folder:
-        engine, removed = depth.ordered(engine, meeting, model, scored_on, progress)
+        engine, removed = depth.ordered(engine, meeting, model, scored_on, progress, batch_size=size)
         found, key = scorings.find_or_score(run, settings, inputs, criterion, task)
         timesteps = timesteps_and_kind(models.load_scheduler(dense))[0]
-        choice = _choose(engine, settings, count, found, model, held_out, criterion, timesteps, latency)
+        choice = _choose(engine, settings, count, found, model, loss, criterion, timesteps, latency)
         fit = None
         narrower = bool(engine.layout.groups) and choice.values != engine.space.dense_values
         fits = settings.reconstruct and narrower and not criterion.fresh_weights
-        if fits and scored_on is not None and held_out is not None:
-            choice, fit = _reconstructed(engine, settings, choice, model, scored_on, held_out, progress)
+        if fits and scored_on is not None and loss is not None:
+            choice, fit = _reconstructed(engine, settings, choice, model, scored_on, loss, progress)
         facts = _figures(engine, settings, choice.values, count) | {
-            **_record(choice, None if held_out is None else held_out_loss(model, held_out)),
+            **_record(choice, None if loss is None else loss(model)),
             "reconstruction": fit,
             "stability": _stability(engine, choice),
             "removals": [asdict(removal) for removal in removed],
@@ -146,7 +148,7 @@ def _choose(
     count: Count,
     scorings: Scorings,
     model: ModelMixin,
-    held_out: calibration.Calibration | None,
+    loss: Callable[[ModelMixin], float] | None,
     criterion: Criterion,
     timesteps: int,
     latency: LatencyCost | None,
@@ -160,7 +162,6 @@ def _choose(
         pruned, error = surgery.prune(model, config, engine.layout, kept, timesteps, engine.rename(config))
         return pruned.to(device), error
 
-    loss = None if held_out is None else partial(held_out_loss, calibration=held_out)
     by_scores = not criterion.fresh_weights  # the scores and the one-shot loss of fresh weights are chance
     target = parse_target(settings.target)
     return choose(engine, target, count, scorings, build, loss, by_scores=by_scores, latency=latency)
@@ -193,7 +194,7 @@ def _reconstructed(
     choice: Choice,
     dense: ModelMixin,
     fitted_on: calibration.Calibration,
-    held_out: calibration.Calibration,
+    held_out_loss: Callable[[ModelMixin], float],
     progress: Progress,
 ) -> tuple[Choice, dict[str, Any]]:
     """The choice with its layers fitted to the dense model's outputs, where that helps on held-out images.
@@ -205,7 +206,7 @@ def _reconstructed(
     rename, size = engine.rename(engine.space.configure(choice.values)), settings.calibration_batch_size
     model, layout, kept = copy.deepcopy(choice.model), engine.layout, choice.kept
     reconstruct(dense, model, layout, kept, fitted_on, at, rename=rename, batch_size=size, progress=progress)
-    loss = held_out_loss(model, held_out)
+    loss = held_out_loss(model)
     better = choice.one_shot_loss is not None and loss < choice.one_shot_loss
     facts = {"timesteps": at, "held_out_loss": loss, "taken": better}
     return replace(choice, model=model) if better else choice, facts

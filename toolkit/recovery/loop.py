@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +29,7 @@ from toolkit.recovery.state import State
 from toolkit.recovery.weighting import min_snr_weights
 
 Losses = dict[str, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def train(training: Training, state: State) -> Iterator[Losses]:
     """
     settings = training.settings
     if settings.compile and state.step < settings.steps:
-        check_gradients(training.network, lambda: _accumulate(training, _mine(training, state.step)))
+        _check_compiled(training, state)
     while state.step < settings.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.step)
@@ -85,14 +87,7 @@ def train(training: Training, state: State) -> Iterator[Losses]:
 def _one_step(training: Training, state: State) -> Losses:
     settings, accelerator = training.settings, training.accelerator
     mine = _mine(training, state.step)
-    try:
-        totals = _accumulate(training, mine)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        totals = None
-    if totals is None:  # outside of the handler, whose traceback holds the tensors that did not fit
-        raise _no_memory(training, mine, state.step)
+    totals = _in_memory(training, mine, state.step, lambda: _accumulate(training, mine))
     norm = accelerator.clip_grad_norm_(training.student.parameters(), settings.gradient_clip)
     losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
     watched = [*losses.values()] if settings.mixed_precision == "fp16" else [*losses.values(), float(norm)]
@@ -101,6 +96,28 @@ def _one_step(training: Training, state: State) -> Losses:
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     return losses
+
+
+def _check_compiled(training: Training, state: State) -> None:
+    """Hold the gradients of this process's first images against those of the networks uncompiled."""
+    mine = _mine(training, state.step)
+    samples = mine[: training.settings.micro_batch_size or len(mine)]
+
+    def backward() -> None:  # by torch alone: the scaler of fp16 finds its scale only later
+        with training.accelerator.no_sync(training.student):
+            _total(training, samples)[0].backward()
+
+    _in_memory(training, mine, state.step, lambda: check_gradients(training.network, backward))
+
+
+def _in_memory(training: Training, mine: range, step: int, work: Callable[[], T]) -> T:
+    """What ``work`` returns. Raises DtkError saying how many images would fit where memory runs out."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    raise _no_memory(training, mine, step)  # outside of the handler, whose traceback holds what did not fit
 
 
 def _mine(training: Training, step: int) -> range:
@@ -135,15 +152,20 @@ def _accumulate(training: Training, mine: range) -> dict[str, torch.Tensor]:
 def _backward(training: Training, samples: range, share: float, *, last: bool) -> dict[str, torch.Tensor]:
     """Add the gradients of some samples, weighted by their ``share`` of the process's batch; returns their losses."""
     accelerator = training.accelerator
-    with accelerator.autocast():
-        losses = _losses(training, training.batches(samples, accelerator.device))
-    total = torch.stack([weight * losses[name] for name, weight in training.losses.items()]).sum()
+    total, losses = _total(training, samples)
     if last:
         accelerator.backward(total * share)
     else:
         with accelerator.no_sync(training.student):
             accelerator.backward(total * share)
     return {"total": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+
+
+def _total(training: Training, samples: range) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The weighted sum of the losses of some samples, and each of them."""
+    with training.accelerator.autocast():
+        losses = _losses(training, training.batches(samples, training.accelerator.device))
+    return torch.stack([weight * losses[name] for name, weight in training.losses.items()]).sum(), losses
 
 
 def _no_memory(training: Training, mine: range, step: int) -> DtkError:

@@ -22,6 +22,7 @@ from toolkit.recovery.kept import kept_features
 from toolkit.recovery.loop import Training
 from toolkit.recovery.mix import default_mix
 from toolkit.recovery.state import State
+from toolkit.runners.registry import unavailable
 
 
 def check(settings: RecoverSettings, images: Examples) -> None:
@@ -91,6 +92,8 @@ def _accelerator(settings: RecoverSettings, device: str) -> Accelerator:
         raise UsageError(
             "A CPU does not train in fp16.", found="recover.mixed_precision=fp16", expected="bf16, or no on a CPU"
         )
+    if settings.compile and (reason := unavailable("compile", device)):
+        raise UsageError("The networks cannot be compiled here.", found=reason, do="set recover.compile=false")
     if processes.count() == 1:  # accelerate would hold a second recovery of this process to the first one's precision
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)

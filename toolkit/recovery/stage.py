@@ -33,7 +33,7 @@ def recover(
     An interrupted or shorter recovery of the same settings is taken up at its last whole checkpoint. ``notice`` is told
     what a user should know (a damaged checkpoint that was passed over). Under a launcher every process trains on its
     share of each batch, and the main one writes. Raises DtkError where the data is too small, a loss is not finite or
-    memory runs out.
+    memory runs out, UsageError where the recovery has gone beyond ``settings.steps``.
     """
     pruned = models.find(run.path / "prune" / "model")
     inputs = {
@@ -49,7 +49,8 @@ def recover(
     training, state = prepare(settings, dense, pruned, train_images, device)
     with training.accelerator.main_process_first():
         train_images.prepare(progress, mirrored=settings.flip)
-    identity = value_sha256([{k: v for k, v in request.settings.items() if k in IDENTITY}, inputs])
+    same = {name: value for name, value in request.settings.items() if name in IDENTITY}
+    identity = value_sha256([same, dict(training.losses), inputs])
     with training.accelerator.main_process_first():  # it removes what is damaged; the others find what is left
         for passed in restore(folder / "checkpoints", state, identity, settings.steps):
             notice(f"Passed over the checkpoint {passed}.")
@@ -64,10 +65,11 @@ def recover(
 
 
 IDENTITY = (
-    *("batch_size", "losses", "min_snr_gamma", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
+    *("batch_size", "min_snr_gamma", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
     *("gradient_clip", "ema", "flip", "condition_dropout", "mixed_precision", "seed"),
 )
-"""The settings that make it the same training; how far it goes and how often it saves do not."""
+"""The settings that, with the losses' weights, make it the same training; how far it goes, how often it saves and what
+changes memory or rounding alone do not."""
 
 
 def _train(training: Training, state: State, run: Run, identity: str, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from toolkit.errors import UsageError
 from toolkit.files import replacing
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -78,23 +79,23 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
-    """Load the latest whole checkpoint of this identity at a step of at most ``last``; returns what was passed over.
+    """Load the latest whole checkpoint of this identity; returns what was passed over.
 
     What is passed over is removed: it would otherwise count among the latest, and the new ones would go in its stead.
+    Raises UsageError where the checkpoint lies beyond step ``last``: training goes on, never back.
     """
     passed = []
     for path in checkpoints(folder):
-        if int(path.stem.removeprefix("step-")) > last:
-            path.unlink()
-            continue
         try:
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("identity") != identity:
                     passed.append(f"{path.name}: of another recovery")
                     path.unlink()
                     continue
-                _load(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
                 facts = json.loads(file.metadata()["facts"])
+                if facts["step"] > last:
+                    raise _too_far(facts["step"], last)
+                _load(state, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
                 state.step, state.losses, state.seconds = facts["step"], facts["losses"], facts["seconds"]
                 if state.scaler is not None:
                     state.scaler.load_state_dict(facts["scaler"])
@@ -104,6 +105,14 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
             passed.append(f"{path.name}: damaged ({str(error).splitlines()[0]})")
             path.unlink()
     return passed
+
+
+def _too_far(done: int, asked: int) -> UsageError:
+    return UsageError(
+        "This recovery has gone further than it is asked to.",
+        found=f"{done} steps done, {asked} asked",
+        do=f"ask for {done} steps or more, or give another run folder",
+    )
 
 
 def _load(state: State, tensors: dict[str, torch.Tensor]) -> None:
