@@ -164,5 +164,6 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     told = study("table", *results)
     assert "| 3 (toy) |" in told
     assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2 |" in told
+    assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2, loop of 2 |" in told
     assert "| diff-pruning-0.05 | 1 (toy) | 1 |" in told
     assert "| scoring | bf16 | 4 |" in told and "| recovery | noise | 4 |" in told
