@@ -146,7 +146,7 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     assert "40 images to train on, 40 to judge by" in study(
         "prepare", tmp_path / "images", tmp_path / "weights.th", *work[:3]
     )
-    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 2, *work, *results, "--minutes", 0.01)])
+    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0.01)])
     assert stopped.exit_code == 75 and "the same command goes on" in stopped.output
     for _ in range(2):  # the same command again leaves what is there
         study("dense", "--steps", 3, "--every", 1, *work, *results)
