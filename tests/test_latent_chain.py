@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from tests.latent import CLASSES, FOLDERS
+from toolkit import asked as asking
 from toolkit import models, pipeline, recipe
 from toolkit.conditioner import context_tokens
 from toolkit.denoiser_inputs import example_inputs, input_specs
@@ -172,6 +173,6 @@ def test_guidance_is_refused_where_nothing_leads_away(finished: tuple[str, Job])
     kind, job = finished
     if GUIDED[kind] == 1:
         for stage in ("evaluate", "profile"):
-            changed = pipeline.with_settings(job, stage, pipeline.settings_for(job, stage, guidance=2.0))
+            changed = asking.with_settings(job, stage, asking.settings_for(job, stage, guidance=2.0))
             with pytest.raises((UsageError, DtkError), match="cannot be sampled with guidance 2"):
                 pipeline.VERBS[stage](changed)

@@ -6,26 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit import models, recipe, results
-from toolkit.errors import DtkError, UsageError, unknown
+from toolkit import models, results
+from toolkit.errors import DtkError
 from toolkit.files import write_json
 from toolkit.first_stage import image_shape
 from toolkit.job import Job, count, dry_run, measured, start, take_up
-from toolkit.measuring import refuse_idle
-from toolkit.recipe import Recipe
 from toolkit.run_folder import Run
 from toolkit.run_lock import held
-from toolkit.settings import Settings
 
 if TYPE_CHECKING:
     from profiles.config import ProfileSettings
 
 __all__ = ["Job", "dry_run", "held", "start", "take_up"]
-
-
-def with_settings(job: Job, stage: str, settings: Settings) -> Job:
-    """The job with other settings of one stage."""
-    return Job(job.run, job.recipe.model_copy(update={stage: settings}), job.progress, job.notice)
 
 
 def prune(job: Job) -> dict[str, Any]:
@@ -218,89 +210,3 @@ def _is_gone(model: str | None) -> bool:
     """Whether a model was named by a path where nothing lies any more; a hub id is not looked for."""
     named = model is not None and (Path(model).is_absolute() or model.startswith("."))
     return bool(model and named and not Path(model).is_dir())
-
-
-def settings_for(job: Job, stage: str, **changes: Any) -> Settings:
-    """The recipe's settings of a stage with ``changes`` (None = as they were), validated."""
-    old = getattr(job.recipe, stage)
-    values = _merged(old.model_dump(mode="json") if old else {}, changes)
-    new: Settings = getattr(recipe.make({stage: values}, f"The {stage} settings"), stage)
-    return new
-
-
-def _merged(old: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
-    for key, change in changes.items():
-        value = _merged(old.get(key) or {}, change) or None if isinstance(change, dict) else change
-        if value is not None:
-            merged[key] = value
-    return merged
-
-
-def compress_recipe(
-    model: str | None,
-    data: str | None,
-    *,
-    stream: int | None = None,
-    device: str,
-    seed: int | None,
-    prune: dict[str, Any],
-    latency: dict[str, Any],
-    recover: dict[str, Any] | None,
-) -> Recipe:
-    """The recipe of `dtk compress`: prune and recover alone. A setting that is None takes its default.
-
-    Raises UsageError where ``latency`` says how to measure and the target is none to measure.
-    """
-
-    def given(values: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in values.items() if value is not None}
-
-    values = {
-        "model": model,
-        "data": given({"source": data, "stream": stream, "seed": seed}),
-        "device": device,
-        "prune": given(prune) | ({"latency": given(latency)} if given(latency) else {}),
-        "recover": None if recover is None else given(recover),
-        **dict.fromkeys(("evaluate", "export", "profile", "handoff")),
-    }
-    asked = recipe.make(values, "The command line")
-    refuse_idle(given(latency), asked.prune.target)
-    return asked
-
-
-def folder_of(path: Path, out: Path | None) -> Path:
-    """The run folder of a recipe: ``out``, or the folder it lies in if that is a run."""
-    if out is not None:
-        return out
-    if (path.parent / "run.json").is_file():
-        return path.parent
-    raise UsageError(f"No run folder was given for {path}.", do="add -o RUN")
-
-
-def known(kind: str) -> dict[str, str]:
-    """Names and descriptions of what dtk knows of a kind."""
-    from exporters.catalog import known_exporters
-    from toolkit.pruning.catalog import known_adapters, known_criteria
-    from toolkit.recovery.catalog import known_losses
-    from toolkit.runners.registry import known_runners, unavailable
-    from toolkit.sampling import SAMPLERS
-
-    kinds: dict[str, Callable[[], dict[str, str]]] = {
-        "criteria": lambda: {name: c.description for name, c in known_criteria().items()},
-        "adapters": lambda: {name: (type(a).__doc__ or "").strip() for name, a in known_adapters().items()},
-        "losses": lambda: {name: loss.description for name, loss in known_losses().items()},
-        "exporters": known_exporters,
-        "runners": lambda: {name: unavailable(name) or "available" for name in known_runners()},
-        "samplers": lambda: {name: s.scheduler_class for name, s in SAMPLERS.items()},
-    }
-    if kind not in kinds:
-        raise unknown("kind", kind, list(kinds))
-    return kinds[kind]()
-
-
-def doctor() -> dict[str, Any]:
-    """Whether what is installed fits together, and which runners would run here."""
-    from toolkit.doctor import examine
-
-    return examine()

@@ -146,7 +146,7 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     assert "40 images to train on, 40 to judge by" in study(
         "prepare", tmp_path / "images", tmp_path / "weights.th", *work[:3]
     )
-    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 2, *work, *results, "--minutes", 0.01)])
+    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0.01)])
     assert stopped.exit_code == 75 and "the same command goes on" in stopped.output
     for _ in range(2):  # the same command again leaves what is there
         study("dense", "--steps", 3, "--every", 1, *work, *results)
@@ -164,5 +164,6 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     told = study("table", *results)
     assert "| 3 (toy) |" in told
     assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2 |" in told
+    assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2, loop of 2 |" in told
     assert "| diff-pruning-0.05 | 1 (toy) | 1 |" in told
     assert "| scoring | bf16 | 4 |" in told and "| recovery | noise | 4 |" in told

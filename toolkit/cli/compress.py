@@ -57,6 +57,7 @@ def compress(
 ) -> None:
     """Prune MODEL to a target and recover its quality."""
     from toolkit import pipeline
+    from toolkit.asked import compress_recipe
     from toolkit.cli import tables
     from toolkit.cli.terminal import show, terminal
     from toolkit.errors import UsageError
@@ -83,7 +84,7 @@ def compress(
     training = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     training |= {"condition_dropout": condition_dropout}
     with terminal(quiet=json) as told:
-        asked = pipeline.compress_recipe(
+        asked = compress_recipe(
             model,
             data,
             stream=stream,
@@ -114,12 +115,13 @@ def run_recipe(
 ) -> None:
     """Do all that a recipe says; the same command goes on where an interrupted one stopped."""
     from toolkit import pipeline
+    from toolkit.asked import folder_of
     from toolkit.cli import tables
     from toolkit.cli.terminal import show, terminal
     from toolkit.recipe import read
 
     with terminal(quiet=json) as told:
-        folder = pipeline.folder_of(recipe, out)
+        folder = folder_of(recipe, out)
         asked = read(recipe, tuple(change or ()))
         with pipeline.held(folder, make=True):
             job = pipeline.start(folder, asked, overwrite=overwrite, progress=told.progress, notice=told.notice)

@@ -62,15 +62,15 @@ def _compare(runs: list[Path], across_machines: bool, json: bool) -> None:
 
 def _measure(path: Path, changes: dict[str, Any], fail_if: list[str], against: str | None, json: bool) -> None:
     from profiles.conditions import hold, parse
-    from toolkit import pipeline
+    from toolkit import asked, pipeline
     from toolkit.cli import checks, tables
     from toolkit.cli.terminal import show, terminal
 
     with terminal(quiet=json) as told, pipeline.held(path):
         conditions = [parse(text) for text in fail_if]
         job = pipeline.take_up(path, told.progress, told.notice)
-        settings = pipeline.settings_for(job, "profile", **changes)
-        job = pipeline.with_settings(job, "profile", settings)
+        settings = asked.settings_for(job, "profile", **changes)
+        job = asked.with_settings(job, "profile", settings)
         _check_measurable(job, conditions)
         value = pipeline.profile_against(job, against) if against else pipeline.profile(job)
         if not against:

@@ -29,23 +29,23 @@ def list_known(
     json: Json = False,
 ) -> None:
     """List what dtk knows."""
-    from toolkit import pipeline
     from toolkit.cli.terminal import show, terminal
+    from toolkit.known import known
 
     with terminal(quiet=json):
-        known = pipeline.known(kind)
-    show(known, json, lambda names: (f"{name:<18} {what}" for name, what in names.items()))
+        found = known(kind)
+    show(found, json, lambda names: (f"{name:<18} {what}" for name, what in names.items()))
 
 
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say whether what is installed fits together, and which runners would run here; exit code 1 on a conflict."""
-    from toolkit import pipeline
     from toolkit.cli import checks
     from toolkit.cli.terminal import show, terminal
+    from toolkit.doctor import examine
 
     with terminal(quiet=json):
-        found = pipeline.doctor()
+        found = examine()
     show(found, json, checks.doctor)
     raise typer.Exit(0 if found["ok"] else 1)
 

@@ -13,13 +13,13 @@ from toolkit.cli.app import Json, RunFolder, app, option
 
 def _stage(path: Path, stage: str, json: bool, **changes: Any) -> None:
     """Run one stage of an existing run with changed settings, and show what it found; the main process alone speaks."""
-    from toolkit import pipeline, processes
+    from toolkit import asked, pipeline, processes
     from toolkit.cli import tables
     from toolkit.cli.terminal import show, terminal
 
     with terminal(quiet=json) as told, pipeline.held(path):
         job = pipeline.take_up(path, told.progress, told.notice)
-        job = pipeline.with_settings(job, stage, pipeline.settings_for(job, stage, **changes))
+        job = asked.with_settings(job, stage, asked.settings_for(job, stage, **changes))
         value = pipeline.VERBS[stage](job)
         if not processes.is_main():
             return

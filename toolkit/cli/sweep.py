@@ -40,13 +40,14 @@ def sweep(
     """
     from toolkit import pipeline
     from toolkit import sweep as sweeps
+    from toolkit.asked import compress_recipe
     from toolkit.cli.terminal import show, terminal
 
     prune = {"criterion": criterion, "align": align, "calibration_images": calibration_images, "seed": seed}
     training = {"steps": steps, "batch_size": batch_size, "seed": seed}
     judging = {"images": images, "sampling_steps": sampling_steps}
     with terminal(quiet=json) as told:
-        base = pipeline.compress_recipe(
+        base = compress_recipe(
             model, data, device=device, seed=seed, prune=prune, latency={}, recover=training if recover else None
         )
         asked = sweeps.recipes(base, targets.split(","), judging, {"runner": runner, "batch": batch})

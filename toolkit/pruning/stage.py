@@ -16,11 +16,12 @@ from toolkit.data.examples import Examples
 from toolkit.errors import DtkError
 from toolkit.objective import timesteps_and_kind
 from toolkit.progress import Progress, silent
-from toolkit.pruning import agreement, calibration, catalog, depth, scorings, surgery
+from toolkit.pruning import calibration, catalog, depth, scorings, surgery
+from toolkit.pruning import facts as facts_of
 from toolkit.pruning.adapters.base import Limits
 from toolkit.pruning.choice import Choice, choose
 from toolkit.pruning.config import PruneSettings
-from toolkit.pruning.cost import Count, by_level
+from toolkit.pruning.cost import Count
 from toolkit.pruning.criteria.base import Criterion, Task
 from toolkit.pruning.engine import Engine
 from toolkit.pruning.latency_cost import LatencyCost
@@ -62,7 +63,7 @@ def plan_by_width(
     latency = latency_cost(engine, target, latencies, progress)
     values = solve(engine.space, target, count, latency=latency).uniform
     found = {"latency": latency_facts(latency, values, target, settings)} if latency else {}
-    return {**_figures(engine, settings, values, count), "chosen_by": "width (no scores are cached)", **found}
+    return {**facts_of.figures(engine, settings, values, count), "chosen_by": "width (no scores are cached)", **found}
 
 
 def prune(
@@ -107,12 +108,12 @@ def prune(
         fits = settings.reconstruct and narrower and not criterion.fresh_weights
         if fits and scored_on is not None and loss is not None:
             choice, fit = _reconstructed(engine, settings, choice, model, scored_on, loss, progress)
-        facts = _figures(engine, settings, choice.values, count) | {
-            **_record(choice, None if loss is None else loss(model)),
+        facts = facts_of.figures(engine, settings, choice.values, count) | {
+            **facts_of.record(choice, None if loss is None else loss(model)),
             "reconstruction": fit,
-            "stability": _stability(engine, choice),
+            "stability": facts_of.stability(engine, choice),
             "removals": [asdict(removal) for removal in removed],
-            "calibration": None if train is None else _calibration_record(train, settings),
+            "calibration": None if train is None else facts_of.calibration_record(train, settings),
         }
         if latency and latencies:
             measured_again = latencies.check(choice.model)
@@ -167,27 +168,6 @@ def _choose(
     return choose(engine, target, count, scorings, build, loss, by_scores=by_scores, latency=latency)
 
 
-def _figures(engine: Engine, settings: PruneSettings, values: Values, count: Count) -> dict[str, Any]:
-    """Asked and got, and the widths."""
-    dense, got = count(engine.config), count(engine.space.configure(values))
-    levels = by_level(dense.macs_by_part), by_level(got.macs_by_part)
-    return {
-        "asked": settings.model_dump(),
-        "dense": {"params": dense.params, "macs": dense.macs},
-        "got": {
-            "params": got.params,
-            "macs": got.macs,
-            "params_fraction": got.params / dense.params,
-            "macs_fraction": got.macs / dense.macs,
-        },
-        "macs_by_level": {name: {"dense": macs, "got": levels[1].get(name, 0)} for name, macs in levels[0].items()},
-        "widths": [
-            {"name": variable.name, "kind": variable.kind, "dense": variable.dense, "got": value}
-            for variable, value in zip(engine.space.variables, values, strict=True)
-        ],
-    }
-
-
 def _reconstructed(
     engine: Engine,
     settings: PruneSettings,
@@ -210,39 +190,3 @@ def _reconstructed(
     better = choice.one_shot_loss is not None and loss < choice.one_shot_loss
     facts = {"timesteps": at, "held_out_loss": loss, "taken": better}
     return replace(choice, model=model) if better else choice, facts
-
-
-def _record(choice: Choice, dense_loss: float | None) -> dict[str, Any]:
-    even = "the most even widths, as no images were given to compare others on"
-    return {
-        "chosen_by": even if dense_loss is None else "one-shot loss on held-out images",
-        "uniform": choice.uniform,
-        "retained": choice.retained,
-        "held_out_loss": {"dense": dense_loss, "one_shot": choice.one_shot_loss},
-        "time_embedding_error": choice.time_embedding_error,
-        "scoring": dict(choice.scored.facts),
-    }
-
-
-def _stability(engine: Engine, choice: Choice) -> dict[str, float] | None:
-    """How far the scores of the two halves of the calibration images agree; None for a criterion that reads none."""
-    if not choice.scored.halves:
-        return None
-    config = engine.space.configure(choice.values)
-    sizes = {name: group.size for name, group in engine.layout.groups.items()}
-    one, other = choice.scored.halves
-    return {
-        "rank_correlation": agreement.rank_correlation(one, other),
-        "kept_overlap": agreement.overlap(engine.kept(one, config), engine.kept(other, config), sizes),
-    }
-
-
-def _calibration_record(train: Examples, settings: PruneSettings) -> dict[str, Any]:
-    return {
-        "source": train.source,
-        "sha256": train.sha256,
-        "images": settings.calibration_images,
-        "noise_draws": settings.noise_draws,
-        "seed": settings.seed,
-        "skipped": len(train.skipped),
-    }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from toolkit import pipeline, recipe
+from toolkit.asked import settings_for
 from toolkit.job import Job
 from toolkit.run_folder import Run
 
@@ -18,8 +19,8 @@ def job(path: Path, **stages: Any) -> Job:
 
 def test_an_option_left_out_changes_nothing(tmp_path: Path) -> None:
     before = {"trt": True, "engine": {"compute_capability": ["sm89"], "one_per_shape": True}}
-    asked = job(tmp_path, export=before)
-    changed = pipeline.settings_for(asked, "export", trt=None, engine={"level": 5, "one_per_shape": None})
+    run = job(tmp_path, export=before)
+    changed = settings_for(run, "export", trt=None, engine={"level": 5, "one_per_shape": None})
     assert changed.model_dump()["trt"] is True
     assert changed.model_dump()["engine"] == {
         "compute_capability": ("sm89",),
@@ -27,15 +28,15 @@ def test_an_option_left_out_changes_nothing(tmp_path: Path) -> None:
         "workspace_mib": None,
         "one_per_shape": True,
     }
-    off = pipeline.settings_for(asked, "export", trt=False, engine={"one_per_shape": False})
+    off = settings_for(run, "export", trt=False, engine={"one_per_shape": False})
     assert not off.model_dump()["trt"] and not off.model_dump()["engine"]["one_per_shape"]
 
 
 def test_options_of_a_stage_that_has_no_settings_yet(tmp_path: Path) -> None:
-    asked = job(tmp_path, profile=None)
-    changed = pipeline.settings_for(asked, "profile", rounds={"seconds": None}, batches=["2"])
+    run = job(tmp_path, profile=None)
+    changed = settings_for(run, "profile", rounds={"seconds": None}, batches=["2"])
     assert changed.model_dump()["batches"] == (2,)
-    assert pipeline.settings_for(asked, "profile", rounds={"seconds": 2.0}).model_dump()["rounds"]["seconds"] == 2
+    assert settings_for(run, "profile", rounds={"seconds": 2.0}).model_dump()["rounds"]["seconds"] == 2
 
 
 def test_a_run_is_profiled_on_its_own_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
