@@ -63,7 +63,7 @@ def _row(found: list[dict[str, Any]]) -> str:
 
 def _paired(quality: dict[str, Any]) -> str:
     """The interval of the paired difference; it is of blocks, whose distances are larger than those of all images."""
-    found = quality["intervals"].get("dense_minus_compressed") if "intervals" in quality else None
+    found = (quality.get("intervals") or {}).get("dense_minus_compressed")  # few images make no blocks
     return f"{found['low']:.3f} to {found['high']:.3f}" if found else "-"
 
 
