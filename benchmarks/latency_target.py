@@ -110,11 +110,8 @@ def main() -> None:
     asked = make(base, "The benchmark's recipe")
     dense = models.find(given.model)
     engine, counted, rows = engine_for(dense, asked.prune), count(dense), []
-    facts = {
-        "model": Path(given.model).name if given.model else "the embedded default",
-        "machine": machine(),
-        "versions": versions(),
-    }
+    model = Path(given.model).name if given.model else "the embedded default"
+    facts = {"model": model, "machine": machine(), "versions": versions()}
     facts |= {name: getattr(given, name) for name in ("batch", "steps", "images", "criterion")}
     with latencies(dense, asked.prune.latency, "cpu") as found:
         cost = LatencyCost(engine.space, found.measure)
