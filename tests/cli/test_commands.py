@@ -160,6 +160,7 @@ def test_dry_run_wants_a_config_alone_and_writes_nothing(model: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "unet"]
 
 
+@pytest.mark.slow
 def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None:
     out = shutil.copytree(compressed, tmp_path / "run")
     evaluated = dtk("evaluate", out, "--images", 6, "--sampling-steps", 2, "--batch-size", 3, "--controls", "--json")
