@@ -61,8 +61,10 @@ def dense(
     from benchmarks.cifar10.weights import unpack
 
     start, data, features, on_gpu = work / "start", work / "data", work / "ResNet-56.pt", device() == "cuda"
-    if not start.is_dir():
-        write_shape("cifar10-32", start, toy) if weights is None else unpack(weights, start)
+    if weights is None:
+        write_shape("cifar10-32", start, toy)
+    elif not start.is_dir():
+        unpack(weights, start)
     sort = {"fresh": weights is None, "toy": toy, "compiled": compiled and on_gpu, "on_gpu": on_gpu}
     pieces = Pieces(minutes)
     for leg in legs(steps, every, done=steps_done(work / "dense")):

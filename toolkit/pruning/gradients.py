@@ -125,7 +125,10 @@ class _Walk:
             if not waiting:
                 break
             self.progress("scoring", t, self.steps)
-            terms[0].backward() if len(self.pieces) == 1 else self.add(t, draw)
+            if len(self.pieces) == 1:
+                terms[0].backward()
+            else:
+                self.add(t, draw)
         while waiting:
             yield reached(self.steps)
         self.progress("scoring", self.steps, self.steps)

@@ -12,7 +12,8 @@ from toolkit.data.examples import Examples
 from toolkit.files import replacing, value_sha256
 from toolkit.progress import Progress, silent
 from toolkit.recovery.config import RecoverSettings
-from toolkit.recovery.loop import Log, Training, learning_rate, train
+from toolkit.recovery.log import Log
+from toolkit.recovery.loop import Training, learning_rate, train
 from toolkit.recovery.prepare import check, prepare
 from toolkit.recovery.state import State, restore, save_checkpoint
 from toolkit.run_folder import Request, Run
