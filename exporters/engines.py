@@ -11,7 +11,7 @@ from exporters.config import BatchRange, ExportSettings
 from exporters.engine_cache import EngineCache, cache_folder
 from exporters.precision import prove
 from exporters.tensorrt import WORK, build_plan, collecting_logger, parse
-from toolkit.files import value_sha256, write_json
+from toolkit.files import files_sha256, value_sha256, write_json
 from toolkit.progress import Progress
 from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu
 
@@ -54,7 +54,7 @@ def write_engine(
 def engine_facts(api: TensorRT, description: dict[str, Any], settings: ExportSettings) -> dict[str, Any]:
     """All that an engine depends on; the names are what a rebuild is explained with."""
     return {
-        "onnx": value_sha256(sorted(description["sha256"].values())),
+        "onnx": files_sha256(description["sha256"]),
         "builder": api.package,
         "version": api.version,
         **gpu_facts(),

@@ -9,7 +9,7 @@ from typing import Any
 from profiles.config import ProfileSettings
 from toolkit.environment import machine, versions
 from toolkit.errors import DtkError
-from toolkit.files import read_json, value_sha256, write_json
+from toolkit.files import files_sha256, read_json, value_sha256, write_json
 from toolkit.models import ModelFolder
 from toolkit.progress import Progress, silent
 from toolkit.run_folder import Request, Run
@@ -56,7 +56,7 @@ def _engines_of(run: Run) -> dict[str, Any]:
     for name in ("dense", "compressed"):
         exported = read_json(run.path / "export" / "onnx" / f"{name}.json")["sha256"]
         built_from = read_json(run.path / "tensorrt" / f"{name}.json")["facts"]["onnx"]
-        if built_from != value_sha256(sorted(exported.values())):
+        if built_from != files_sha256(exported):
             raise DtkError(f"The {name} engine in {run.path} is of another export.", do=command)
     return record
 

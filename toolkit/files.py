@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,11 @@ def folder_sha256(folder: Path) -> dict[str, str]:
         for path, name in names
         if not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
     }
+
+
+def files_sha256(hashes: Mapping[str, str]) -> str:
+    """One SHA-256 for several files by the hash of each, whatever they are called."""
+    return value_sha256(sorted(hashes.values()))
 
 
 def value_sha256(value: Any) -> str:

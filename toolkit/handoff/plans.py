@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import DtkError, UsageError
-from toolkit.files import file_sha256, read_json, value_sha256
+from toolkit.files import file_sha256, files_sha256, read_json
 from toolkit.handoff.config import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 
@@ -33,7 +33,7 @@ class Plan:
         plan = cls(path, read_json(path.with_suffix(".json")))
         if file_sha256(path) != plan.description["sha256"]:
             raise DtkError(f"{path} is damaged or was changed.", do="dtk export RUN --trt builds it again")
-        if plan.facts["onnx"] != value_sha256(sorted(graph.description["sha256"].values())):
+        if plan.facts["onnx"] != files_sha256(graph.description["sha256"]):
             raise DtkError(f"{path} is a plan of another step graph than {graph.path}.", do="dtk export RUN --trt")
         if plan.smallest > 1:
             raise DtkError(
