@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.trials import RECOVERY, Row, Trials, measure, trials
-from toolkit import models
-from toolkit.conditioner import open_conditioner
-from toolkit.job import count
-from toolkit.objective import timesteps_and_kind
-from toolkit.progress import silent
-from toolkit.pruning import calibration, catalog, surgery
-from toolkit.pruning.config import PruneSettings
-from toolkit.pruning.criteria.base import Task
+from toolkit.core.progress import silent
+from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.folder import load_denoiser, load_scheduler
+from toolkit.pipeline.prune import count_for, dense_prunable
+from toolkit.pruning import calibration, surgery
+from toolkit.pruning.criteria.base import Task, criterion_called
 from toolkit.pruning.gradients import Effort
-from toolkit.pruning.scores_file import read_scores, write_scores
+from toolkit.pruning.scores import read_scores, write_scores
 from toolkit.pruning.selection import Scores
+from toolkit.pruning.settings import PruneSettings
 from toolkit.pruning.solver import solve
-from toolkit.pruning.stage import engine_for
 from toolkit.pruning.targets import parse_target
 
 SEEDS, WIDTHS, ARMS = (0, 1, 2), (0.75, 0.5), ("within", "whole", "random")
@@ -38,7 +37,7 @@ def main() -> None:
     options = arguments()
     bench = trials(options.work)
     facts = {
-        "dense": bench.loss(models.load_denoiser(bench.dense)),
+        "dense": bench.loss(load_denoiser(bench.dense)),
         "pruning": SETTINGS.model_dump(),
         "recovery": RECOVERY,
     }
@@ -48,15 +47,15 @@ def main() -> None:
 
 def row(bench: Trials, case: Row) -> dict[str, Any]:
     policy = "within" if case["arm"] == "random" else case["arm"]
-    engine = engine_for(bench.dense, SETTINGS.model_copy(update={"groups": policy}))
-    counted = count(bench.dense)
-    values = solve(engine.space, parse_target(f"width={case['width']}"), counted).uniform
-    config = engine.space.configure(values)
-    kept = engine.kept(scores(bench, case["seed"], "random" if case["arm"] == "random" else "diff-pruning"), config)
-    scheduler = models.load_scheduler(bench.dense)
+    prunable = dense_prunable(bench.dense, SETTINGS.model_copy(update={"groups": policy}))
+    counted = count_for(bench.dense)
+    values = solve(prunable.space, parse_target(f"width={case['width']}"), counted).uniform
+    config = prunable.space.configure(values)
+    kept = prunable.kept(scores(bench, case["seed"], "random" if case["arm"] == "random" else "diff-pruning"), config)
+    scheduler = load_scheduler(bench.dense)
     timesteps = timesteps_and_kind(scheduler)[0]
-    pruned, _ = surgery.prune(models.load_denoiser(bench.dense), config, engine.layout, kept, timesteps)
-    macs = counted(config).macs / counted(engine.config).macs
+    pruned, _ = surgery.slice_model(load_denoiser(bench.dense), config, prunable.layout, kept, timesteps)
+    macs = counted(config).macs / counted(prunable.config).macs
     name = f"{case['arm']}-{case['width']}-{case['seed']}"
     return {"macs_fraction": macs, **bench.one_shot_and_recovered(name, pruned, case["seed"])}
 
@@ -66,12 +65,12 @@ def scores(bench: Trials, seed: int, criterion: str) -> Scores:
     path, threshold = bench.work / f"{criterion}-{seed}.safetensors", float(SETTINGS.threshold)
     stored = read_scores(path)
     if stored is None:
-        scheduler = models.load_scheduler(bench.dense)
+        scheduler = load_scheduler(bench.dense)
         images, conditioner = SETTINGS.calibration_images, open_conditioner(bench.dense, "cpu")
         batch, _ = calibration.draw(bench.train, images, seed, scheduler, conditioner, "cpu")
-        model, layout = models.load_denoiser(bench.dense), engine_for(bench.dense, SETTINGS).layout
+        model, layout = load_denoiser(bench.dense), dense_prunable(bench.dense, SETTINGS).layout
         effort = Effort(timesteps=SETTINGS.score_timesteps)
-        stored = catalog.criterion(criterion).score(
+        stored = criterion_called(criterion).score(
             Task(model, layout, batch, (threshold,), False, seed, silent, effort)
         )
         write_scores(path, stored, "")

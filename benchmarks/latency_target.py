@@ -17,19 +17,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from toolkit import models, pipeline
-from toolkit.environment import machine, versions
-from toolkit.errors import DtkError
-from toolkit.files import write_json
-from toolkit.job import count
-from toolkit.measuring import Latencies, latencies
+from toolkit.adapters.space import Space, Values
+from toolkit.core.environment import machine, versions
+from toolkit.core.errors import DtkError
+from toolkit.core.files import write_json
+from toolkit.models.folder import find_model, load_denoiser
+from toolkit.pipeline import verbs
+from toolkit.pipeline.prune import count_for, dense_prunable
+from toolkit.pipeline.recipe import Recipe, make
 from toolkit.pruning.cost import Count, price
+from toolkit.pruning.latency import Latencies, latencies
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.solver import solve
-from toolkit.pruning.space import Space, Values
-from toolkit.pruning.stage import engine_for
 from toolkit.pruning.targets import parse_target
-from toolkit.recipe import Recipe, make
 
 RESULTS = Path(__file__).parent / "results" / "latency-target.json"
 
@@ -78,18 +78,18 @@ def row(folder: Path, target: str, base: dict[str, Any], found: Latencies) -> di
 def finished(folder: Path, target: str, base: dict[str, Any], found: Latencies) -> dict[str, Any]:
     """What a run keeps at once, what recovery leaves, and its latency measured again."""
     asked: Recipe = make(base | {"prune": base["prune"] | {"target": target}}, "The benchmark's recipe")
-    job = pipeline.start(folder, asked, overwrite=False, progress=lambda *_: None, notice=print)
-    stages = pipeline.run_all(job)["stages"]
+    job = verbs.start(folder, asked, overwrite=False, progress=lambda *_: None, notice=print)
+    stages = verbs.run_all(job)["stages"]
     plan = stages["prune"]
     return {
-        "widths": [width["got"] for width in plan["widths"]],
-        "macs_fraction": plan["got"]["macs_fraction"],
+        "widths": [width["achieved"] for width in plan["widths"]],
+        "macs_fraction": plan["achieved"]["macs_fraction"],
         "retained": plan["retained"],
         "one_shot_loss": plan["held_out_loss"]["one_shot"],
         "dense_loss": plan["held_out_loss"]["dense"],
         "recovered": stages.get("recover"),
         "distance": stages["evaluate"]["frechet_distance"] if "evaluate" in stages else None,
-        "latency": asdict(found.check(models.load_denoiser(job.compressed))),
+        "latency": asdict(found.check(load_denoiser(job.compressed))),
     }
 
 
@@ -108,15 +108,15 @@ def main() -> None:
     given = arguments()
     base = recipe_of(given)
     asked = make(base, "The benchmark's recipe")
-    dense = models.find(given.model)
-    engine, counted, rows = engine_for(dense, asked.prune), count(dense), []
+    dense = find_model(given.model)
+    prunable, counted, rows = dense_prunable(dense, asked.prune), count_for(dense), []
     model = Path(given.model).name if given.model else "the embedded default"
     facts = {"model": model, "machine": machine(), "versions": versions()}
     facts |= {name: getattr(given, name) for name in ("batch", "steps", "images", "criterion")}
     with latencies(dense, asked.prune.latency, "cpu") as found:
-        cost = LatencyCost(engine.space, found.measure)
+        cost = LatencyCost(prunable.space, found.measure)
         for goal in map(float, given.goals.split(",")):
-            for figure, target in rivals(engine.space, counted, cost, goal).items():
+            for figure, target in rivals(prunable.space, counted, cost, goal).items():
                 place = given.runs / target.replace("=", "-")
                 rows.append({"goal": goal, "by": figure} | row(place, target, base, found))
                 write_json(given.output, facts | {"prediction_errors": sorted(cost.surprises.values()), "rows": rows})

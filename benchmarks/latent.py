@@ -19,11 +19,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 
+from toolkit.core.files import replacing, value_sha256, write_json
+from toolkit.core.noise import generator, normal
 from toolkit.data.images import Images
-from toolkit.data.open import open_images
-from toolkit.data.split import split
-from toolkit.files import replacing, value_sha256, write_json
-from toolkit.noise import generator, normal
+from toolkit.data.open import open_images, split
 from toolkit.recovery.state import State, restore, save_checkpoint
 
 SHAPE = (3, 64, 64)

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import tritonclient.http as triton
 
-from toolkit import pipeline
-from toolkit.conditioner import find_conditioning
-from toolkit.evaluation.conditions import SampleConditions
+from toolkit.core.files import read_json, write_json
+from toolkit.evaluation.image_maker import SampleConditions
 from toolkit.evaluation.judging import sampling_plan
 from toolkit.evaluation.samples import sample_images
-from toolkit.files import read_json, write_json
-from toolkit.handoff.config import ServeSettings
 from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import running
+from toolkit.handoff.settings import ServeSettings
+from toolkit.models.conditioning import find_conditioning
+from toolkit.pipeline import verbs
 
 TYPES = {"SEED": np.uint64, "STEPS": np.int32, "CLASS": np.int64, "GUIDANCE": np.float32}
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 def compare(run: Path, environment: Path, count: int) -> dict[str, float]:
     """The first samples of the compressed model, from the evaluation and from a server."""
-    job = pipeline.take_up(run)
+    job = verbs.take_up(run)
     settings = job.recipe.evaluate
     if settings is None:
         raise SystemExit(f"{run} was not evaluated")

@@ -19,10 +19,10 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.numpy import save_file
 
-from toolkit import models
-from toolkit.environment import machine, versions
-from toolkit.files import write_json
-from toolkit.noise import generator, normal
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import write_json
+from toolkit.core.noise import generator, normal
+from toolkit.models.folder import build_model
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 LIMIT_GIB = 12.0
@@ -44,7 +44,7 @@ def make_model(folder: Path) -> int:
     """Write the model's folder; returns its parameters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = models.build("UNet2DConditionModel", LDM_4, device="cpu")
+        model = build_model("UNet2DConditionModel", LDM_4, device="cpu")
     model.save_pretrained(folder / "unet")
     DDPMScheduler(num_train_timesteps=TIMESTEPS).save_pretrained(folder / "scheduler")
     save_file({"embedding.weight": normal("classes", 0, shape=(1001, 512))}, folder / "class_embedding.safetensors")

@@ -19,16 +19,16 @@ from typing import Any
 import onnx
 import torch
 
-from exporters.config import NEWEST_OPSET, OLDEST_OPSET
 from exporters.onnx import export_onnx
-from profiles.config import Rounds
+from exporters.settings import NEWEST_OPSET, OLDEST_OPSET
 from profiles.latency import clock_of, interleave, speedup
-from toolkit import models
-from toolkit.conditioner import context_tokens
-from toolkit.denoiser_inputs import example_inputs, input_specs
-from toolkit.environment import machine, versions
-from toolkit.files import write_json
-from toolkit.runners.registry import known_runners, open_runner, runner_reads, unavailable
+from profiles.settings import Rounds
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import write_json
+from toolkit.models.conditioning import denoiser_inputs
+from toolkit.models.folder import find_model, load_denoiser
+from toolkit.runners.base import known_runners, open_runner, runner_reads, unavailable
 
 AGAINST = 21
 OPSETS = (OLDEST_OPSET, AGAINST, NEWEST_OPSET)
@@ -36,8 +36,8 @@ OPSETS = (OLDEST_OPSET, AGAINST, NEWEST_OPSET)
 
 def main() -> None:
     options = arguments()
-    folder = models.find(options.model)
-    specs = input_specs(folder.class_name, folder.config, tokens=context_tokens(folder))
+    folder = find_model(options.model)
+    specs = denoiser_inputs(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results: dict[str, Any] = {
         "machine": machine(device),
@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         files = {opset: Path(place) / f"{opset}.onnx" for opset in OPSETS}
         for opset, path in files.items():
-            export_onnx(models.load_denoiser(folder), specs, path, dtype=options.dtype, opset=opset)
+            export_onnx(load_denoiser(folder), specs, path, dtype=options.dtype, opset=opset)
         results["nodes"] = {str(opset): len(onnx.load(path).graph.node) for opset, path in files.items()}
         results["runners"] = {name: on_runner(name, device, files, specs, options) for name in onnx_runners()}
     write_json(options.output, results)

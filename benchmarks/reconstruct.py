@@ -16,14 +16,13 @@ from typing import Any
 
 from benchmarks.groups import SETTINGS, scores
 from benchmarks.trials import RECOVERY, Row, Trials, measure, trials
-from toolkit import models
-from toolkit.conditioner import open_conditioner
-from toolkit.job import count
-from toolkit.objective import timesteps_and_kind
+from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.folder import load_denoiser, load_scheduler
+from toolkit.pipeline.prune import count_for, dense_prunable
 from toolkit.pruning import calibration, surgery
 from toolkit.pruning.reconstruct import reconstruct
 from toolkit.pruning.solver import solve
-from toolkit.pruning.stage import engine_for
 from toolkit.pruning.targets import parse_target
 
 SEEDS, WIDTH, POINTS = (0, 1, 2), 0.75, 8
@@ -33,23 +32,25 @@ ARMS = [*itertools.product(SEEDS, ("sliced", "none")), *itertools.product(SEEDS,
 def main() -> None:
     options = arguments()
     bench = trials(options.work)
-    facts = {"dense": bench.loss(models.load_denoiser(bench.dense)), "timesteps": POINTS, "recovery": RECOVERY}
+    facts = {"dense": bench.loss(load_denoiser(bench.dense)), "timesteps": POINTS, "recovery": RECOVERY}
     wanted = [{"seed": seed, "arm": arm} for seed, arm in ARMS]
     measure(options.output, facts, wanted, lambda case: row(bench, case))
 
 
 def row(bench: Trials, case: Row) -> dict[str, Any]:
-    engine = engine_for(bench.dense, SETTINGS)
-    config = engine.space.configure(solve(engine.space, parse_target(f"width={WIDTH}"), count(bench.dense)).uniform)
-    kept = engine.kept(scores(bench, case["seed"], "diff-pruning"), config)
-    scheduler, model = models.load_scheduler(bench.dense), models.load_denoiser(bench.dense)
+    prunable = dense_prunable(bench.dense, SETTINGS)
+    config = prunable.space.configure(
+        solve(prunable.space, parse_target(f"width={WIDTH}"), count_for(bench.dense)).uniform
+    )
+    kept = prunable.kept(scores(bench, case["seed"], "diff-pruning"), config)
+    scheduler, model = load_scheduler(bench.dense), load_denoiser(bench.dense)
     steps = timesteps_and_kind(scheduler)[0]
-    pruned, _ = surgery.prune(model, config, engine.layout, kept, steps)
+    pruned, _ = surgery.slice_model(model, config, prunable.layout, kept, steps)
     if case["arm"] != "none":
         images, conditioner = SETTINGS.calibration_images, open_conditioner(bench.dense, "cpu")
         batch, _ = calibration.draw(bench.train, images, case["seed"], scheduler, conditioner, "cpu")
         points = [int(steps * (i + 0.5) / POINTS) for i in range(POINTS)]
-        reconstruct(model, pruned, engine.layout, kept, batch, points, inputs=case["arm"])
+        reconstruct(model, pruned, prunable.layout, kept, batch, points, inputs=case["arm"])
     return bench.one_shot_and_recovered(f"reconstruct-{case['arm']}-{case['seed']}", pruned, case["seed"])
 
 

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from toolkit.files import read_json, write_json
+from toolkit.core.files import read_json, write_json
 
 RESULTS = Path(__file__).parent / "results"
 TIMES = ("latency", "loop", "open_s", "first_call_ms")

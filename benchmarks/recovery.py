@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit import models, pipeline, recipe
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import read_json, write_json
+from toolkit.core.noise import generator, normal
 from toolkit.data.images import Images
-from toolkit.environment import machine, versions
+from toolkit.diffusion.objective import noisy, target, timesteps_and_kind
+from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.features import open_extractor
-from toolkit.evaluation.frechet import frechet_distance
-from toolkit.evaluation.real import features_of, floor_images
+from toolkit.evaluation.judging import features_of, floor_images
 from toolkit.evaluation.samples import SamplingPlan, sample_images
-from toolkit.files import read_json, write_json
-from toolkit.noise import generator, normal
-from toolkit.objective import noisy, target, timesteps_and_kind
+from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
+from toolkit.pipeline import recipe, verbs
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
 BATCH, RATE, TARGET = 16, 2e-3, "macs=0.57"
@@ -76,7 +77,7 @@ class Place:
     train: Images
     reference: Images
 
-    def features(self, model: models.ModelFolder, count: int) -> np.ndarray:
+    def features(self, model: ModelFolder, count: int) -> np.ndarray:
         """Features of ``count`` samples of a model, DDIM 20."""
         images = sample_images(model, SamplingPlan("ddim", 20, 0), count, self.folder / "cache")
         return open_extractor("efficientnet-lite0")(images)
@@ -86,7 +87,7 @@ class Place:
 
 
 def open_place(folder: Path) -> Place:
-    train, reference = pipeline.Job(pipeline.Run(folder), recipe.Recipe()).images
+    train, reference = verbs.Job(verbs.Run(folder), recipe.Recipe()).images
     return Place(folder, train, reference)
 
 
@@ -94,7 +95,7 @@ def references(place: Place, count: int) -> dict[str, Any]:
     """The dense model's distance and the floor, at ``count`` images a side; the floor's are real and the next ones."""
     real = place.real(place.reference.subset(range(count)))
     floor, what = floor_images(place.reference, place.train, count)
-    dense = models.find(None)
+    dense = find_model(None)
     return {
         "images": count,
         "dense": frechet_distance(place.features(dense, count), real),
@@ -115,11 +116,11 @@ def measure(row: Row, place: Place) -> dict[str, Any]:
     base = pruned(row.criterion, place)
     if not folder.exists():
         shutil.copytree(base, folder, ignore=shutil.ignore_patterns("recipe.yaml", "model"))
-    job = pipeline.start(folder, recipe.make(values, row.name), overwrite=False, progress=told(row.name), notice=print)
-    pipeline.prune(job)
+    job = verbs.start(folder, recipe.make(values, row.name), overwrite=False, progress=told(row.name), notice=print)
+    verbs.prune(job)
     resumed = (folder / "recover").exists()
     cpu = time.process_time()
-    pipeline.recover(job)
+    verbs.recover(job)
     cpu_s = None if resumed else (time.process_time() - cpu) / row.steps
     real = place.real(place.reference.subset(range(row.images)))
     return {
@@ -140,17 +141,15 @@ def pruned(criterion: str, place: Place) -> Path:
     """The pruned run of a criterion, which every training of it starts from."""
     folder = place.folder / f"pruned-{criterion}"
     values = {"device": "cpu", "prune": {"target": TARGET, "criterion": criterion}, "recover": None}
-    job = pipeline.start(
-        folder, recipe.make(values, criterion), overwrite=False, progress=told("pruning"), notice=print
-    )
-    pipeline.prune(job)
+    job = verbs.start(folder, recipe.make(values, criterion), overwrite=False, progress=told("pruning"), notice=print)
+    verbs.prune(job)
     return folder
 
 
-def held_out(model: models.ModelFolder, place: Place, count: int = 2000) -> dict[str, float]:
+def held_out(model: ModelFolder, place: Place, count: int = 2000) -> dict[str, float]:
     """Mean squared errors on reference images, one timestep and noise each: to the target, and to the dense model."""
-    scheduler = models.load_scheduler(model)
-    nets = [models.load_denoiser(folder) for folder in (model, models.find(None))]
+    scheduler = load_scheduler(model)
+    nets = [load_denoiser(folder) for folder in (model, find_model(None))]
     total = timesteps_and_kind(scheduler)[0]
     sums = np.zeros(2)
     for start in range(0, count, 100):

@@ -15,22 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolkit import models
-from toolkit.conditioner import open_conditioner
-from toolkit.data.open import open_images
-from toolkit.data.split import split
-from toolkit.environment import machine, versions
-from toolkit.files import write_json
-from toolkit.job import count, image_shape
-from toolkit.progress import silent
-from toolkit.pruning import agreement, calibration, catalog
-from toolkit.pruning.config import PruneSettings
-from toolkit.pruning.criteria.base import Task
-from toolkit.pruning.engine import Engine
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import write_json
+from toolkit.core.progress import silent
+from toolkit.data.open import open_images, split
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
+from toolkit.pipeline.job import count, image_shape
+from toolkit.pipeline.prune import dense_prunable
+from toolkit.pruning import calibration, selection
+from toolkit.pruning.calibration import Calibration
+from toolkit.pruning.criteria.base import Task, criterion_called
 from toolkit.pruning.gradients import Effort
-from toolkit.pruning.scoring import Calibration, Scored
+from toolkit.pruning.prunable import Prunable
+from toolkit.pruning.scoring import Scored
+from toolkit.pruning.settings import PruneSettings
 from toolkit.pruning.solver import solve
-from toolkit.pruning.stage import engine_for
 from toolkit.pruning.targets import parse_target
 
 THRESHOLD, DRAWS, WIDTHS = 0.05, 4, (0.75, 0.5)
@@ -39,21 +39,21 @@ TIMESTEPS = (64, 32, 16, 8)
 
 def main() -> None:
     options = arguments()
-    dense = models.find(None)
+    dense = find_model(None)
     train, _ = split(open_images(None, image_shape(dense)), holdout=0.5, seed=0)
-    scheduler, conditioner = models.load_scheduler(dense), open_conditioner(dense, "cpu")
+    scheduler, conditioner = load_scheduler(dense), open_conditioner(dense, "cpu")
     many, _ = calibration.draw(train, options.images, 0, scheduler, conditioner, "cpu", DRAWS)
     one = replace(many, more_noise=())
-    engine = engine_for(dense, PruneSettings())
-    task = Task(models.load_denoiser(dense), engine.layout, one, (THRESHOLD,), False, 0, silent)
+    prunable = dense_prunable(dense, PruneSettings())
+    task = Task(load_denoiser(dense), prunable.layout, one, (THRESHOLD,), False, 0, silent)
     reference, facts = scored(task)
     report: dict[str, Any] = {"machine": machine(), "versions": versions(), "images": options.images}
     report |= {"threshold": THRESHOLD, "reference": facts, "rows": []}
     for name, asked in cases(task, one, many):
         found, facts = scored(asked)
         cheaper = report["reference"]["image_passes"] / facts["image_passes"]
-        kept = {f"kept_overlap_{width}": overlap(engine, reference, found, width, dense) for width in WIDTHS}
-        ranks = agreement.rank_correlation(reference.scores, found.scores)
+        kept = {f"kept_overlap_{width}": overlap(prunable, reference, found, width, dense) for width in WIDTHS}
+        ranks = selection.rank_correlation(reference.scores, found.scores)
         report["rows"].append({"case": name, "cheaper": cheaper, **kept, "rank_correlation": ranks, **facts})
         write_json(options.output, report)
 
@@ -67,7 +67,7 @@ def cases(task: Task, one: Calibration, many: Calibration) -> list[tuple[str, Ta
 
 def scored(task: Task) -> tuple[Scored, dict[str, Any]]:
     started = time.process_time()
-    found = catalog.criterion("diff-pruning").score(task)[THRESHOLD]
+    found = criterion_called("diff-pruning").score(task)[THRESHOLD]
     seconds = time.process_time() - started
     visited, looked = found.facts["timesteps_visited"], len(found.facts.get("timesteps_looked_at", [0]))
     passes = (3 * visited + looked) * len(task.calibration.images)
@@ -75,11 +75,11 @@ def scored(task: Task) -> tuple[Scored, dict[str, Any]]:
     return found, {"stop_timestep": stop, "timesteps": visited, "image_passes": passes, "cpu_s": round(seconds, 1)}
 
 
-def overlap(engine: Engine, one: Scored, other: Scored, width: float, dense: models.ModelFolder) -> float:
-    values = solve(engine.space, parse_target(f"width={width}"), count(dense)).uniform
-    config = engine.space.configure(values)
-    sizes = {name: group.size for name, group in engine.layout.groups.items()}
-    return agreement.overlap(engine.kept(one.scores, config), engine.kept(other.scores, config), sizes)
+def overlap(prunable: Prunable, one: Scored, other: Scored, width: float, dense: ModelFolder) -> float:
+    values = solve(prunable.space, parse_target(f"width={width}"), count(dense)).uniform
+    config = prunable.space.configure(values)
+    sizes = {name: group.size for name, group in prunable.layout.groups.items()}
+    return selection.overlap(prunable.kept(one.scores, config), prunable.kept(other.scores, config), sizes)
 
 
 def arguments() -> argparse.Namespace:

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from profiles.config import Rounds
 from profiles.latency import clock_of, interleave, speedup
-from toolkit import models
-from toolkit.conditioner import open_conditioner
+from profiles.settings import Rounds
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import write_json
 from toolkit.data.open import open_images
-from toolkit.environment import machine, versions
-from toolkit.files import write_json
-from toolkit.first_stage import image_shape
-from toolkit.objective import timesteps_and_kind
+from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.models.autoencoder import image_shape
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.folder import find_model, load_denoiser, load_scheduler
 from toolkit.pruning import calibration
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.gradients import Effort, accumulate
-from toolkit.pruning.scoring import Calibration
 from toolkit.pruning.timesteps import visits
 
 Gradients = dict[str, torch.Tensor]
@@ -97,8 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = models.find(options.model)
-    data, scheduler = open_images(options.data, image_shape(folder)), models.load_scheduler(folder)
+    folder = find_model(options.model)
+    data, scheduler = open_images(options.data, image_shape(folder)), load_scheduler(folder)
     images, _ = calibration.draw(data, options.images, 0, scheduler, open_conditioner(folder, device), device)
     facts = {
         "machine": machine(device),
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         "images": options.images,
         "timesteps": options.timesteps,
     }
-    found = measure(models.load_denoiser(folder).to(device), images, options, device)
+    found = measure(load_denoiser(folder).to(device), images, options, device)
     write_json(options.output, facts | {"dtk": found})
     print(options.output.read_text())
 

@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 import tritonclient.http as triton
 
-from toolkit.environment import machine, versions
-from toolkit.files import read_json, write_json
-from toolkit.handoff.config import HandoffSettings, ServeSettings
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import read_json, write_json
+from toolkit.core.noise import sample_noise
+from toolkit.core.run_folder import RunFolder
 from toolkit.handoff.dtk_server.serving import Service
 from toolkit.handoff.repository import REPOSITORY, VERSION
 from toolkit.handoff.server import Server, running
-from toolkit.handoff.stage import handoff
-from toolkit.noise import sample_noise
-from toolkit.run_folder import Run
+from toolkit.handoff.settings import HandoffSettings, ServeSettings
+from toolkit.pipeline.handoff import handoff
 
 BATCH, STEPS, PAIRS = 8, 20, 30
 CLIENTS, REQUESTS = 16, 160
@@ -52,7 +52,7 @@ def main() -> None:
 @contextlib.contextmanager
 def served(options: argparse.Namespace, dynamic_batching: bool) -> Iterator[tuple[Server, Path]]:
     with tempfile.TemporaryDirectory() as place:
-        run = Run(Path(shutil.copytree(options.run, Path(place) / "run")))
+        run = RunFolder(Path(shutil.copytree(options.run, Path(place) / "run")))
         settings = HandoffSettings(dynamic_batching=dynamic_batching, max_batch=BATCH, max_steps=STEPS)
         handoff(run, settings)
         listening = ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=options.environment)

@@ -24,17 +24,17 @@ from diffusers.training_utils import EMAModel
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from profiles.config import Rounds
 from profiles.latency import clock_of, interleave, speedup
-from toolkit import models
+from profiles.settings import Rounds
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import write_json
 from toolkit.data.images import Images
 from toolkit.data.open import open_images
-from toolkit.environment import machine, versions
-from toolkit.files import write_json
-from toolkit.first_stage import image_shape
-from toolkit.recovery.config import RecoverSettings
+from toolkit.models.autoencoder import image_shape
+from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
 from toolkit.recovery.loop import train
 from toolkit.recovery.prepare import prepare
+from toolkit.recovery.settings import RecoverSettings
 
 MIXES: dict[str, dict[str, float]] = {"noise": {"noise": 1.0}, "distillation": {"distillation": 1.0}}
 ENDLESS = 10**9  # steps: the loops are stopped from outside
@@ -54,11 +54,11 @@ class Pictures(Dataset[torch.Tensor]):
         return (pixels.permute(2, 0, 1).contiguous().float() / 255 - 0.5) / 0.5
 
 
-def plain(folder: models.ModelFolder, images: Images, settings: RecoverSettings, device: str) -> Iterator[None]:
+def plain(folder: ModelFolder, images: Images, settings: RecoverSettings, device: str) -> Iterator[None]:
     """Diffusers' training loop; a step at each item."""
     accelerator = Accelerator(cpu=device == "cpu")
-    network = models.load_denoiser(folder).train()
-    scheduler = models.load_scheduler(folder)
+    network = load_denoiser(folder).train()
+    scheduler = load_scheduler(folder)
     average = EMAModel(network.parameters(), decay=settings.ema, use_ema_warmup=True)
     average.to(accelerator.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -81,7 +81,7 @@ def plain(folder: models.ModelFolder, images: Images, settings: RecoverSettings,
             yield
 
 
-def ours(folder: models.ModelFolder, images: Images, settings: RecoverSettings, device: str) -> Iterator[Any]:
+def ours(folder: ModelFolder, images: Images, settings: RecoverSettings, device: str) -> Iterator[Any]:
     """Recovery's loop; a step at each item."""
     return train(*prepare(settings, folder, folder, images, device))
 
@@ -96,7 +96,7 @@ def several(loop: Iterator[Any], steps: int) -> Callable[[], None]:
     return call
 
 
-def measure(folder: models.ModelFolder, images: Images, options: argparse.Namespace, device: str) -> dict[str, Any]:
+def measure(folder: ModelFolder, images: Images, options: argparse.Namespace, device: str) -> dict[str, Any]:
     """The ratio of each mix to the plain loop."""
     rounds = Rounds(seconds=options.seconds, least=options.rounds, most=max(200, options.rounds))
     found = {}
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = models.find(options.model)
+    folder = find_model(options.model)
     images = open_images(options.data, image_shape(folder))
     facts = {
         "machine": machine(device),

@@ -15,18 +15,17 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 
-from toolkit import models
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import read_json, write_json
+from toolkit.core.noise import normal
+from toolkit.core.run_folder import RunFolder
 from toolkit.data.images import Images
-from toolkit.data.open import open_images
-from toolkit.data.split import split
-from toolkit.environment import machine, versions
-from toolkit.files import read_json, write_json
-from toolkit.job import image_shape
-from toolkit.noise import normal
-from toolkit.pruning.scoring import Calibration, held_out_loss
-from toolkit.recovery.config import RecoverSettings
-from toolkit.recovery.stage import recover
-from toolkit.run_folder import Run
+from toolkit.data.open import open_images, split
+from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler, save_model
+from toolkit.pipeline.job import image_shape
+from toolkit.pipeline.recover import recover
+from toolkit.pruning.calibration import Calibration, held_out_loss
+from toolkit.recovery.settings import RecoverSettings
 
 JUDGED, TIMESTEPS = 256, 10
 RECOVERY = {
@@ -43,7 +42,7 @@ RECOVERY = {
 class Trials:
     """The embedded default, its training images, and the batch that every row is judged on."""
 
-    dense: models.ModelFolder
+    dense: ModelFolder
     train: Images
     judged: Calibration
     work: Path
@@ -55,24 +54,24 @@ class Trials:
     def one_shot_and_recovered(self, name: str, pruned: ModelMixin, seed: int) -> dict[str, float]:
         """The losses of a pruned model before and after recovery; an interrupted recovery goes on."""
         folder = self.work / name
-        run = Run.create(folder)
+        run = RunFolder.create(folder)
         if not (folder / "prune" / "model").is_dir():
-            models.save(self.dense, pruned, folder / "prune" / "model")
+            save_model(self.dense, pruned, folder / "prune" / "model")
         losses = {"one_shot": self.loss(pruned)}
         recover(run, RecoverSettings(**RECOVERY, seed=seed), self.dense, self.train)
-        losses["recovered"] = self.loss(models.load_denoiser(models.find(folder / "model")))
+        losses["recovered"] = self.loss(load_denoiser(find_model(folder / "model")))
         shutil.rmtree(folder)
         return losses
 
 
 def trials(work: Path) -> Trials:
     """Open the embedded default; ``work`` holds what an interrupted benchmark goes on from."""
-    dense = models.find(None)
+    dense = find_model(None)
     train, reference = split(open_images(None, image_shape(dense)), holdout=0.5, seed=0)
     images = torch.from_numpy(reference.read(list(range(JUDGED))))
     noise = torch.from_numpy(normal("judged noise", 0, shape=tuple(images.shape)))
     work.mkdir(parents=True, exist_ok=True)
-    return Trials(dense, train, Calibration(images, noise, models.load_scheduler(dense)), work)
+    return Trials(dense, train, Calibration(images, noise, load_scheduler(dense)), work)
 
 
 Row = Mapping[str, Any]

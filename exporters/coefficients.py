@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolkit.errors import DtkError
-from toolkit.sampling import build_scheduler
+from toolkit.core.errors import DtkError
+from toolkit.diffusion.sampling import build_scheduler
 
 COLUMNS = (
     "clean_from_sample",

@@ -20,14 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.config import DtypeName
 from exporters.onnx import Dimensions, write_onnx
-from toolkit.conditioner import ClassEmbedding, Conditioner
-from toolkit.denoiser import DTYPES
-from toolkit.denoiser_inputs import InputSpec
-from toolkit.first_stage import FirstStage, Shape
-from toolkit.mixed_precision import convert
-from toolkit.text_encoder import CaptionEncoder
+from exporters.settings import DtypeName
+from toolkit.adapters.base import InputSpec
+from toolkit.models.autoencoder import Autoencoder, Shape, encoded
+from toolkit.models.conditioners import CaptionEncoder, ClassEmbedding, Conditioner
+from toolkit.models.precision import DTYPES, convert
 
 QUANTISER = ("quantize*",)  # the nearest code is another one in half precision
 TOKENIZER = "tokenizer.json"
@@ -58,13 +56,13 @@ class Component:
         return path
 
 
-def first_stage_components(open_stage: Callable[[], FirstStage], latent: Shape) -> list[Component]:
+def autoencoder_components(open_stage: Callable[[], Autoencoder], latent: Shape) -> list[Component]:
     """Decoder and encoder of an autoencoder whose latents the denoiser takes in the shape ``latent`` (c, h, w).
 
     ``open_stage`` opens it with its own weights, which an export converts.
     """
     stage = open_stage()
-    image, factor = stage.folder.image_shape(latent), stage.folder.factor
+    image, factor = stage.image_shape(latent), stage.factor
     sides = {2: "height", 3: "width"}
     return [
         Component(
@@ -133,19 +131,14 @@ def write_tokenizer(conditioner: Conditioner, path: Path) -> bool:
 class Decoder(nn.Module):
     """Latents to images in ``dtype``; the quantiser of a VQModel stays in float32."""
 
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, stage: FirstStage, dtype: DtypeName) -> None:
+    def __init__(self, stage: Autoencoder, dtype: DtypeName) -> None:
         super().__init__()
-        self.dtype, self.module = DTYPES[dtype], stage.module
+        self.dtype, self.module, self.latent_map = DTYPES[dtype], stage.module, stage.latent_map
         convert(self.module, self.dtype, QUANTISER if dtype != "fp32" else ())
-        self.register_buffer("mean", stage.mean)
-        self.register_buffer("scale", stage.scale)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) float32 of ``latents`` (B, c, h, w) float32."""
-        values = latents / self.scale + self.mean
+        values = self.latent_map.to_values(latents)
         if not hasattr(self.module, "quantize"):
             values = values.to(self.dtype)
         images: torch.Tensor = self.module.decode(values, return_dict=False)[0]
@@ -155,22 +148,14 @@ class Decoder(nn.Module):
 class Encoder(nn.Module):
     """Images to latents in ``dtype``: the mode of AutoencoderKL, VQModel's values before quantisation."""
 
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, stage: FirstStage, dtype: DtypeName) -> None:
+    def __init__(self, stage: Autoencoder, dtype: DtypeName) -> None:
         super().__init__()
-        self.dtype, self.module = DTYPES[dtype], stage.module
+        self.dtype, self.module, self.latent_map = DTYPES[dtype], stage.module, stage.latent_map
         convert(self.module, self.dtype)
-        self.register_buffer("mean", stage.mean)
-        self.register_buffer("scale", stage.scale)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Latents (B, c, h, w) float32 of ``images`` (B, C, H, W) float32."""
-        encoded = self.module.encode(images.to(self.dtype))
-        values = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        latents: torch.Tensor = (values.to(images.dtype) - self.mean) * self.scale
-        return latents
+        return self.latent_map.to_latents(encoded(self.module, images.to(self.dtype)).to(images.dtype))
 
 
 class TextEncoder(nn.Module):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import DtkError
-from toolkit.files import TEMPORARY, file_sha256, read_json, replacing, user_cache, value_sha256, write_json
+from toolkit.core.errors import DtkError
+from toolkit.core.files import TEMPORARY, file_sha256, read_json, replacing, user_cache, value_sha256, write_json
 
 PLAN, DESCRIPTION = "engine.plan", "engine.json"
 

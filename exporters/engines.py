@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.config import BatchRange, ExportSettings
+from exporters.base import NAMES, STEP, Exported
 from exporters.engine_cache import EngineCache, cache_folder
+from exporters.ladder import Ladder
 from exporters.precision import prove
+from exporters.settings import BatchRange, ExportSettings
 from exporters.tensorrt import WORK, build_plan, collecting_logger, parse
-from toolkit.files import files_sha256, value_sha256, write_json
-from toolkit.progress import Progress
-from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu
+from toolkit.core.errors import MissingToolError
+from toolkit.core.files import files_sha256, read_json, value_sha256, write_json
+from toolkit.core.progress import Progress
+from toolkit.models.folder import ModelFolder
+from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu, load_tensorrt
 
 NOT_RUN = "built without a GPU: nothing was run, and no latency is claimed"
 
@@ -82,3 +87,55 @@ def _build(
     seconds = time.monotonic() - started
     proof = prove(api, network, onnx, plan, settings.dtype, description.get("kept_fp32_share", 0.0))
     return plan, {"build_s": round(seconds, 2), "precision": proof}
+
+
+class TensorRTExporter:
+    """RUN/tensorrt/{dense,compressed,compressed_step}.plan, a .json beside each.
+
+    The step graph's engine is a server's, which serves any batch of the range and compares its known image. With a GPU
+    the other engines are held against torch: ``parity`` in the .json.
+    """
+
+    name = folder = "tensorrt"
+    key = "engines"
+
+    def description(self) -> str:
+        try:
+            api = load_tensorrt()
+        except MissingToolError as missing:
+            return str(missing)
+        return f"--trt: engines by {api.package} {api.version}"
+
+    def check(self, models: Mapping[str, ModelFolder], settings: ExportSettings) -> None:
+        return None
+
+    def inputs(self, exported: Exported) -> tuple[dict[str, Any], dict[str, str]]:
+        api = load_tensorrt()
+        facts = {name: engine_facts(api, exported.onnx[name], exported.settings) for name in (*NAMES, STEP)}
+        settings = exported.settings.engine.model_dump(mode="json")
+        return settings, {name: value_sha256(fact) for name, fact in facts.items()}
+
+    def write(self, folder: Path, exported: Exported, progress: Progress) -> dict[str, Any]:
+        api, models = load_tensorrt(), exported.models
+        for name, ending, batch in _plans(exported.settings):
+            description, target = exported.onnx[name], folder / f"{name}{ending}.plan"
+            settings = exported.settings.model_copy(update={"batch": batch})
+            built = write_engine(api, exported.run / description["file"], description, target, settings, progress)
+            if name in models and has_gpu():
+                parity = Ladder(models[name], settings, name).engine(target)
+                write_json(target.with_suffix(".json"), built | {"parity": parity})
+        return {}
+
+    def result(self, exported: Exported, record: Mapping[str, Any]) -> dict[str, Any]:
+        files = [f"{name}{ending}" for name, ending, _ in _plans(exported.settings)]
+        folder = exported.run / self.folder
+        return {name: {"file": f"{self.folder}/{name}.plan"} | read_json(folder / f"{name}.json") for name in files}
+
+
+def _plans(settings: ExportSettings) -> list[tuple[str, str, BatchRange]]:
+    """What is built: the model's name, the ending of the plan's name, the batch sizes it serves."""
+    every = [(name, ending, batch) for name in NAMES for ending, batch in batch_ranges(settings).items()]
+    return [*every, (STEP, "", settings.batch)]
+
+
+EXPORTER = TensorRTExporter()

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from exporters.config import DtypeName, ExportSettings
 from exporters.onnx import Dimensions, export_onnx
 from exporters.overflow import RangeWatch, overflow_error
 from exporters.parity import PSNR_FLOORS_DB, TOLERANCES, compare, compare_images
+from exporters.settings import DtypeName, ExportSettings
 from exporters.step import UNCONDITIONAL, export_step, run_steps
-from toolkit.conditioner import context_tokens, find_conditioning
-from toolkit.denoiser_inputs import example_inputs, input_specs
-from toolkit.errors import DtkError, UsageError
-from toolkit.first_stage import FirstStage, open_first_stage
-from toolkit.models import ModelFolder, load_denoiser, load_scheduler
-from toolkit.runners.registry import open_runner
-from toolkit.sampling import sample
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.diffusion.sampling import sample
+from toolkit.models.autoencoder import Autoencoder, open_autoencoder
+from toolkit.models.conditioning import denoiser_inputs, find_conditioning
+from toolkit.models.folder import ModelFolder, load_denoiser, load_scheduler
+from toolkit.runners.base import open_runner
 
 NO_BF16 = "not run: ONNX Runtime has no bfloat16 matrix product on a CPU"
 GUIDANCE = 3.0  # the largest scale in the comparison of the step graph
@@ -37,12 +37,8 @@ class Ladder:
     def __init__(self, model: ModelFolder, settings: ExportSettings, name: str) -> None:
         self.model, self.settings, self.name = model, settings, name
         self.scheduler = load_scheduler(model)
-        self.specs = input_specs(
-            model.class_name,
-            model.config,
-            timesteps=self.scheduler.config.num_train_timesteps,
-            tokens=settings.tokens or context_tokens(model),
-        )
+        timesteps = self.scheduler.config.num_train_timesteps
+        self.specs = denoiser_inputs(model, settings.tokens, timesteps=timesteps)
 
     def climb(self, path: Path, done: Callable[[], None]) -> dict[str, Any]:
         """Write ``path`` (.onnx and .json beside it); the comparison of each rung by its dtype is returned.
@@ -140,8 +136,8 @@ class Ladder:
         self, expected: torch.Tensor, got: torch.Tensor, sampler: str, form: str, dtype: DtypeName
     ) -> dict[str, Any]:
         name = f"The {self.name} model as {form} {dtype}"
-        if self._first_stage:
-            expected, got = (self._first_stage.decode(latents) for latents in (expected, got))
+        if self._autoencoder:
+            expected, got = (self._autoencoder.decode(latents) for latents in (expected, got))
         compared = compare_images(expected, got, floor_db=PSNR_FLOORS_DB[dtype], name=name)
         return compared | {"sampler": sampler, "steps": self.settings.loop_steps}
 
@@ -151,9 +147,9 @@ class Ladder:
         return RangeWatch(self.model)
 
     @cached_property
-    def _first_stage(self) -> FirstStage | None:
+    def _autoencoder(self) -> Autoencoder | None:
         """What makes images of a latent model's latents."""
-        return open_first_stage(self.model)
+        return open_autoencoder(self.model)
 
     @cached_property
     def _conditioning(self) -> dict[str, torch.Tensor]:

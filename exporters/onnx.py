@@ -17,11 +17,12 @@ from typing import Any
 import onnx
 import torch
 
-from exporters.config import DtypeName, check_opset
-from toolkit.denoiser import BorderedDenoiser
-from toolkit.denoiser_inputs import InputSpec, example_inputs
-from toolkit.errors import DtkError
-from toolkit.files import file_sha256, replacing, write_json
+from exporters.settings import DtypeName, check_opset
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError
+from toolkit.core.files import file_sha256, replacing, write_json
+from toolkit.models.precision import BorderedDenoiser
 
 OUTPUT = "prediction"
 TRACED_BATCH = 2  # torch.export takes sizes 0 and 1 for constants

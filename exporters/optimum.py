@@ -19,21 +19,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.config import ExportSettings
+from exporters.base import Exported
 from exporters.ladder import NO_BF16, dynamic_sides
 from exporters.onnx import dynamic_axes, save, trace
 from exporters.parity import TOLERANCES, relative_errors
-from toolkit.conditioner import context_tokens, open_conditioner
-from toolkit.denoiser import DTYPES, BorderedDenoiser
-from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
-from toolkit.errors import DtkError, UsageError
-from toolkit.files import read_json, write_json, write_text
-from toolkit.first_stage import open_first_stage
-from toolkit.mixed_precision import convert
-from toolkit.models import ModelFolder, load_denoiser
-from toolkit.progress import Progress
+from exporters.settings import ExportSettings
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import read_json, write_json, write_text
+from toolkit.core.progress import Progress
+from toolkit.models.autoencoder import Autoencoder, find_autoencoder
+from toolkit.models.conditioners import CaptionEncoder, open_conditioner
+from toolkit.models.conditioning import denoiser_inputs
+from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.precision import DTYPES, BorderedDenoiser, convert
 from toolkit.runners.onnxruntime import Session
-from toolkit.text_encoder import CaptionEncoder
 
 PIPELINE = "StableDiffusionPipeline"
 GRAPH = "model.onnx"
@@ -122,7 +123,7 @@ def _write_vocabulary(tokenizer: Path) -> None:
 
 
 def _unet(model: ModelFolder, settings: ExportSettings) -> Graph:
-    specs = input_specs(model.class_name, model.config, tokens=settings.tokens or context_tokens(model))
+    specs = denoiser_inputs(model, settings.tokens)
     inputs = example_inputs(specs, 2, seed=settings.seed)
     inputs["timestep"] = inputs["timestep"][0]
     axes = dynamic_axes([name for name in specs if name != "timestep"], dynamic_sides(model))
@@ -156,11 +157,11 @@ def _vae_encoder(model: ModelFolder, settings: ExportSettings) -> Graph:
 
 
 def _autoencoder(model: ModelFolder, settings: ExportSettings) -> tuple[nn.Module, Any, Any, Path]:
-    stage = open_first_stage(model)
-    assert stage is not None  # the pipeline has one
-    channels, height, width = input_specs(model.class_name, model.config)["sample"].shape
+    folder = find_autoencoder(model)
+    assert folder is not None  # the pipeline has one
+    channels, height, width = model.input_specs()["sample"].shape
     latent = (channels, height, width)
-    return stage.module, latent, stage.folder.image_shape(latent), stage.folder.path / "config.json"
+    return Autoencoder.load(folder).module, latent, folder.image_shape(latent), folder.path / "config.json"
 
 
 class _OneTimestep(nn.Module):
@@ -203,3 +204,28 @@ class _Encode(_Bordered):
         encode: Any = self.module.encode
         moments: torch.Tensor = encode(sample.to(self.dtype)).latent_dist.parameters
         return moments.float()
+
+
+class OptimumExporter:
+    """RUN/optimum: the folder that optimum-onnx's Stable Diffusion pipelines open."""
+
+    name = folder = key = "optimum"
+
+    def description(self) -> str:
+        return "--layout optimum: the folder that optimum-onnx's Stable Diffusion pipelines open"
+
+    def check(self, models: Mapping[str, ModelFolder], settings: ExportSettings) -> None:
+        check_layout(models["compressed"])
+
+    def inputs(self, exported: Exported) -> tuple[dict[str, Any], dict[str, str]]:
+        settings = exported.settings.model_dump(mode="json", include={"dtype", "keep_fp32", "opset", "tokens", "seed"})
+        return settings, {"model": exported.models["compressed"].sha256}
+
+    def write(self, folder: Path, exported: Exported, progress: Progress) -> dict[str, Any]:
+        return {"deviations": write_layout(exported.models["compressed"], exported.settings, folder, progress)}
+
+    def result(self, exported: Exported, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"folder": self.folder, "deviations": record["deviations"]}
+
+
+EXPORTER = OptimumExporter()

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.config import DtypeName
-from toolkit.denoiser import DTYPES, BorderedDenoiser
-from toolkit.errors import DtkError
-from toolkit.mixed_precision import kept_names
-from toolkit.models import ModelFolder, load_denoiser
+from exporters.settings import DtypeName
+from toolkit.core.errors import DtkError
+from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.precision import DTYPES, BorderedDenoiser, kept_names
 
 
 @dataclass(frozen=True)

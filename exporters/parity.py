@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from toolkit.denoiser_inputs import InputSpec, example_inputs
-from toolkit.errors import DtkError
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError
 
 # Largest |difference| over largest |reference| of one item. fp32: the order of summation; fp16 and bf16: 10 and 7
 # mantissa bits through some fifty layers.

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from exporters.config import DtypeName
+from exporters.settings import DtypeName
 from exporters.tensorrt import collecting_logger
-from toolkit.errors import DtkError
-from toolkit.noise import generator
+from toolkit.core.errors import DtkError
+from toolkit.core.noise import generator
 from toolkit.runners.tensorrt_api import TensorRT, has_gpu
 
 LEAST_SHARE = 0.95

@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from exporters.coefficients import COLUMNS, SamplerName, clip_range, trajectory
-from exporters.config import BatchRange, DtypeName
 from exporters.onnx import precision_facts, write_onnx
-from toolkit.denoiser import BorderedDenoiser
-from toolkit.denoiser_inputs import InputSpec
-from toolkit.noise import sample_noise
+from exporters.settings import BatchRange, DtypeName
+from toolkit.adapters.base import InputSpec
+from toolkit.core.noise import sample_noise
+from toolkit.models.precision import BorderedDenoiser
 
 OUTPUT = "previous"
 UNCONDITIONAL = "unconditional_"
@@ -147,7 +147,7 @@ def run_steps(
 ) -> torch.Tensor:
     """Sample one image a seed, (B, C, H, W), by calling a step graph along a schedule: all that a server's loop does.
 
-    ``noisy`` says whether the graph takes noise. Its draws are those of toolkit.sampling.
+    ``noisy`` says whether the graph takes noise. Its draws are those of toolkit.diffusion.sampling.
     """
     x = torch.from_numpy(sample_noise(seeds, 0, shape))
     for number, (t, row) in enumerate(zip(schedule["timesteps"], schedule["coefficients"], strict=True), start=1):

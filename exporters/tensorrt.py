@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exporters.config import BatchRange, EngineSettings
-from toolkit.errors import DtkError, UsageError
-from toolkit.files import replacing
-from toolkit.progress import Progress
+from exporters.settings import BatchRange, EngineSettings
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import replacing
+from toolkit.core.progress import Progress
 from toolkit.runners.tensorrt_api import TensorRT
 
 WORK = "build engine"

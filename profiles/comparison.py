@@ -10,26 +10,26 @@ from typing import Any
 
 import torch
 
-from profiles.config import ProfileSettings
 from profiles.latency import compare_latency
 from profiles.loop import compare_loops
 from profiles.macs import count_macs, count_params
 from profiles.memory import measure_memory
 from profiles.node_parts import compare_node_parts
 from profiles.parts import compare_parts
-from toolkit.conditioner import context_tokens
-from toolkit.denoiser import BorderedDenoiser
-from toolkit.denoiser_inputs import InputSpec, example_inputs, input_specs
-from toolkit.errors import DtkError
-from toolkit.models import ModelFolder, build, load_denoiser
-from toolkit.runners.base import Runner
-from toolkit.runners.registry import open_node_times, open_runner, runner_reads
-from toolkit.weights import WEIGHTS
+from profiles.settings import ProfileSettings
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, first_line
+from toolkit.models.conditioning import denoiser_inputs
+from toolkit.models.folder import ModelFolder, build_model, load_denoiser
+from toolkit.models.precision import BorderedDenoiser
+from toolkit.models.weights import WEIGHTS
+from toolkit.runners.base import Runner, open_node_times, open_runner, runner_reads
 
 CONVENTION = "one MAC is two FLOPs; convolutions, linear layers and attention products, batch 1"
 
 
-def compare_models(dense: ModelFolder, compressed: ModelFolder, tokens: int) -> dict[str, Any]:
+def compare_models(dense: ModelFolder, compressed: ModelFolder, tokens: int | None = None) -> dict[str, Any]:
     """Params, MACs and weight bytes of both under ``models``, and their ratios dense / compressed under ``ratios``."""
     figures = {"dense": model_figures(dense, tokens), "compressed": model_figures(compressed, tokens)}
     counted = ("params", "macs", "macs_without_attention_products", "weights_bytes")
@@ -37,10 +37,10 @@ def compare_models(dense: ModelFolder, compressed: ModelFolder, tokens: int) -> 
     return {"convention": CONVENTION, "models": figures, "ratios": ratios}
 
 
-def model_figures(model: ModelFolder, tokens: int) -> dict[str, Any]:
+def model_figures(model: ModelFolder, tokens: int | None = None) -> dict[str, Any]:
     """Params, MACs by kind and by part, and the bytes of the weight files of one model."""
-    network = build(model.class_name, model.config)
-    inputs = example_inputs(input_specs(model.class_name, model.config, tokens=tokens), 1, device="meta")
+    network = build_model(model.class_name, model.config)
+    inputs = example_inputs(denoiser_inputs(model, tokens), 1, device="meta")
     macs = count_macs(network, inputs)
     return {
         "params": count_params(network),
@@ -66,8 +66,7 @@ def compare_runner(
     Loop and memory are of the largest batch. ``open_s`` is what loading or building took; ``realised_share`` is the
     speed-up over the MACs ratio: 1 where every MAC saved is time saved.
     """
-    tokens = settings.tokens or context_tokens(model)
-    specs = input_specs(model.class_name, model.config, tokens=tokens)
+    specs = denoiser_inputs(model, settings.tokens)
     options: dict[str, str] = {"dtype": settings.dtype} if runner_reads(name) == "model" else {}
     measured: dict[str, Any] = {"threads": torch.get_num_threads(), "open_s": {}, "latency": {}}
     opened: dict[str, Runner] = {}
@@ -100,7 +99,7 @@ def faults_named(name: str, device: str, batch: int) -> Iterator[None]:
     except Exception as error:  # the runners' errors share no base class
         raise DtkError(
             f"The runner {name} failed on {device} while batch {batch} was measured.",
-            found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            found=first_line(error),
             do="leave out this batch size if memory ran out; `dtk doctor` tells whether the device still answers",
         ) from error
 
@@ -109,9 +108,8 @@ def compare_network_parts(
     dense: ModelFolder, compressed: ModelFolder, settings: ProfileSettings, device: str
 ) -> dict[str, Any]:
     """Time of each top-level part of both networks in eager torch, at the largest batch."""
-    tokens, batch = settings.tokens or context_tokens(dense), max(settings.batches)
-    specs = input_specs(dense.class_name, dense.config, tokens=tokens)
-    inputs = example_inputs(specs, batch, device=device)
+    batch = max(settings.batches)
+    inputs = example_inputs(denoiser_inputs(dense, settings.tokens), batch, device=device)
     first, second = (BorderedDenoiser(load_denoiser(model), settings.dtype).to(device) for model in (dense, compressed))
     found = compare_parts(first, second, inputs, device, settings.rounds)
     return {"runner": "torch", "batch": batch} | found
@@ -129,8 +127,8 @@ def compare_exported_parts(
 
     ``files`` are the ONNX files of ``sources``. None where the runner has no such profiler.
     """
-    tokens, batch = settings.tokens or context_tokens(model), max(settings.batches)
-    inputs = example_inputs(input_specs(model.class_name, model.config, tokens=tokens), batch, device=device)
+    batch = max(settings.batches)
+    inputs = example_inputs(denoiser_inputs(model, settings.tokens), batch, device=device)
     first, second = (open_node_times(name, Path(str(sources[which])), device) for which in ("dense", "compressed"))
     if first is None or second is None:
         return None

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from scipy.stats import quantile_test
 
-from profiles.config import Rounds
-from toolkit.errors import DtkError
+from profiles.settings import Rounds
+from toolkit.core.errors import DtkError
 from toolkit.runners.base import Runner
 
 WARM_UP_CALLS = 3

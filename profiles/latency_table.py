@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from profiles.comparison import faults_named
-from profiles.config import Rounds
 from profiles.latency import WARM_UP_CALLS, clock_of, interleave, speedup
-from toolkit.errors import DtkError
-from toolkit.files import read_json, value_sha256, write_json
+from profiles.settings import Rounds
+from toolkit.core.errors import DtkError
+from toolkit.core.files import read_json, value_sha256, write_json
 from toolkit.runners.base import Runner
 
 SCHEMA_VERSION = 1

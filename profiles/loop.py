@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from profiles.config import ProfileSettings
 from profiles.latency import Call, compare_calls
-from toolkit.conditioner import find_conditioning
-from toolkit.denoiser_inputs import InputSpec, example_inputs
-from toolkit.guidance import check_guidance, guided
-from toolkit.loop_graph import LoopGraph
-from toolkit.models import ModelFolder, load_scheduler
+from profiles.settings import ProfileSettings
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.diffusion.guidance import check_guidance, guided
+from toolkit.diffusion.loop_graph import LoopGraph
+from toolkit.diffusion.sampling import sample
+from toolkit.models.conditioning import find_conditioning
+from toolkit.models.folder import ModelFolder, load_scheduler
 from toolkit.runners.base import Runner
 from toolkit.runners.cuda_graph import CudaGraphRunner
-from toolkit.sampling import sample
 
 WARM_UP_LOOPS = 1  # of many calls each
 

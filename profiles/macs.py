@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.denoiser_inputs import positional
+from toolkit.adapters.inputs import positional
 
 CONVOLUTION, LINEAR, ATTENTION = "convolution", "linear", "attention products"
 FLOPS_PER_MAC = 2

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.denoiser_inputs import InputSpec, example_inputs
-from toolkit.errors import DtkError
-from toolkit.files import read_json, write_json
-from toolkit.models import ModelFolder
-from toolkit.runners.registry import open_runner
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError
+from toolkit.core.files import read_json, write_json
+from toolkit.models.folder import ModelFolder
+from toolkit.runners.base import open_runner
 
 CALLS = 3
 STATUS = Path("/proc/self/status")

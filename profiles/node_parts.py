@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from profiles.config import Rounds
 from profiles.latency import WARM_UP_CALLS, clock_of, rounds_that_fit
 from profiles.parts import compared
-from toolkit.runners.node_times import NodeTimes, Times
+from profiles.settings import Rounds
+from toolkit.runners.base import NodeTimes, Times
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # torch's exporter: the modules around a node, the outermost first
 NETWORK = "denoiser."  # the network inside its float32 borders

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from profiles.config import Rounds
 from profiles.latency import WARM_UP_CALLS, clock_of, rounds_that_fit, speedup
 from profiles.macs import top_level_parts
-from toolkit.denoiser import BorderedDenoiser
+from profiles.settings import Rounds
+from toolkit.models.precision import BorderedDenoiser
 
 WORTH_NAMING = 0.01  # of the dense model's time: parts that take less are not called slow
 

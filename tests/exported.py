@@ -6,11 +6,12 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from exporters.config import DtypeName
 from exporters.onnx import export_onnx
+from exporters.settings import DtypeName
 from tests.tiny import tiny_folder
-from toolkit.denoiser_inputs import InputSpec, input_specs
-from toolkit.models import ModelFolder, load_denoiser
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import input_specs
+from toolkit.models.folder import ModelFolder, load_denoiser
 
 _folder = tempfile.TemporaryDirectory(prefix="dtk-tests-")
 TIMESTEPS = 100  # of tiny_folder's scheduler

@@ -20,8 +20,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.tiny import randomise, tiny_conditional_unet, tiny_unet
-from toolkit import models
-from toolkit.noise import normal
+from toolkit.core.noise import normal
+from toolkit.models.folder import ModelFolder, find_model
 
 CLASSES = 3
 WIDTH = 12  # of the context
@@ -78,30 +78,30 @@ def scheduler(steps_offset: int = 0) -> DDIMScheduler:
     return DDIMScheduler(num_train_timesteps=20, clip_sample=False, steps_offset=steps_offset)
 
 
-def tiny_ldm(path: Path, seed: int = 0) -> models.ModelFolder:
+def tiny_ldm(path: Path, seed: int = 0) -> ModelFolder:
     """The shape of LDM CelebA-HQ: VQModel and an unconditional UNet2DModel, as LDMPipeline holds them."""
     LDMPipeline(tiny_vq(seed), tiny_unet(seed), scheduler()).save_pretrained(path)
-    return models.find(path)
+    return find_model(path)
 
 
-def tiny_class_ldm(path: Path, seed: int = 0) -> models.ModelFolder:
+def tiny_class_ldm(path: Path, seed: int = 0) -> ModelFolder:
     """The shape of LDM-4 ImageNet: VQModel, UNet2DConditionModel, and the class embedding beside their folders."""
     tiny_vq(seed).save_pretrained(path / "vqvae")
     tiny_conditional_unet(seed, in_channels=3, out_channels=3, cross_attention_dim=WIDTH).save_pretrained(path / "unet")
     scheduler().save_pretrained(path / "scheduler")
     table = torch.from_numpy(normal("class embedding", seed, shape=(CLASSES + 1, WIDTH)))
     save_file({"embedding.weight": table}, path / "class_embedding.safetensors")
-    return models.find(path)
+    return find_model(path)
 
 
-def tiny_labelled(path: Path, seed: int = 0) -> models.ModelFolder:
+def tiny_labelled(path: Path, seed: int = 0) -> ModelFolder:
     """Class labels that the denoiser embeds by itself, without a null class, on latents."""
     unet: UNet2DModel = tiny_unet(seed, num_class_embeds=CLASSES)
     LDMPipeline(tiny_vq(seed), unet, scheduler()).save_pretrained(path)
-    return models.find(path)
+    return find_model(path)
 
 
-def tiny_stable_diffusion(path: Path, seed: int = 0) -> models.ModelFolder:
+def tiny_stable_diffusion(path: Path, seed: int = 0) -> ModelFolder:
     """The shape of Stable Diffusion: AutoencoderKL, CLIP's text encoder and UNet2DConditionModel."""
     tokenizer = tiny_tokenizer()
     unet: UNet2DConditionModel = tiny_conditional_unet(seed, cross_attention_dim=WIDTH)
@@ -115,10 +115,10 @@ def tiny_stable_diffusion(path: Path, seed: int = 0) -> models.ModelFolder:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(path)
-    return models.find(path)
+    return find_model(path)
 
 
-FOLDERS: dict[str, Callable[[Path], models.ModelFolder]] = {
+FOLDERS: dict[str, Callable[[Path], ModelFolder]] = {
     "unconditional": tiny_ldm,
     "class": tiny_class_ldm,
     "labels": tiny_labelled,

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
-from toolkit import models
-from toolkit.noise import normal
+from toolkit.core.noise import normal
+from toolkit.models.folder import ModelFolder, find_model
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -84,7 +84,7 @@ def tiny_dit(seed: int = 0, **overrides: object) -> DiTTransformer2DModel:
     return model
 
 
-def tiny_folder(path: Path, seed: int = 0, **overrides: object) -> models.ModelFolder:
+def tiny_folder(path: Path, seed: int = 0, **overrides: object) -> ModelFolder:
     """A diffusers pipeline folder at ``path`` around a tiny UNet."""
     DDPMPipeline(tiny_unet(seed, **overrides), DDPMScheduler(num_train_timesteps=100)).save_pretrained(path)
-    return models.find(path)
+    return find_model(path)

@@ -15,8 +15,8 @@ import yaml
 from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.rows import ROWS, dense_recipe, recipe
 from benchmarks.cifar10.shapes import SHAPES
-from toolkit.environment import machine, versions
-from toolkit.files import read_json, write_json
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import read_json, write_json
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Work = Annotated[Path, typer.Option(help="where runs and prepared data lie")]
@@ -112,7 +112,7 @@ def row(
         "seed": seed,
         "steps": steps,
         "toy": toy,
-        "plan": {key: read_json(run / "prune" / "plan.json")[key] for key in ("asked", "got", "dense")},
+        "plan": {key: read_json(run / "prune" / "plan.json")[key] for key in ("requested", "achieved", "dense")},
         "evaluate": read_json(run / "evaluate" / "metrics.json"),
         "machine": machine(device()),
         "versions": versions(),

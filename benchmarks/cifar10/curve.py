@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from toolkit.environment import machine, versions
-from toolkit.files import read_json, write_json
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import read_json, write_json
 
 LATELY = 20  # lines of the log that a point's loss is the mean of: one batch says little
 

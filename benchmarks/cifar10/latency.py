@@ -13,8 +13,8 @@ import yaml
 
 from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.shapes import write_shape
-from toolkit.files import read_json, write_json
-from toolkit.known import known
+from toolkit.api.catalog import known
+from toolkit.core.files import read_json, write_json
 
 BATCHES = {"cifar10-32": (1, 16, 64, 256), "lsun-256": (1, 4, 16), "ldm4-64": (1, 8, 32)}
 DTYPES = {

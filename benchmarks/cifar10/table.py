@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.cifar10.rows import ROWS
 from benchmarks.cifar10.shapes import SHAPES
-from toolkit.files import read_json
+from toolkit.core.files import read_json
 
 MISSING = "not measured"
 
@@ -46,7 +46,7 @@ def _row(found: list[dict[str, Any]]) -> str:
         return " | ".join([MISSING] + [""] * 8)
     quality = [one["evaluate"]["frechet_distance"] for one in found]
     floor = f"{mean(q['floor']['value'] for q in quality):.3f}" if all("floor" in q for q in quality) else "-"
-    got = found[0]["plan"]["got"]
+    got = found[0]["plan"]["achieved"]
     cells = [
         str(len(found)) + (" (toy)" if found[0]["toy"] else ""),
         "/".join(sorted({str(one["steps"]) for one in found})),

@@ -22,7 +22,14 @@ HEAVY = {
     "torch",
     "torch_pruning",
 }
-LIGHT = ["toolkit.cli", "toolkit.errors", "toolkit.files", "toolkit.noise", "toolkit.run_folder", "toolkit.settings"]
+LIGHT = [
+    "toolkit.cli",
+    "toolkit.core.errors",
+    "toolkit.core.files",
+    "toolkit.core.noise",
+    "toolkit.core.run_folder",
+    "toolkit.core.settings",
+]
 
 
 def modules_after(statement: str) -> set[str]:

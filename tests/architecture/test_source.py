@@ -14,7 +14,7 @@ GLOBAL_NOISE = ("np.random.", "numpy.random.", "random.", "torch.rand", "torch.n
 PICKLING = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 # The last is a program of its own, run by whoever got the handoff.
-PRINTERS = ("toolkit/cli", "toolkit/__main__", "toolkit/handoff/files/client.py")
+PRINTERS = ("toolkit/cli", "toolkit/__main__", "toolkit/handoff/dtk_server/client.py")
 
 every_file = pytest.mark.parametrize("path", FILES, ids=name)
 
@@ -59,7 +59,7 @@ def test_draws_no_noise_from_a_global_generator(path: Path) -> None:
         and called not in allowed
         and (name(path), called) not in INITIALISERS
     ]
-    assert not drawn, f"{name(path)}: {drawn}; noise comes from toolkit.noise"
+    assert not drawn, f"{name(path)}: {drawn}; noise comes from toolkit.core.noise"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name in {"__init__.py", "config.py"}], ids=name)

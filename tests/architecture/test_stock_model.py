@@ -12,8 +12,8 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.tiny import randomise
-from toolkit import models
-from toolkit.noise import normal
+from toolkit.core.noise import normal
+from toolkit.models.folder import find_model, load_denoiser, save_model
 
 TOLERANCE = 1e-5
 
@@ -54,24 +54,24 @@ def difference_without_dtk(model: Path, probes: Path) -> float:
 
 
 def test_a_saved_model_opens_in_an_environment_without_dtk(tmp_path: Path) -> None:
-    folder = models.find(None)
-    denoiser = models.load_denoiser(folder)
-    models.save(folder, denoiser, tmp_path / "model")
+    folder = find_model(None)
+    denoiser = load_denoiser(folder)
+    save_model(folder, denoiser, tmp_path / "model")
     shape = (denoiser.config.in_channels, denoiser.config.sample_size, denoiser.config.sample_size)
     store_probes(denoiser, shape, tmp_path / "probes.safetensors")
     assert difference_without_dtk(tmp_path / "model", tmp_path / "probes.safetensors") < TOLERANCE
 
 
 def test_the_comparison_sees_other_weights(tmp_path: Path) -> None:
-    folder = models.find(None)
-    denoiser = models.load_denoiser(folder)
-    models.save(folder, denoiser, tmp_path / "model")
+    folder = find_model(None)
+    denoiser = load_denoiser(folder)
+    save_model(folder, denoiser, tmp_path / "model")
     store_probes(randomise(denoiser), (1, 16, 16), tmp_path / "probes.safetensors")
     assert difference_without_dtk(tmp_path / "model", tmp_path / "probes.safetensors") > 100 * TOLERANCE
 
 
 def test_probes_are_not_trivial(tmp_path: Path) -> None:
-    store_probes(models.load_denoiser(models.find(None)), (1, 16, 16), tmp_path / "probes.safetensors")
+    store_probes(load_denoiser(find_model(None)), (1, 16, 16), tmp_path / "probes.safetensors")
     from safetensors.numpy import load_file
 
     prediction = load_file(tmp_path / "probes.safetensors")["prediction"]

@@ -19,9 +19,9 @@ from benchmarks.cifar10.images import sheet_images
 from benchmarks.cifar10.rows import ROWS, dense_recipe, recipe
 from benchmarks.cifar10.shapes import SHAPES, write_shape
 from tests.evaluation import cifar_resnet
-from toolkit import recipe as recipes
-from toolkit.files import write_json
-from toolkit.noise import generator
+from toolkit.core.files import write_json
+from toolkit.core.noise import generator
+from toolkit.pipeline import recipe as recipes
 
 
 def study(*arguments: object) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import scoring_speed
 from tests.tiny import tiny_folder
-from toolkit.noise import generator
+from toolkit.core.noise import generator
 
 
 @pytest.mark.slow

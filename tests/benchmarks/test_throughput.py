@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from benchmarks import throughput
 from tests.tiny import tiny_folder
+from toolkit.core.noise import generator
 from toolkit.data.open import open_images
-from toolkit.noise import generator
-from toolkit.recovery.config import RecoverSettings
+from toolkit.recovery.settings import RecoverSettings
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.tiny import tiny_folder
 from toolkit.cli import app
-from toolkit.noise import generator
+from toolkit.core.noise import generator
 
 FAST = [
     "--target",

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import FAST, dtk
-from toolkit.files import folder_sha256
+from toolkit.core.files import folder_sha256
 
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
 
@@ -209,7 +209,7 @@ def test_a_run_of_another_recipe_is_refused_and_kept(model: Path, data: Path, co
     assert_words("holds a run of another recipe[\\s\\S]*prune.target[\\s\\S]*--overwrite", answer.err)
     assert folder_sha256(out) == before
     assert compress(model, data, out, "--target", "width=0.75", "--overwrite").code == 0
-    assert json.loads((out / "prune" / "plan.json").read_text())["asked"]["target"] == "width=0.75"
+    assert json.loads((out / "prune" / "plan.json").read_text())["requested"]["target"] == "width=0.75"
 
 
 def test_a_folder_of_other_things_is_not_taken(model: Path, data: Path, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_model_whose_context_nothing_makes_is_planned_but_not_pruned(data: Pat
     tiny_conditional_unet().save_pretrained(tmp_path / "model" / "unet")
     DDPMScheduler().save_pretrained(tmp_path / "model" / "scheduler")
     planned = dtk("compress", tmp_path / "model", "--target", "width=0.5", "--dry-run", "--json")
-    assert planned.code == 0 and planned.json["got"]["params_fraction"] < 0.6
+    assert planned.code == 0 and planned.json["achieved"]["params_fraction"] < 0.6
     np.savez(tmp_path / "latents.npz", images=np.zeros((64, 8, 8, 4), dtype=np.uint8))
     answer = compress(tmp_path / "model", tmp_path / "latents.npz", tmp_path / "run", "--target", "width=0.5")
     assert answer.code == 1

@@ -15,12 +15,11 @@ from safetensors.torch import load_file
 from tests.architecture.test_stock_model import TOLERANCE, difference_without_dtk, store_probes
 from tests.cli.conftest import FAST, dtk
 from toolkit.cli.app import app
-from toolkit.models import find, load_denoiser
+from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pruning import surgery
-from toolkit.pruning.catalog import known_criteria
+from toolkit.pruning.criteria.base import known_criteria
 from toolkit.pruning.plan import read_plan
-from toolkit.pruning.scores_file import read_scores
-from toolkit.pruning.scorings import AUTO_THRESHOLDS
+from toolkit.pruning.scores import AUTO_THRESHOLDS, read_scores
 
 
 @pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
@@ -34,21 +33,25 @@ def test_compress_leaves_a_stock_pipeline(compressed: Path, model: Path) -> None
     pipeline = DDPMPipeline.from_pretrained(compressed / "model")
     assert type(pipeline.unet) is UNet2DModel
     plan = json.loads((compressed / "prune" / "plan.json").read_text())
-    dense = load_denoiser(find(model))
-    assert pipeline.unet.num_parameters() == plan["got"]["params"] < dense.num_parameters() == plan["dense"]["params"]
-    assert plan["got"]["macs_fraction"] == pytest.approx(0.45, rel=0.02)
+    dense = load_denoiser(find_model(model))
+    assert (
+        pipeline.unet.num_parameters() == plan["achieved"]["params"] < dense.num_parameters() == plan["dense"]["params"]
+    )
+    assert plan["achieved"]["macs_fraction"] == pytest.approx(0.45, rel=0.02)
     assert len(pipeline(batch_size=2, num_inference_steps=2).images) == 2
 
 
 def test_the_result_computes_the_same_where_dtk_is_not_installed(compressed: Path, tmp_path: Path) -> None:
     result = shutil.copytree(compressed / "model", tmp_path / "model")
-    store_probes(load_denoiser(find(result)), (3, 8, 8), tmp_path / "probes.safetensors")
+    store_probes(load_denoiser(find_model(result)), (3, 8, 8), tmp_path / "probes.safetensors")
     assert difference_without_dtk(result, tmp_path / "probes.safetensors") < TOLERANCE
 
 
 def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Path, model: Path) -> None:
     plan = read_plan(compressed / "prune" / "plan.json")
-    rebuilt, _ = surgery.prune(load_denoiser(find(model)), plan.config, plan.layout, plan.kept, timesteps=100)
+    rebuilt, _ = surgery.slice_model(
+        load_denoiser(find_model(model)), plan.config, plan.layout, plan.kept, timesteps=100
+    )
     stored = load_file(compressed / "prune" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert stored.keys() == rebuilt.state_dict().keys()
     assert all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
@@ -62,8 +65,8 @@ def test_reconstruction_is_taken_where_it_helps(model: Path, data: Path, tmp_pat
     fit, sliced = found["reconstruction"], found["held_out_loss"]["one_shot"]
     assert fit["timesteps"] == [6, 18, 31, 43, 56, 68, 81, 93]
     assert fit["taken"] == (fit["held_out_loss"] < sliced)
-    plan, dense = read_plan(tmp_path / "run" / "prune" / "plan.json"), load_denoiser(find(model))
-    rebuilt, _ = surgery.prune(dense, plan.config, plan.layout, plan.kept, timesteps=100)
+    plan, dense = read_plan(tmp_path / "run" / "prune" / "plan.json"), load_denoiser(find_model(model))
+    rebuilt, _ = surgery.slice_model(dense, plan.config, plan.layout, plan.kept, timesteps=100)
     stored = load_file(tmp_path / "run" / "prune" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     same = all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
     assert same != fit["taken"]
@@ -98,7 +101,7 @@ def test_the_norm_term_is_asked_for_on_the_command_line(model: Path, tmp_path: P
     for option in ("--norm-term", "--no-norm-term"):
         options = ["--criterion", "magnitude", "--target", "macs=0.45", "--align", 4, "--no-recover", "--json", option]
         answer = dtk("compress", model, "-o", tmp_path / option, *options)
-        assert answer.json["stages"]["prune"]["asked"]["norm_term"] == (option == "--norm-term")
+        assert answer.json["stages"]["prune"]["requested"]["norm_term"] == (option == "--norm-term")
         found[option] = read_scores(tmp_path / option / "prune" / "scores.safetensors")[0.05].scores
     with_term, without = found.values()
     assert all((with_term[name] >= scores).all() for name, scores in without.items())
@@ -117,7 +120,7 @@ def test_scores_outlive_a_run_that_was_cut_short_after_them(
 ) -> None:
     arguments = ["compress", model, "--data", data, "-o", tmp_path / "run", *FAST, "--no-recover"]
     with monkeypatch.context() as broken:
-        broken.setattr(surgery, "prune", lambda *_: pytest.fail("cut short"))
+        broken.setattr(surgery, "slice_model", lambda *_: pytest.fail("cut short"))
         with pytest.raises(pytest.fail.Exception):
             dtk(*arguments)
     again = dtk(*arguments)
@@ -129,7 +132,7 @@ def test_another_target_needs_no_second_scoring(model: Path, data: Path, compres
     answer = dtk("run", out / "recipe.yaml", "--set", "prune.target=width=0.75", "--overwrite")
     assert answer.code == 0, answer.err
     plan = json.loads((out / "prune" / "plan.json").read_text())
-    assert [(width["dense"], width["got"]) for width in plan["widths"]] == [(16, 16), (32, 24)]
+    assert [(width["dense"], width["achieved"]) for width in plan["widths"]] == [(16, 16), (32, 24)]
     assert "scoring" not in answer.err
     assert not (out / "evaluate").exists() and "recover" in json.loads((out / "run.json").read_text())["stages"]
 
@@ -156,7 +159,7 @@ def test_dry_run_wants_a_config_alone_and_writes_nothing(model: Path, tmp_path: 
     answer = dtk("compress", tmp_path, "--target", "width=0.75", "--align", 4, "--dry-run", "--json")
     assert answer.code == 0, answer.err
     assert answer.json["chosen_by"] == "width (no scores are cached)"
-    assert answer.json["got"]["params_fraction"] < 0.7
+    assert answer.json["achieved"]["params_fraction"] < 0.7
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "unet"]
 
 
@@ -216,7 +219,7 @@ def test_images_are_asked_for_only_where_some_are_read(criterion: str, model: Pa
     plan = answer.json["stages"]["prune"]
     assert plan["calibration"] is None and plan["held_out_loss"] == {"dense": None, "one_shot": None}
     assert plan["uniform"] and "no images were given" in plan["chosen_by"]
-    assert DDPMPipeline.from_pretrained(tmp_path / "run" / "model").unet.num_parameters() == plan["got"]["params"]
+    assert DDPMPipeline.from_pretrained(tmp_path / "run" / "model").unet.num_parameters() == plan["achieved"]["params"]
 
 
 def test_scratch_is_a_trainer(model: Path, data: Path, tmp_path: Path) -> None:
@@ -224,7 +227,7 @@ def test_scratch_is_a_trainer(model: Path, data: Path, tmp_path: Path) -> None:
     options = ["--criterion", "scratch", "--target", "width=1.0"]
     answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *FAST, *options)
     assert answer.code == 0, answer.err
-    dense = load_denoiser(find(model)).state_dict()
+    dense = load_denoiser(find_model(model)).state_dict()
     fresh = load_file(tmp_path / "run" / "prune" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {name: tensor.shape for name, tensor in fresh.items()} == {name: t.shape for name, t in dense.items()}
     assert not any(np.allclose(fresh[n], dense[n]) for n in dense if n.endswith("conv1.weight"))

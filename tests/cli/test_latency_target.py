@@ -9,10 +9,11 @@ import pytest
 from profiles.latency_table import Timing
 from tests.cli.conftest import dtk
 from tests.tiny import tiny_folder
-from toolkit import models
-from toolkit.files import read_json
-from toolkit.measuring import latencies
-from toolkit.pruning.config import LatencySettings
+from toolkit.core.files import read_json
+from toolkit.models.conditioning import denoiser_inputs
+from toolkit.models.folder import ModelFolder, full_config, load_denoiser
+from toolkit.pruning.latency import latencies
+from toolkit.pruning.settings import LatencySettings
 
 FAST = LatencySettings(runner="torch", batch=2, seconds=1e-9)
 
@@ -23,7 +24,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> models.ModelFolder:
+def dense(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
@@ -41,18 +42,19 @@ def _by_params(dense, other, inputs, rounds) -> Timing:
 
 
 @pytest.mark.parametrize("runner", ["torch", pytest.param("onnxruntime", marks=pytest.mark.slow)])
-def test_any_configuration_and_the_model_itself_can_be_measured(dense: models.ModelFolder, runner: str) -> None:
+def test_any_configuration_and_the_model_itself_can_be_measured(dense: ModelFolder, runner: str) -> None:
     settings = FAST.model_copy(update={"runner": runner})
-    narrow = {**models.full_config(dense), "block_out_channels": [8, 16, 16]}
-    with latencies(dense, settings, "cpu") as found:
+    narrow = {**full_config(dense), "block_out_channels": [8, 16, 16]}
+    specs = denoiser_inputs(dense)
+    with latencies(dense.class_name, full_config(dense), specs, settings, "cpu") as found:
         timing = found.measure(narrow)
-        again = found.check(models.load_denoiser(dense))
+        again = found.check(load_denoiser(dense))
     for one in (timing, again):
         assert 0 < one.low <= one.fraction <= one.high
         assert one.dense_ms > 0 and one.ms > 0
 
 
-def test_compress_to_a_latency(dense: models.ModelFolder, data: Path, tmp_path: Path, by_width: None) -> None:
+def test_compress_to_a_latency(dense: ModelFolder, data: Path, tmp_path: Path, by_width: None) -> None:
     target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2, "--align", 4, "--device", "cpu"]
     options = ["--calibration-images", 4, "--threshold", 0.5, "--no-recover"]
     planned = dtk("compress", dense.root, *target, "--dry-run", "--json")
@@ -62,7 +64,9 @@ def test_compress_to_a_latency(dense: models.ModelFolder, data: Path, tmp_path: 
     assert done.code == 0, done.err
     found = done.json["stages"]["prune"]
     latency = found["latency"]
-    assert latency["fraction"] == pytest.approx(found["got"]["params_fraction"]), "the pruned model itself was measured"
+    assert latency["fraction"] == pytest.approx(found["achieved"]["params_fraction"]), (
+        "the pruned model itself was measured"
+    )
     assert latency["fraction"] == pytest.approx(0.55, rel=0.05)
     assert (latency["runner"], latency["batch"], latency["missed"]) == ("torch", 2, None)
     assert found == {k: v for k, v in read_json(tmp_path / "run/prune/plan.json").items() if k in found}
@@ -71,10 +75,10 @@ def test_compress_to_a_latency(dense: models.ModelFolder, data: Path, tmp_path: 
 
 
 def test_a_model_that_misses_when_measured_again_is_told(
-    dense: models.ModelFolder, data: Path, tmp_path: Path, by_width: None, monkeypatch: pytest.MonkeyPatch
+    dense: ModelFolder, data: Path, tmp_path: Path, by_width: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Timing(10.0, 8.0, 0.8, 0.8, 0.8, 11)
-    monkeypatch.setattr("toolkit.measuring.Latencies.check", lambda self, network: slow)
+    monkeypatch.setattr("toolkit.pruning.latency.Latencies.check", lambda self, network: slow)
     options = ["--calibration-images", 4, "--threshold", 0.5, "--no-recover", "--align", 4, "--device", "cpu"]
     target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2]
     done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *options)
@@ -93,7 +97,7 @@ def test_a_model_that_misses_when_measured_again_is_told(
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_words(
-    dense: models.ModelFolder, by_width: None, options: list, code: int, words: str
+    dense: ModelFolder, by_width: None, options: list, code: int, words: str
 ) -> None:
     answer = dtk("compress", dense.root, "--device", "cpu", *options, "--dry-run")
     assert answer.code == code

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from tests.cli.conftest import dtk as here
 from toolkit.cli import app
-from toolkit.noise import generator
+from toolkit.core.noise import generator
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]

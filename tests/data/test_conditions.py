@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.data.test_open import SHAPE, fill, pixels, zipped
-from toolkit.conditioner import Conditioning, check_data
+from toolkit.core.errors import DtkError
 from toolkit.data.conditions import of_names
 from toolkit.data.images import Images
 from toolkit.data.open import open_images
-from toolkit.errors import DtkError
+from toolkit.models.conditioning import Conditioning, check_data
 
 
 def metadata(folder: Path, *entries: dict) -> None:

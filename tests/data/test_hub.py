@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.data.test_open import SHAPE, fill, picture
+from toolkit.core.errors import DtkError
 from toolkit.data.decoded import images_of_files
 from toolkit.data.hub import hub_files
 from toolkit.data.open import open_images
-from toolkit.errors import DtkError
 
 pytest.importorskip("datasets", reason="the package datasets is not installed (it is optional)")
 

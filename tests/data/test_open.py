@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.data.open import open_images
 from toolkit.data.prepare import Fit
-from toolkit.errors import DtkError, MissingToolError
-from toolkit.recipe import DataSettings
+from toolkit.pipeline.recipe import DataSettings
 
 SHAPE = (3, 8, 8)
 

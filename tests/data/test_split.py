@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.data.images import Images
-from toolkit.data.open import open_images
-from toolkit.data.split import split
-from toolkit.errors import DtkError, UsageError
+from toolkit.data.open import open_images, split
 
 
 def images(count):

@@ -10,15 +10,14 @@ import torch
 from diffusers import LDMPipeline, StableDiffusionPipeline
 
 from tests.latent import FOLDERS, tiny_class_ldm, tiny_labelled, tiny_ldm, tiny_stable_diffusion
-from toolkit.conditioner import find_conditioning
+from toolkit.core.errors import UsageError
+from toolkit.core.noise import generator, sample_noise
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
-from toolkit.errors import UsageError
-from toolkit.evaluation.conditions import SampleConditions
-from toolkit.evaluation.making import SamplingPlan
+from toolkit.evaluation.image_maker import SampleConditions, SamplingPlan
 from toolkit.evaluation.samples import sample_images
-from toolkit.models import ModelFolder
-from toolkit.noise import generator, sample_noise
+from toolkit.models.conditioning import find_conditioning
+from toolkit.models.folder import ModelFolder
 
 STEPS = 4
 CAPTIONS = ("a cat", "a dog", None, "two cats")

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.errors import MissingToolError, UsageError
+from toolkit.core.errors import MissingToolError, UsageError
 from toolkit.evaluation import features
-from toolkit.evaluation.features import EXTRACTORS, Extractor, open_extractor
+from toolkit.evaluation.features import Extractor, known_extractors, open_extractor
 
 
 def images(count=5, size=16, channels=3):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module", params=list(EXTRACTORS))
+@pytest.fixture(scope="module", params=[k.name for k in known_extractors().values() if not k.reads_files])
 def extractor(request):
     return open_extractor(request.param)
 

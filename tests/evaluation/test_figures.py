@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 from toolkit.evaluation.figures import Conditions, Figure, difference
 
 FIGURE = Figure("FD (X@64)", 5.0, Conditions(1000, "X@64", "a" * 64, "b" * 64))

@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import _compute_fid
 
-from toolkit.evaluation.frechet import frechet_distance
+from toolkit.evaluation.distances import frechet_distance
 
 
 def features(count, dimensions, seed=0, scale=1.0, shift=0.0):

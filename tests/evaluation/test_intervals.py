@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from toolkit.evaluation.frechet import frechet_distance
-from toolkit.evaluation.intervals import block_intervals, interval
+from toolkit.evaluation.distances import block_intervals, frechet_distance, interval
 
 
 def test_is_students_interval():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
-from toolkit.evaluation import kernel
-from toolkit.evaluation.kernel import kernel_distance
+from toolkit.evaluation import distances
+from toolkit.evaluation.distances import kernel_distance
 
 
 def features(count, seed=0, shift=0.0):
@@ -31,7 +31,7 @@ def test_equals_torchmetrics_whatever_the_block(monkeypatch):
     first, second = features(200), features(200, 1, 0.3)
     expected = float(poly_mmd(torch.from_numpy(first).double(), torch.from_numpy(second).double()))
     assert kernel_distance(first, second) == pytest.approx(expected, rel=1e-9)
-    monkeypatch.setattr(kernel, "ROWS", 33)
+    monkeypatch.setattr(distances, "ROWS", 33)
     assert kernel_distance(first, second) == pytest.approx(expected, rel=1e-9)
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from toolkit.data.images import Images
 from toolkit.evaluation import neighbours
-from toolkit.evaluation.copies import nearest_training_images
-from toolkit.evaluation.neighbours import nearest_images, precision_recall
+from toolkit.evaluation.neighbours import nearest_images, nearest_training_images, precision_recall
 
 
 def features(count, seed=0, shift=0.0):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.tiny import tiny_folder
+from toolkit.core.noise import normal
 from toolkit.data.images import Images
 from toolkit.evaluation.prediction_error import prediction_errors
-from toolkit.models import load_denoiser, load_scheduler
-from toolkit.noise import normal
+from toolkit.models.folder import load_denoiser, load_scheduler
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.cifar_resnet import load
+from toolkit.core.files import file_sha256
+from toolkit.evaluation.distances import frechet_distance, kernel_distance
 from toolkit.evaluation.features import Extractor
-from toolkit.evaluation.frechet import frechet_distance
-from toolkit.evaluation.kernel import kernel_distance
-from toolkit.files import file_sha256
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 

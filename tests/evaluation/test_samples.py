@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from tests.tiny import tiny_folder
-from toolkit.conditioner import Conditioning
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 from toolkit.evaluation import samples
-from toolkit.evaluation.conditions import SampleConditions
-from toolkit.evaluation.making import ImageMaker, SamplingPlan, to_pixels
+from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingPlan, to_pixels
 from toolkit.evaluation.samples import sample_images, sample_share
+from toolkit.models.conditioning import Conditioning
 
 PLAN = SamplingPlan("ddim", 3, 0, batch_size=4)
 NONE = SampleConditions(Conditioning("none"), 0)

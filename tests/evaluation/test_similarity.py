@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from toolkit.errors import MissingToolError
+from toolkit.core.errors import MissingToolError
 from toolkit.evaluation import similarity
 
 

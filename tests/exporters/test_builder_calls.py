@@ -14,11 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import precision
-from exporters.config import BatchRange, EngineSettings
 from exporters.precision import _arrays, inspected_share, prove
+from exporters.settings import BatchRange, EngineSettings
 from exporters.tensorrt import build_plan, collecting_logger
-from toolkit.errors import DtkError
-from toolkit.progress import silent
+from toolkit.core.errors import DtkError
+from toolkit.core.progress import silent
 from toolkit.runners.tensorrt_api import TensorRT
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from exporters.component_parity import compare, components, write_surroundings
 from exporters.components import TOKENIZER, Table, write_tokenizer
-from exporters.config import ExportSettings
-from exporters.surroundings import compare, components, write_surroundings
+from exporters.settings import ExportSettings
 from tests.latent import CLASSES, FOLDERS
-from toolkit.conditioner import open_conditioner
-from toolkit.errors import DtkError
-from toolkit.first_stage import open_first_stage
+from toolkit.core.errors import DtkError
+from toolkit.models.autoencoder import open_autoencoder
+from toolkit.models.conditioners import open_conditioner
 from toolkit.runners.onnxruntime import Session
 
 NAMES = {
@@ -59,8 +59,8 @@ def test_half_precision_is_within_tolerance_at_every_batch_and_size(kind: str, w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["class", "caption"])
-def test_decoding_is_that_of_the_first_stage_with_its_scale(kind: str, written: dict[str, Path]) -> None:
-    stage = open_first_stage(FOLDERS[kind](written[kind] / "again"))
+def test_decoding_is_that_of_the_autoencoder_with_its_scale(kind: str, written: dict[str, Path]) -> None:
+    stage = open_autoencoder(FOLDERS[kind](written[kind] / "again"))
     assert stage is not None
     latents = torch.linspace(-2, 2, 2 * stage.folder.latent_channels * 64).reshape(2, -1, 8, 8)
     with closing(Session(written[kind] / "decoder.onnx")) as session:

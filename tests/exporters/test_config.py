@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from exporters.config import BatchRange, ExportSettings
-from toolkit.errors import UsageError
+from exporters.settings import BatchRange, ExportSettings
+from toolkit.core.errors import UsageError
 
 
 def test_a_batch_range_reads_as_it_is_written() -> None:

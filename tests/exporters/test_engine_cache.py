@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from exporters.engine_cache import CachedEngine, EngineCache, cache_folder
-from toolkit.errors import DtkError
-from toolkit.files import replacing
+from toolkit.core.errors import DtkError
+from toolkit.core.files import replacing
 
 FACTS = {"onnx": "a1", "builder": "tensorrt_rtx", "version": "1.7.1", "gpu": None, "batch": "1:8:64", "targets": []}
 PLAN = b"a plan"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from exporters import ladder
-from exporters.config import ExportSettings
+from exporters.settings import ExportSettings
 from tests.exported import exported, tiny_model
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
 pytestmark = pytest.mark.slow

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from exporters import engines
-from exporters.config import EngineSettings, ExportSettings
+from exporters.base import NAMES, STEP, Exported
 from exporters.engines import batch_ranges
-from exporters.stage import NAMES, STEP, _engines
-from toolkit.files import write_json
-from toolkit.progress import silent
-from toolkit.run_folder import Run
+from exporters.settings import EngineSettings, ExportSettings
+from toolkit.core.files import write_json
+from toolkit.core.progress import silent
+from toolkit.core.run_folder import RunFolder
+from toolkit.pipeline.export import _further
 from toolkit.runners import tensorrt_api
 from toolkit.runners.tensorrt_api import TensorRT
 
@@ -42,7 +43,11 @@ def write(api: Any, onnx: Path, description: Any, target: Path, settings: Export
     return found
 
 
-EXPORTED = {"onnx": {n: {"file": f"{n}.onnx", "sha256": {}, "dtype": "fp32"} for n in (*NAMES, STEP)}}
+ONNX = {n: {"file": f"{n}.onnx", "sha256": {}, "dtype": "fp32"} for n in (*NAMES, STEP)}
+
+
+def built(run: RunFolder, settings: ExportSettings, models: Any) -> Any:
+    return _further(run, engines.EXPORTER, Exported(run.path, ONNX, models, settings), silent)
 
 
 def test_with_a_gpu_the_denoisers_engines_are_held_against_torch(
@@ -57,13 +62,13 @@ def test_with_a_gpu_the_denoisers_engines_are_held_against_torch(
             return f"{self.told} {plan.name}"
 
     monkeypatch.setattr(engines, "write_engine", write)
-    monkeypatch.setattr("exporters.ladder.Ladder", Rung)
-    monkeypatch.setattr(tensorrt_api, "has_gpu", lambda: True)
-    monkeypatch.setattr(tensorrt_api, "load_tensorrt", lambda: TensorRT(tensorrt_api, rtx=True))
+    monkeypatch.setattr("exporters.engines.Ladder", Rung)
+    monkeypatch.setattr(engines, "has_gpu", lambda: True)
+    monkeypatch.setattr(engines, "load_tensorrt", lambda: TensorRT(tensorrt_api, rtx=True))
     monkeypatch.setattr(TensorRT, "version", "1")
     models: Any = {name: f"model {name}" for name in NAMES}
     settings = ExportSettings.model_validate({"batch": "1:2:4"})
-    found = _engines(Run.create(tmp_path), settings, EXPORTED, models, silent)
+    found = built(RunFolder.create(tmp_path), settings, models)
     assert {name: entry.get("parity") for name, entry in found.items()} == {
         **{name: f"model {name} 1:2:4 {name} {name}.plan" for name in NAMES},
         STEP: None,
@@ -72,10 +77,10 @@ def test_with_a_gpu_the_denoisers_engines_are_held_against_torch(
 
 def test_every_shape_has_its_plan_for_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "write_engine", write)
-    monkeypatch.setattr(tensorrt_api, "load_tensorrt", lambda: TensorRT(tensorrt_api, rtx=True))
+    monkeypatch.setattr(engines, "load_tensorrt", lambda: TensorRT(tensorrt_api, rtx=True))
     monkeypatch.setattr(TensorRT, "version", "1")
-    run, settings = Run.create(tmp_path), ExportSettings.model_validate({"batch": "1:2:4", "engine": ALONE})
-    found = _engines(run, settings, EXPORTED, {}, silent)
+    run, settings = RunFolder.create(tmp_path), ExportSettings.model_validate({"batch": "1:2:4", "engine": ALONE})
+    found = built(run, settings, {})
     assert {name: (entry["onnx"], entry["batch"]) for name, entry in found.items()} == {
         f"{name}{ending}": (f"{name}.onnx", batch)
         for name in NAMES

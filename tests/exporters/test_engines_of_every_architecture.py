@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from diffusers import DDIMScheduler
 
-from exporters.config import BatchRange, EngineSettings
+from exporters.component_parity import components
 from exporters.onnx import export_onnx
 from exporters.precision import prove
+from exporters.settings import BatchRange, EngineSettings
 from exporters.step import export_step
-from exporters.surroundings import components
 from exporters.tensorrt import build_plan, collecting_logger, parse
 from tests.latent import FOLDERS
 from tests.tiny import tiny_conditional_unet, tiny_dit, tiny_unet
-from toolkit.denoiser_inputs import input_specs
-from toolkit.progress import silent
+from toolkit.adapters.inputs import input_specs
+from toolkit.core.progress import silent
 from toolkit.runners.tensorrt_api import load_tensorrt
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")

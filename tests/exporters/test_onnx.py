@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import exporters.onnx
-from exporters.config import DtypeName
 from exporters.onnx import describe, export_onnx
+from exporters.settings import DtypeName
 from tests.exported import exported, specs_of, tiny_model
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.errors import DtkError, UsageError
-from toolkit.files import file_sha256
-from toolkit.models import load_denoiser
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import file_sha256
+from toolkit.models.folder import load_denoiser
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
 NUMPY = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

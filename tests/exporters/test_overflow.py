@@ -8,17 +8,16 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
-from exporters.config import ExportSettings
 from exporters.overflow import RangeWatch, overflow_error
-from exporters.stage import export
+from exporters.settings import ExportSettings
 from tests.exported import specs_of
 from tests.tiny import tiny_folder, tiny_unet
-from toolkit import models
-from toolkit.denoiser import BorderedDenoiser
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.errors import DtkError, UsageError
-from toolkit.models import ModelFolder, load_denoiser
-from toolkit.run_folder import Run
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.run_folder import RunFolder
+from toolkit.models.folder import ModelFolder, find_model, load_denoiser
+from toolkit.models.precision import BorderedDenoiser
+from toolkit.pipeline.export import export
 
 LOUD = "mid_block.resnets.0.conv1"  # a norm follows, so float32 computes what it computed before
 SETTINGS = ExportSettings(dtype="fp16", batch="1:1:1", loop_steps=2, loop_images=1, longest=2)
@@ -26,7 +25,7 @@ SETTINGS = ExportSettings(dtype="fp16", batch="1:1:1", loop_steps=2, loop_images
 
 def folder_of(unet: torch.nn.Module, path: Path) -> ModelFolder:
     DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=100)).save_pretrained(path)
-    return models.find(path)
+    return find_model(path)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +97,14 @@ def test_weights_beyond_the_range_count_and_float32_has_a_range_too(value: float
 @pytest.mark.slow
 def test_the_export_names_the_layer_and_its_offer_works(loud: ModelFolder, tmp_path: Path) -> None:
     with pytest.raises(DtkError) as refused:
-        export(Run.create(tmp_path / "run"), SETTINGS, loud, loud)
+        export(RunFolder.create(tmp_path / "run"), SETTINGS, loud, loud)
     words = str(refused.value)
     assert f"overflows in fp16: the first layer is {LOUD}" in words
     assert "65504" in words and "bf16" in words
     patterns = words.split("--keep-fp32 ")[1].split(" ")[0].split(",")
-    found = export(Run.create(tmp_path / "run"), SETTINGS.model_copy(update={"keep_fp32": tuple(patterns)}), loud, loud)
+    found = export(
+        RunFolder.create(tmp_path / "run"), SETTINGS.model_copy(update={"keep_fp32": tuple(patterns)}), loud, loud
+    )
     assert 0 < found["onnx"]["dense"]["kept_fp32_share"] < 1
     assert found["parity"]["dense"]["fp16"]["predictions"]["worst"]["relative_error"] < 1e-2
 
@@ -111,4 +112,4 @@ def test_the_export_names_the_layer_and_its_offer_works(loud: ModelFolder, tmp_p
 def test_a_pattern_that_names_no_layer_is_refused(loud: ModelFolder, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"keep_fp32": ("mid_blok.*",)})
     with pytest.raises(UsageError, match="mid_blok.* names no layer"):
-        export(Run.create(tmp_path / "run"), settings, loud, loud)
+        export(RunFolder.create(tmp_path / "run"), settings, loud, loud)

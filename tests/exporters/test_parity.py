@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from exporters.parity import compare, compare_images, parity_timesteps, psnr_db, relative_errors
-from toolkit.denoiser_inputs import InputSpec
-from toolkit.errors import DtkError
+from toolkit.adapters.base import InputSpec
+from toolkit.core.errors import DtkError
 
 SPECS = {"sample": InputSpec((2, 4, 4)), "timestep": InputSpec((), "int64", 1000)}
 TIMESTEPS = [0, 1, 250, 500, 750, 999]

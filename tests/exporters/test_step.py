@@ -16,13 +16,13 @@ from exporters.coefficients import COLUMNS, clip_range, trajectory
 from exporters.step import SamplerStep, export_step, run_steps, step_specs
 from tests.exported import specs_of, tiny_model
 from tests.tiny import tiny_unet
-from toolkit.denoiser import BorderedDenoiser
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.errors import DtkError
-from toolkit.models import load_denoiser
-from toolkit.noise import sample_noise
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError
+from toolkit.core.noise import sample_noise
+from toolkit.diffusion.sampling import sample
+from toolkit.models.folder import load_denoiser
+from toolkit.models.precision import BorderedDenoiser
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
-from toolkit.sampling import sample
 
 KINDS = ("epsilon", "v_prediction", "sample")
 CLIPS: dict[str, dict[str, Any]] = {

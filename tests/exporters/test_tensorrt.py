@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from exporters.config import BatchRange, EngineSettings
 from exporters.precision import prove, stored_share, typed_share
+from exporters.settings import BatchRange, EngineSettings
 from exporters.tensorrt import build_plan, collecting_logger, parse, progress_monitor
 from tests.exported import exported
-from toolkit.errors import DtkError, MissingToolError, UsageError
-from toolkit.progress import Progress, silent
+from toolkit.core.errors import DtkError, MissingToolError, UsageError
+from toolkit.core.progress import Progress, silent
 from toolkit.runners import tensorrt_api
 from toolkit.runners.tensorrt_api import TensorRT, load_tensorrt
 

@@ -11,9 +11,9 @@ import torch
 import tritonclient.grpc
 import tritonclient.http
 
-from toolkit import models
+from toolkit.diffusion.sampling import sample
 from toolkit.handoff.server import Server
-from toolkit.sampling import sample
+from toolkit.models.folder import find_model, load_denoiser, load_scheduler
 
 PROTOCOLS = ("http", "grpc")
 LEVEL = 1 / 255
@@ -56,11 +56,11 @@ def ask(
 @cache
 def reference(seed: int, steps: int) -> np.ndarray:
     """What dtk samples itself for ``seed`` with torch and diffusers' DDIM, float32 (C, H, W) in [0, 1]."""
-    folder = models.find(None)
-    denoiser = models.load_denoiser(folder)
+    folder = find_model(None)
+    denoiser = load_denoiser(folder)
 
     def predict(sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return denoiser(sample, timestep).sample
 
-    (image,) = sample(predict, models.load_scheduler(folder), [seed], (1, 16, 16), steps)
+    (image,) = sample(predict, load_scheduler(folder), [seed], (1, 16, 16), steps)
     return (image / 2 + 0.5).clamp(0, 1).numpy()

@@ -9,23 +9,23 @@ import pytest
 
 from tests.architecture.source import ROOT
 from tests.handoff.step_model import MAX_STEPS, run_with_step_graph
-from toolkit.handoff.config import HandoffSettings, ServeSettings
+from toolkit.core.run_folder import RunFolder
 from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import Server, running
-from toolkit.handoff.stage import handoff
-from toolkit.run_folder import Run
+from toolkit.handoff.settings import HandoffSettings, ServeSettings
+from toolkit.pipeline.handoff import handoff
 
 SERVER_ENVIRONMENT = ROOT / ".venv-server"
 SETTINGS = HandoffSettings(max_steps=MAX_STEPS, queue_timeout_ms=300_000, max_queue_size=1000)
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run_with_step_graph(tmp_path_factory.mktemp("handoff") / "run")
 
 
 @pytest.fixture(scope="session")
-def handed_off(exported: Run) -> Run:
+def handed_off(exported: RunFolder) -> RunFolder:
     handoff(exported, SETTINGS)
     return exported
 
@@ -39,7 +39,7 @@ def serve_settings() -> ServeSettings:
 
 @pytest.fixture(scope="module")
 def server(
-    handed_off: Run, serve_settings: ServeSettings, tmp_path_factory: pytest.TempPathFactory
+    handed_off: RunFolder, serve_settings: ServeSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "serve.log"
     with running(handed_off.path / "handoff" / REPOSITORY, serve_settings, log) as started:
@@ -47,7 +47,7 @@ def server(
 
 
 @pytest.fixture
-def repository_copy(handed_off: Run, tmp_path: Path) -> Path:
+def repository_copy(handed_off: RunFolder, tmp_path: Path) -> Path:
     """A repository that a test may damage."""
     import shutil
 

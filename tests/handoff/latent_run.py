@@ -7,25 +7,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporters.config import ExportSettings
+from exporters.component_parity import write_surroundings
+from exporters.settings import ExportSettings
 from exporters.step import export_step
-from exporters.surroundings import write_surroundings
 from tests.latent import FOLDERS
-from toolkit.conditioner import Condition, context_tokens, find_conditioning, open_conditioner
-from toolkit.denoiser_inputs import input_specs
-from toolkit.first_stage import open_first_stage
-from toolkit.guidance import guided
-from toolkit.models import ModelFolder, load_denoiser, load_scheduler
-from toolkit.run_folder import Request, Run
-from toolkit.sampling import sample
+from toolkit.adapters.inputs import input_specs
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.diffusion.guidance import guided
+from toolkit.diffusion.sampling import sample
+from toolkit.models.autoencoder import open_autoencoder
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.conditioning import Condition, context_tokens, find_conditioning
+from toolkit.models.folder import ModelFolder, load_denoiser, load_scheduler
 
 MAX_STEPS = 4
 
 
-def latent_run(path: Path, kind: str) -> tuple[Run, ModelFolder]:
+def latent_run(path: Path, kind: str) -> tuple[RunFolder, ModelFolder]:
     """A run folder whose export stage has finished on a tiny latent model."""
     model = FOLDERS[kind](path / "model")
-    run, scheduler = Run.create(path / "run"), load_scheduler(model)
+    run, scheduler = RunFolder.create(path / "run"), load_scheduler(model)
     with run.writing(Request("export", {}, {})) as folder:
         onnx = folder / "onnx"
         onnx.mkdir()
@@ -43,7 +44,7 @@ def latent_run(path: Path, kind: str) -> tuple[Run, ModelFolder]:
 
 def expected(model: ModelFolder, seed: int, steps: int, condition: Condition, scale: float = 1.0) -> np.ndarray:
     """Dtk's own image, float32 (C, H, W) in [0, 1]: torch, diffusers' DDIM, guidance in two calls, the first stage."""
-    denoiser, conditioner, stage = load_denoiser(model), open_conditioner(model), open_first_stage(model)
+    denoiser, conditioner, stage = load_denoiser(model), open_conditioner(model), open_autoencoder(model)
     assert stage is not None
 
     def predict(sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:

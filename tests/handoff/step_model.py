@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporters.step import export_step
-from toolkit import models
-from toolkit.denoiser_inputs import input_specs
-from toolkit.run_folder import Request, Run
+from toolkit.adapters.inputs import input_specs
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.models.folder import find_model, load_denoiser, load_scheduler
 
 MAX_STEPS = 40
 
 
-def run_with_step_graph(path: Path) -> Run:
+def run_with_step_graph(path: Path) -> RunFolder:
     """A run folder whose export stage has finished with a step graph."""
-    found = models.find(None)
-    run = Run.create(path)
+    found = find_model(None)
+    run = RunFolder.create(path)
     with run.writing(Request("export", {}, {})) as folder:
         (folder / "onnx").mkdir()
         export_step(
-            models.load_denoiser(found),
-            models.load_scheduler(found),
+            load_denoiser(found),
+            load_scheduler(found),
             input_specs(found.class_name, found.config, timesteps=1000, tokens=77),
             folder / "onnx" / "compressed_step.onnx",
             longest=MAX_STEPS,

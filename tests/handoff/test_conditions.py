@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import DtkError
-from toolkit.files import file_sha256, write_json
+from toolkit.core.errors import DtkError
+from toolkit.core.files import file_sha256, write_json
 from toolkit.handoff.dtk_server.conditions import Conditions
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.handoff.triton import io_schema

@@ -20,13 +20,13 @@ from tritonclient.utils import InferenceServerException
 from tests.architecture.source import ROOT
 from tests.handoff.asking import LEVEL, PROTOCOLS, ask, client, reference
 from tests.handoff.conftest import SERVER_ENVIRONMENT, SETTINGS
-from toolkit.errors import DtkError
-from toolkit.files import read_json, write_json
-from toolkit.handoff.config import ServeSettings
+from toolkit.core.errors import DtkError
+from toolkit.core.files import read_json, write_json
+from toolkit.core.run_folder import RunFolder
 from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import ADMIN_HEADER, running, stop
-from toolkit.handoff.stage import handoff
-from toolkit.run_folder import Run
+from toolkit.handoff.settings import ServeSettings
+from toolkit.pipeline.handoff import handoff
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ LOST = (HTTPConnectionClosed, InferenceServerException, OSError, EOFError)
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_killed_server_is_an_error_for_its_clients_and_starts_again(
-    handed_off: Run, serve_settings: ServeSettings, tmp_path: Path, protocol: str
+    handed_off: RunFolder, serve_settings: ServeSettings, tmp_path: Path, protocol: str
 ) -> None:
     repository = handed_off.path / "handoff" / REPOSITORY
     outcomes: list[BaseException | None] = []
@@ -63,7 +63,7 @@ def test_a_killed_server_is_an_error_for_its_clients_and_starts_again(
 
 
 def test_a_stopped_server_answers_what_is_under_way(
-    handed_off: Run, serve_settings: ServeSettings, tmp_path: Path
+    handed_off: RunFolder, serve_settings: ServeSettings, tmp_path: Path
 ) -> None:
     answers: list[np.ndarray] = []
     with running(handed_off.path / "handoff" / REPOSITORY, serve_settings, tmp_path / "serve.log") as server:
@@ -139,9 +139,9 @@ def test_another_image_than_the_known_one_is_refused(repository_copy: Path, serv
 
 
 def test_a_model_is_swapped_while_serving(
-    exported: Run, repository_copy: Path, serve_settings: ServeSettings, tmp_path: Path
+    exported: RunFolder, repository_copy: Path, serve_settings: ServeSettings, tmp_path: Path
 ) -> None:
-    other = Run(Path(shutil.copytree(exported.path, tmp_path / "other")))
+    other = RunFolder(Path(shutil.copytree(exported.path, tmp_path / "other")))
     handoff(other, SETTINGS.model_copy(update={"default_steps": 3}))
     failures: list[Exception] = []
     done = threading.Event()
@@ -177,14 +177,16 @@ import sys
 from pathlib import Path
 from toolkit.handoff.config import ServeSettings
 from toolkit.handoff.server import serve
-from toolkit.run_folder import Run
+from toolkit.run_folder import RunFolder
 settings = ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=Path(sys.argv[2]))
-sys.exit(serve(Run.open(Path(sys.argv[1])), settings, ready=lambda server: print(server.http, flush=True)))
+sys.exit(serve(RunFolder.open(Path(sys.argv[1])), settings, ready=lambda server: print(server.http, flush=True)))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_ends_cleanly_on_a_signal(handed_off: Run, serve_settings: ServeSettings, number: signal.Signals) -> None:
+def test_serve_ends_cleanly_on_a_signal(
+    handed_off: RunFolder, serve_settings: ServeSettings, number: signal.Signals
+) -> None:
     command = [sys.executable, "-c", SERVE, str(handed_off.path), str(SERVER_ENVIRONMENT)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

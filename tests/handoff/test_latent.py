@@ -14,17 +14,17 @@ from tritonclient.utils import InferenceServerException
 
 from tests.handoff.asking import LEVEL, client, tensor
 from tests.handoff.latent_run import MAX_STEPS, expected, latent_run
-from toolkit.errors import UsageError
-from toolkit.handoff.config import HandoffSettings, ServeSettings
+from toolkit.core.errors import UsageError
+from toolkit.core.noise import sample_noise
+from toolkit.core.run_folder import RunFolder
 from toolkit.handoff.dtk_server.refusal import RefusedError
 from toolkit.handoff.dtk_server.request import Limits, wishes
 from toolkit.handoff.dtk_server.serving import Service
 from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import running
-from toolkit.handoff.stage import check_guidance, handoff
-from toolkit.models import ModelFolder
-from toolkit.noise import sample_noise
-from toolkit.run_folder import Run
+from toolkit.handoff.settings import HandoffSettings, ServeSettings
+from toolkit.models.folder import ModelFolder
+from toolkit.pipeline.handoff import check_guidance, handoff
 
 SETTINGS = HandoffSettings(max_steps=MAX_STEPS, default_steps=2, max_batch=4, default_guidance=2.0, max_guidance=5.0)
 GUIDED = {
@@ -41,18 +41,20 @@ def column(kind: str, conditions: list[object]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=["caption", "class"])
-def handed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run, ModelFolder]:
+def handed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, RunFolder, ModelFolder]:
     run, model = latent_run(tmp_path_factory.mktemp(request.param), request.param)
     handoff(run, SETTINGS)
     return request.param, run, model
 
 
-def version(run: Run) -> Path:
+def version(run: RunFolder) -> Path:
     return run.path / "handoff" / REPOSITORY / SETTINGS.name / "1"
 
 
 @pytest.mark.slow
-def test_every_image_is_dtks_own_at_its_condition_and_guidance(handed: tuple[str, Run, ModelFolder]) -> None:
+def test_every_image_is_dtks_own_at_its_condition_and_guidance(handed: tuple[str, RunFolder, ModelFolder]) -> None:
     kind, run, model = handed
     stored = json.loads((version(run) / "handoff.json").read_text())
     service = Service(version(run), stored, sample_noise, device="cpu", device_id=0, threads=1)
@@ -72,7 +74,9 @@ def test_every_image_is_dtks_own_at_its_condition_and_guidance(handed: tuple[str
 
 
 @pytest.mark.slow
-def test_the_manifest_and_the_configuration_say_what_a_request_may_name(handed: tuple[str, Run, ModelFolder]) -> None:
+def test_the_manifest_and_the_configuration_say_what_a_request_may_name(
+    handed: tuple[str, RunFolder, ModelFolder],
+) -> None:
     kind, run, _ = handed
     stored = json.loads((run.path / "handoff" / "handoff.json").read_text())
     assert [entry["name"] for entry in stored["inputs"]] == ["SEED", "STEPS", "GUIDANCE", CONDITION_INPUT[kind]]
@@ -84,7 +88,7 @@ def test_the_manifest_and_the_configuration_say_what_a_request_may_name(handed: 
 
 
 @pytest.mark.slow
-def test_the_server_side_needs_neither_torch_nor_diffusers(handed: tuple[str, Run, ModelFolder]) -> None:
+def test_the_server_side_needs_neither_torch_nor_diffusers(handed: tuple[str, RunFolder, ModelFolder]) -> None:
     _, run, _ = handed
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]);"
@@ -99,7 +103,7 @@ def test_the_server_side_needs_neither_torch_nor_diffusers(handed: tuple[str, Ru
 
 @pytest.mark.slow
 def test_a_real_server_serves_it(
-    handed: tuple[str, Run, ModelFolder], serve_settings: ServeSettings, tmp_path: Path
+    handed: tuple[str, RunFolder, ModelFolder], serve_settings: ServeSettings, tmp_path: Path
 ) -> None:
     kind, run, model = handed
     condition, scale = GUIDED[kind][1]

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from tests.handoff.asking import LEVEL, ask, client
+from toolkit.core.noise import generator
 from toolkit.handoff.server import Server
-from toolkit.noise import generator
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.handoff.config import ServeSettings
+from toolkit.core.run_folder import Request, RunFolder
 from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import serve
-from toolkit.run_folder import Request, Run
+from toolkit.handoff.settings import ServeSettings
 
 SOON_S, LONG_S = 0.5, 60
 
@@ -27,7 +27,7 @@ def test_a_signal_ends_a_server_that_is_not_ready(
     program.write_text(f"#!/bin/sh\nexec sleep {LONG_S}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    run = Run.create(tmp_path / "run")
+    run = RunFolder.create(tmp_path / "run")
     with run.writing(Request("handoff", {}, {})) as folder:
         (folder / REPOSITORY / "sampler").mkdir(parents=True)
     ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.handoff.fake_gpu import PLAN, VERSION, Gpu
+from toolkit.core.noise import sample_noise
 from toolkit.handoff.dtk_server.choice import Engine
 from toolkit.handoff.dtk_server.engine import OnnxRuntimeEngine
 from toolkit.handoff.dtk_server.loop import Loop
@@ -17,7 +18,6 @@ from toolkit.handoff.dtk_server.plan import PlanEngine
 from toolkit.handoff.dtk_server.refusal import UnfitError
 from toolkit.handoff.dtk_server.request import Wish
 from toolkit.handoff.dtk_server.schedule import Schedule, Trajectory
-from toolkit.noise import sample_noise
 
 SHAPE, BATCH = (2, 3, 4), 5
 SIGMA = 0.25

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.files import write_json
+from toolkit.core.files import write_json
 from toolkit.handoff.dtk_server import manifest
 from toolkit.handoff.dtk_server.refusal import UnfitError
 

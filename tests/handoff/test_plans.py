@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from toolkit.errors import DtkError, UsageError
-from toolkit.files import file_sha256, folder_sha256, read_json, value_sha256, write_json
-from toolkit.handoff.config import HandoffSettings
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import file_sha256, folder_sha256, read_json, value_sha256, write_json
+from toolkit.core.run_folder import RunFolder
 from toolkit.handoff.plans import find_plans
-from toolkit.handoff.stage import handoff
+from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
-from toolkit.run_folder import Run
+from toolkit.pipeline.handoff import handoff
 
 SHA256 = {"compressed_step.onnx": hashlib.sha256(b"graph").hexdigest()}
 GPU = HandoffSettings(device="gpu", runtime="tensorrt")
@@ -83,8 +83,8 @@ def test_what_does_not_fit_is_refused_in_words(tmp_path: Path, graph: StepGraph,
 
 
 @pytest.mark.slow
-def test_a_handoff_with_plans_says_what_they_need(exported: Run, tmp_path: Path) -> None:
-    run = Run(Path(shutil.copytree(exported.path, tmp_path / "run")))
+def test_a_handoff_with_plans_says_what_they_need(exported: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(exported.path, tmp_path / "run")))
     sha256 = read_json(run.path / "export" / "onnx" / "compressed_step.json")["sha256"]
     plan(run.path / "tensorrt", sha256=sha256)
     other = plan(tmp_path / "other", sha256=sha256, **DATACENTRE, gpu_capability="sm90")

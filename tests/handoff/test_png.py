@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from toolkit.core.noise import generator
 from toolkit.handoff.dtk_server.png import encode
-from toolkit.noise import generator
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 5, 7), (3, 1, 1)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from toolkit.handoff.config import ServeSettings
 from toolkit.handoff.server import ports_of
+from toolkit.handoff.settings import ServeSettings
 
 
 def test_every_protocol_gets_a_port_of_its_own() -> None:

@@ -16,8 +16,8 @@ from tritonclient.utils import InferenceServerException
 
 from tests.handoff.asking import LEVEL, PROTOCOLS, ask, client, reference, tensor
 from tests.handoff.conftest import SETTINGS
-from toolkit.handoff.config import HandoffSettings
 from toolkit.handoff.server import ADMIN_HEADER, Server
+from toolkit.handoff.settings import HandoffSettings
 
 pytestmark = pytest.mark.slow
 

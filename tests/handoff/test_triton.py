@@ -8,10 +8,9 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
-from toolkit.handoff.config import HandoffSettings
-from toolkit.handoff.pbtxt import Enum, dumps
+from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
-from toolkit.handoff.triton import configuration
+from toolkit.handoff.triton import Enum, configuration, dumps
 
 
 def graph(classes: int | None = None, channels: int = 3) -> StepGraph:

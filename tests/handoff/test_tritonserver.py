@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import DtkError, MissingToolError
+from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.handoff import tritonserver
 
 

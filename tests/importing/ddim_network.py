@@ -10,7 +10,7 @@ import math
 import torch
 from torch.nn.functional import conv2d, group_norm, interpolate, linear, pad, silu
 
-from toolkit.noise import normal
+from toolkit.core.noise import normal
 
 State = dict[str, torch.Tensor]
 

@@ -12,11 +12,11 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
 
 from tests.tiny import randomise
-from toolkit import models
-from toolkit.conditioner import find_conditioning
-from toolkit.denoiser_inputs import example_inputs, input_specs
-from toolkit.errors import DtkError
+from toolkit.adapters.inputs import example_inputs, input_specs
+from toolkit.core.errors import DtkError
 from toolkit.importing.convert import convert
+from toolkit.models.conditioning import find_conditioning
+from toolkit.models.folder import find_model, load_denoiser, load_scheduler
 
 HEAD = 32
 RESNET = {
@@ -92,14 +92,14 @@ def in_compvis_layout(model: torch.nn.Module) -> dict[str, torch.Tensor]:  # noq
 
 
 @cache
-def first_stage() -> VQModel:
+def autoencoder() -> VQModel:
     config = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     model = VQModel(**config, block_out_channels=(32, 64), num_vq_embeddings=20, scaling_factor=1.0)
     randomise(model)
     return model
 
 
-def first_stage_in_compvis_layout(model: VQModel) -> dict[str, torch.Tensor]:
+def autoencoder_in_compvis_layout(model: VQModel) -> dict[str, torch.Tensor]:
     found = {}
     for name, tensor in model.state_dict().items():
         new = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
@@ -127,7 +127,7 @@ def first_stage_in_compvis_layout(model: VQModel) -> dict[str, torch.Tensor]:
 
 def checkpoint(denoiser: torch.nn.Module) -> dict[str, torch.Tensor]:
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square().float()
-    return {"betas": betas, **in_compvis_layout(denoiser), **first_stage_in_compvis_layout(first_stage())}
+    return {"betas": betas, **in_compvis_layout(denoiser), **autoencoder_in_compvis_layout(autoencoder())}
 
 
 def predict(model: torch.nn.Module) -> torch.Tensor:
@@ -145,15 +145,15 @@ def test_what_was_written_is_read_back(context: bool, tmp_path: Path, monkeypatc
         tensors["cond_stage_model.embedding.weight"] = classes
     torch.save({"state_dict": tensors, "callbacks": {lightning(monkeypatch): {}}}, tmp_path / "model.ckpt")
     made = convert(tmp_path / "model.ckpt", tmp_path / "model", size=8)
-    folder = models.find(tmp_path / "model")
+    folder = find_model(tmp_path / "model")
     assert made["class"] == folder.class_name == type(denoiser).__name__
-    imported = models.load_denoiser(folder)
+    imported = load_denoiser(folder)
     assert torch.equal(predict(imported), predict(denoiser))
     images = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
     stage = VQModel.from_pretrained(tmp_path / "model" / "vqvae").eval()
     with torch.no_grad():
-        assert torch.equal(stage(images).sample, first_stage()(images).sample)
-    scheduler = models.load_scheduler(folder)
+        assert torch.equal(stage(images).sample, autoencoder()(images).sample)
+    scheduler = load_scheduler(folder)
     torch.testing.assert_close(scheduler.betas, tensors["betas"])
     assert find_conditioning(folder).kind == ("class" if context else "none")
     if context:

@@ -11,11 +11,11 @@ from diffusers import DDPMPipeline
 from typer.testing import CliRunner
 
 from tests.importing.ddim_network import State, forward, random_state
-from toolkit import models
 from toolkit.cli import app
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
+from toolkit.core.noise import normal
 from toolkit.importing.convert import convert
-from toolkit.noise import normal
+from toolkit.models.folder import find_model, load_scheduler
 
 MULTIPLES, LAYERS, ATTENDS = (1, 2, 2), 2, 1
 
@@ -69,7 +69,7 @@ def test_the_trained_weights_are_had_on_demand(state: State, tmp_path: Path) -> 
 
 def test_the_schedule_is_that_of_the_paper(state: State, tmp_path: Path) -> None:
     convert(saved(tmp_path / "model.ckpt", state), tmp_path / "model")
-    scheduler = models.load_scheduler(models.find(tmp_path / "model"))
+    scheduler = load_scheduler(find_model(tmp_path / "model"))
     torch.testing.assert_close(scheduler.betas.double(), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
     assert scheduler.config.prediction_type == "epsilon" and scheduler.config.variance_type == "fixed_large"
 
@@ -83,7 +83,7 @@ def test_the_command_says_what_it_made_and_the_result_can_be_planned(state: Stat
         app, ["compress", str(tmp_path / "model"), "--target", "width=1", "--dry-run", "--json"]
     )
     assert planned.exit_code == 0, planned.output
-    assert json.loads(planned.stdout)["got"]["params"] == sum(tensor.numel() for tensor in state.values())
+    assert json.loads(planned.stdout)["achieved"]["params"] == sum(tensor.numel() for tensor in state.values())
     refused = CliRunner().invoke(app, ["import", str(path), "-o", str(tmp_path / "other"), "--weights", "both"])
     assert refused.exit_code == 2 and "ema, plain" in refused.output
 

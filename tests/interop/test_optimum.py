@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.config import ExportSettings
 from exporters.optimum import write_layout
+from exporters.settings import ExportSettings
 from tests.architecture.source import ROOT
 from tests.handoff.latent_run import expected
 from tests.latent import tiny_ldm, tiny_stable_diffusion
-from toolkit.errors import UsageError
-from toolkit.noise import sample_noise
-from toolkit.progress import silent
+from toolkit.core.errors import UsageError
+from toolkit.core.noise import sample_noise
+from toolkit.core.progress import silent
 
 PYTHON = ROOT / ".venv-optimum" / "bin" / "python"
 SEED, STEPS, PROMPT, GUIDANCE = 3, 4, "a cat", 3.5

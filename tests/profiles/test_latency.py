@@ -10,9 +10,9 @@ import torch
 from scipy.stats import binom
 
 import profiles.latency
-from profiles.config import Rounds
 from profiles.latency import WARM_UP_CALLS, clock_of, compare_latency, interleave, outliers, speedup, summary
-from toolkit.errors import DtkError
+from profiles.settings import Rounds
+from toolkit.core.errors import DtkError
 
 
 def noisy(median_ms: float, spread: float, count: int = 101, seed: int = 0) -> np.ndarray:

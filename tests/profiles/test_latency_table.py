@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import profiles.latency
-from profiles.config import Rounds
 from profiles.latency_table import NOISIEST, TURNS, LatencyTable
-from toolkit.errors import DtkError
-from toolkit.noise import generator
+from profiles.settings import Rounds
+from toolkit.core.errors import DtkError
+from toolkit.core.noise import generator
 
 DENSE = {"block_out_channels": [32]}
 ROUNDS = Rounds(seconds=1e-9, least=20, most=20)

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from profiles.macs import ATTENTION, CONVOLUTION, LINEAR, count_macs, count_params
 from tests.tiny import tiny_unet
-from toolkit.denoiser_inputs import example_inputs, input_specs
-from toolkit.models import build
+from toolkit.adapters.inputs import example_inputs, input_specs
+from toolkit.models.folder import build_model
 
 
 class Attention(nn.Module):
@@ -98,7 +98,7 @@ PUBLISHED = {  # sample size, widths, params, MACs in units of 1e9; all with att
 def test_whole_networks_have_their_published_size(name: str) -> None:
     size, widths, params, gmacs = PUBLISHED[name]
     levels = range(len(widths))
-    model = build(
+    model = build_model(
         "UNet2DModel",
         {
             "sample_size": size,

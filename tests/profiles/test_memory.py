@@ -8,8 +8,8 @@ import pytest
 
 from profiles.memory import measure_memory
 from tests.exported import specs_of, tiny_model
-from toolkit.denoiser_inputs import InputSpec
-from toolkit.errors import DtkError
+from toolkit.adapters.base import InputSpec
+from toolkit.core.errors import DtkError
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_memory_of_a_device_counts_what_is_taken_past_torch(tmp_path: Path, monk
     import torch
 
     from profiles import memory
-    from toolkit.files import read_json, write_json
+    from toolkit.core.files import read_json, write_json
 
     free_mib = iter([1000, 700])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (next(free_mib) * 2**20, 2000 * 2**20))

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from profiles import node_parts
-from profiles.config import Rounds
 from profiles.node_parts import BORDERS, by_part, compare_node_parts, places_of
+from profiles.settings import Rounds
 from tests.exported import exported, specs_of, tiny_model
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.runners.node_times import OnnxRuntimeNodes, TensorRTNodes, Times, calls_of
-from toolkit.runners.registry import open_node_times
-from toolkit.runners.tensorrt import TensorRTRunner
+from toolkit.adapters.inputs import example_inputs
+from toolkit.runners.base import Times, open_node_times
+from toolkit.runners.onnxruntime import OnnxRuntimeNodes, calls_of
+from toolkit.runners.tensorrt import TensorRTNodes, TensorRTRunner
 
 PLACES = {"node_conv2d": "conv_in", "conv2d": "conv_in", "node_conv2d_1": "down_blocks.0", "conv2d_1": "down_blocks.0"}
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import profiles.parts
-from profiles.config import Rounds
 from profiles.parts import PartClock, compare_parts
-from toolkit.denoiser import BorderedDenoiser
+from profiles.settings import Rounds
+from toolkit.models.precision import BorderedDenoiser
 
 ROUNDS = Rounds(seconds=1e-9, least=6)
 

@@ -8,18 +8,18 @@ from torch import nn
 
 from profiles.macs import count_macs
 from profiles.recount import Recount
-from tests.pruning.cases import CASES, dense_model, engine_of
+from tests.pruning.cases import CASES, dense_model, prunable_of
 from tests.tiny import tiny_conditional_unet, tiny_dit
-from toolkit import models
-from toolkit.denoiser_inputs import example_inputs, input_specs
+from toolkit.adapters.inputs import example_inputs, input_specs
+from toolkit.models.folder import build_model
 
 
 def assert_equal_after(dense: nn.Module, config: dict) -> None:
     name = type(dense).__name__
     inputs = example_inputs(input_specs(name, dense.config, tokens=5), batch=1, device="meta")
-    recount = Recount(models.build(name, dense.config), inputs)
+    recount = Recount(build_model(name, dense.config), inputs)
     assert recount._is_exact
-    smaller = models.build(name, config)
+    smaller = build_model(name, config)
     assert recount._knows(smaller)
     traced = count_macs(smaller, inputs)
     assert sum(recount(smaller).values()) == traced.macs
@@ -30,8 +30,8 @@ def assert_equal_after(dense: nn.Module, config: dict) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_other_widths(name: str) -> None:
     dense = dense_model(name)
-    engine = engine_of(dense)
-    assert_equal_after(dense, engine.space.configure(min(engine.space)))
+    prunable = prunable_of(dense)
+    assert_equal_after(dense, prunable.space.configure(min(prunable.space)))
 
 
 def test_fewer_blocks() -> None:

@@ -10,13 +10,12 @@ from diffusers import ModelMixin
 
 from profiles.macs import count_macs, count_params
 from tests.tiny import tiny_conditional_unet, tiny_unet
-from toolkit import models
-from toolkit.denoiser_inputs import example_inputs, input_specs
-from toolkit.models import plain_config
-from toolkit.noise import generator
-from toolkit.pruning.adapters.base import Limits
+from toolkit.adapters.base import Limits
+from toolkit.adapters.inputs import example_inputs, input_specs
+from toolkit.core.noise import generator
+from toolkit.models.folder import build_model, plain_config
 from toolkit.pruning.cost import Cost
-from toolkit.pruning.engine import Engine
+from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.selection import Scores
 
 D, A, U, B = "DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"
@@ -51,14 +50,14 @@ def dense_model(name: str) -> ModelMixin:
     return tiny_unet(**UNETS[name]) if name in UNETS else tiny_conditional_unet(**CONDITIONAL[name])
 
 
-def engine_of(dense: ModelMixin, groups: str = "within", *, blocks: bool = False) -> Engine:
-    """The engine of a tiny model."""
-    return Engine(type(dense).__name__, plain_config(dense.config), Limits(align=4, groups=groups, blocks=blocks))
+def prunable_of(dense: ModelMixin, groups: str = "within", *, blocks: bool = False) -> Prunable:
+    """The prunable of a tiny model."""
+    return Prunable(type(dense).__name__, plain_config(dense.config), Limits(align=4, groups=groups, blocks=blocks))
 
 
-def random_scores(engine: Engine, seed: int = 0) -> Scores:
+def random_scores(prunable: Prunable, seed: int = 0) -> Scores:
     """Scores that prefer no channel."""
-    return {n: generator(f"test {n}", seed).random(g.size) + 0.01 for n, g in engine.layout.groups.items()}
+    return {n: generator(f"test {n}", seed).random(g.size) + 0.01 for n, g in prunable.layout.groups.items()}
 
 
 def inputs_of(dense: ModelMixin, timesteps: int = 100) -> dict[str, torch.Tensor]:
@@ -74,6 +73,6 @@ def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cos
 @cache
 def counted_once(text: str, class_name: str, tokens: int) -> Cost:
     config = json.loads(text)
-    model = models.build(class_name, config)
+    model = build_model(class_name, config)
     inputs = example_inputs(input_specs(class_name, config, tokens=tokens), batch=1, device="meta")
     return Cost(count_params(model), count_macs(model, inputs).macs)

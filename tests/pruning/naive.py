@@ -1,4 +1,4 @@
-"""Diff-Pruning written straight from the formula, one channel at a time: slow, and shares no code with the engine.
+"""Diff-Pruning written straight from the formula, one channel at a time: slow, and shares no code with the prunable.
 
 score(channel) = sum over the coupled convolutions and linears of sum_k (w_k x sum_{t < t*} dL_t/dw_k)^2, with
 L_t = mean over images of sum over elements of (epsilon - epsilon_theta(x_t, t))^2, and t* the first t at which

@@ -13,21 +13,21 @@ from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
 from profiles.macs import count_macs, count_params
-from tests.pruning.cases import engine_of, random_scores
+from tests.pruning.cases import prunable_of, random_scores
 from tests.pruning.reference import silenced
 from tests.tiny import tiny_conditional_unet, tiny_dit
-from toolkit import models
-from toolkit.denoiser_inputs import example_inputs, input_specs, positional
-from toolkit.errors import DtkError
-from toolkit.noise import normal
-from toolkit.pruning import depth, surgery
-from toolkit.pruning.adapters.base import Limits
-from toolkit.pruning.adapters.dit import STACK
-from toolkit.pruning.blocks import Removal, removals
+from toolkit.adapters.base import Limits
+from toolkit.adapters.blocks import Removal, removals
+from toolkit.adapters.dit import STACK
+from toolkit.adapters.inputs import example_inputs, input_specs, positional
+from toolkit.core.errors import DtkError
+from toolkit.core.noise import normal
+from toolkit.models.folder import build_model, plain_config
+from toolkit.pruning import block_order, surgery
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.cost import Cost, price
-from toolkit.pruning.engine import Engine
 from toolkit.pruning.layout import Layout
-from toolkit.pruning.scoring import Calibration
+from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import parse_target
 
@@ -51,13 +51,13 @@ def count(config: dict, class_name: str) -> Cost:
 @cache
 def counted_once(text: str, class_name: str) -> Cost:
     config = json.loads(text)
-    model = models.build(class_name, config)
+    model = build_model(class_name, config)
     inputs = example_inputs(input_specs(class_name, config, tokens=1), batch=1, device="meta")
     return Cost(count_params(model), count_macs(model, inputs).macs)
 
 
-def ordered(engine: Engine, order: tuple[int, ...]) -> Engine:
-    return Engine(engine.class_name, engine.config, engine.limits, {STACK: order})
+def ordered(prunable: Prunable, order: tuple[int, ...]) -> Prunable:
+    return Prunable(prunable.class_name, prunable.config, prunable.limits, {STACK: order})
 
 
 def dit_without(dense: DiTTransformer2DModel, gone: set[int]) -> DiTTransformer2DModel:
@@ -72,9 +72,9 @@ def dit_without(dense: DiTTransformer2DModel, gone: set[int]) -> DiTTransformer2
 @pytest.mark.parametrize("gone", [(4,), (0,), (2, 0), (1, 3, 4)])
 def test_a_transformer_without_blocks_is_the_dense_one_that_skips_them(gone: tuple[int, ...]) -> None:
     dense = tiny_dit()
-    engine = ordered(engine_of(dense), (*gone, *(i for i in range(5) if i not in gone)))
-    config = engine.space.configure((5 - len(gone),)) if len(gone) < 3 else {**engine.config, "num_layers": 2}
-    pruned, error = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
+    prunable = ordered(prunable_of(dense), (*gone, *(i for i in range(5) if i not in gone)))
+    config = prunable.space.configure((5 - len(gone),)) if len(gone) < 3 else {**prunable.config, "num_layers": 2}
+    pruned, error = surgery.slice_model(dense, config, prunable.layout, {}, T, prunable.rename(config))
     assert error == 0 and pruned.config.num_layers == 5 - len(gone)
     assert torch.equal(run(pruned), run(dit_without(dense, set(gone))))
     assert not torch.allclose(run(pruned), run(dit_without(dense, {(i + 1) % 5 for i in gone})), atol=1e-3)
@@ -83,9 +83,9 @@ def test_a_transformer_without_blocks_is_the_dense_one_that_skips_them(gone: tup
 
 def test_the_final_layer_keeps_its_conditioning_when_block_0_goes() -> None:
     dense = tiny_dit()
-    engine = ordered(engine_of(dense), (0, 1, 2, 3, 4))
-    config = engine.space.configure((4,))
-    pruned, _ = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
+    prunable = ordered(prunable_of(dense), (0, 1, 2, 3, 4))
+    config = prunable.space.configure((4,))
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, {}, T, prunable.rename(config))
     old, new = dense.state_dict(), pruned.state_dict()
     for tensor in (name for name in new if name.startswith("transformer_blocks.0.")):
         source = tensor if ".norm1.emb." in tensor else tensor.replace("blocks.0.", "blocks.1.")
@@ -94,19 +94,19 @@ def test_the_final_layer_keeps_its_conditioning_when_block_0_goes() -> None:
 
 def test_all_blocks_are_the_dense_model() -> None:
     dense = tiny_dit()
-    engine = engine_of(dense)
-    config = engine.space.configure(engine.space.dense_values)
-    pruned, _ = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
-    assert config == models.plain_config(dense.config)
+    prunable = prunable_of(dense)
+    config = prunable.space.configure(prunable.space.dense_values)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, {}, T, prunable.rename(config))
+    assert config == plain_config(dense.config)
     assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in dense.state_dict().items())
     assert torch.equal(run(pruned), run(dense))
 
 
 def test_a_shallower_transformer_opens_with_diffusers_alone(tmp_path) -> None:
     dense = tiny_dit()
-    engine = ordered(engine_of(dense), (0, 2, 1, 3, 4))
-    config = engine.space.configure((3,))
-    pruned, _ = surgery.prune(dense, config, engine.layout, {}, T, engine.rename(config))
+    prunable = ordered(prunable_of(dense), (0, 2, 1, 3, 4))
+    config = prunable.space.configure((3,))
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, {}, T, prunable.rename(config))
     pruned.save_pretrained(tmp_path)
     assert torch.equal(run(DiTTransformer2DModel.from_pretrained(tmp_path).eval()), run(pruned))
 
@@ -143,8 +143,8 @@ def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int, batch_size: 
     calibration = Calibration(images, noise, DDPMScheduler(num_train_timesteps=T), {"class_labels": labels})
     expected = naive_order(dense, calibration, 2)
     reports: list[tuple[int, int]] = []
-    engine, removed = depth.ordered(
-        engine_of(dense),
+    prunable, removed = block_order.ordered(
+        prunable_of(dense),
         [(4,), (3,)],
         dense,
         calibration,
@@ -152,22 +152,22 @@ def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int, batch_size: 
         batch_size=batch_size,
     )
     assert [removal.block for removal in removed] == expected
-    assert engine.orders[STACK][:2] == tuple(expected)
+    assert prunable.orders[STACK][:2] == tuple(expected)
     assert reports == [(done, 9) for done in range(1, 10)]
     assert 0 < removed[0].error < removed[1].error
 
 
 def test_without_images_no_block_is_chosen() -> None:
     dense = tiny_dit()
-    engine = engine_of(dense)
+    prunable = prunable_of(dense)
     with pytest.raises(DtkError, match=r"Which blocks go is tried out on images[\s\S]*--data"):
-        depth.ordered(engine, [(4,)], dense, None)
-    assert depth.ordered(engine, [(5,)], dense, None) == (engine, [])
+        block_order.ordered(prunable, [(4,)], dense, None)
+    assert block_order.ordered(prunable, [(5,)], dense, None) == (prunable, [])
 
 
 def test_a_removal_is_judged_with_the_earlier_ones_gone() -> None:
     """Blocks 1 and 2 do the same: without either nothing is lost, without both everything."""
-    from toolkit.pruning.blocks import Stack
+    from toolkit.adapters.blocks import Stack
 
     def error(kept: dict[str, tuple[int, ...]]) -> float:
         return (5.0 if not {1, 2} & set(kept["a"]) else 0.0) + (2.0 if 3 not in kept["a"] else 0.0)
@@ -178,26 +178,26 @@ def test_a_removal_is_judged_with_the_earlier_ones_gone() -> None:
 
 def test_published_size_of_dit_xl_2() -> None:
     """675 M parameters with one embedder (Peebles and Xie 2023, table 4); this class holds one a block."""
-    dense = models.build("DiTTransformer2DModel", {"out_channels": 8})
+    dense = build_model("DiTTransformer2DModel", {"out_channels": 8})
     embedder = count_params(dense.transformer_blocks[0].norm1.emb)
-    got = count(models.plain_config(dense.config), "DiTTransformer2DModel")
+    got = count(plain_config(dense.config), "DiTTransformer2DModel")
     assert got.params - 27 * embedder == pytest.approx(675.13e6, rel=5e-4)
     assert got.macs == pytest.approx(118.64e9, rel=1e-2)  # "118.6 Gflops" there are MACs
 
 
 def test_a_transformer_is_asked_for_macs_or_params_and_not_for_width() -> None:
-    engine = engine_of(tiny_dit())
-    counted = partial(count, class_name=engine.class_name)
-    prices = price(engine.space, counted, ("params", "macs"))
-    for values in engine.space:
-        cost = counted(engine.space.configure(values))
+    prunable = prunable_of(tiny_dit())
+    counted = partial(count, class_name=prunable.class_name)
+    prices = price(prunable.space, counted, ("params", "macs"))
+    for values in prunable.space:
+        cost = counted(prunable.space.configure(values))
         assert (prices["params"](values), prices["macs"](values)) == pytest.approx((cost.params, cost.macs))
-    goal = counted(engine.space.configure((3,)))
-    assert solve(engine.space, parse_target(f"params={goal.params}"), counted).uniform == (3,)
+    goal = counted(prunable.space.configure((3,)))
+    assert solve(prunable.space, parse_target(f"params={goal.params}"), counted).uniform == (3,)
     with pytest.raises(DtkError, match=r"widths of this model are not free[\s\S]*macs= or params="):
-        solve(engine.space, parse_target("width=0.5"), counted)
+        solve(prunable.space, parse_target("width=0.5"), counted)
     with pytest.raises(DtkError, match=r"nearest above macs=0\.\d+ [\s\S]*allow fewer blocks with --min-width"):
-        solve(engine.space, parse_target("macs=0.3"), counted)
+        solve(prunable.space, parse_target("macs=0.3"), counted)
 
 
 def unet_without(dense: UNet2DConditionModel, gone: dict[int, set[int]]) -> UNet2DConditionModel:
@@ -218,13 +218,13 @@ def unet_without(dense: UNet2DConditionModel, gone: dict[int, set[int]]) -> UNet
 @pytest.mark.parametrize("gone", [{0: {1}}, {0: {2}}, {0: {1, 2}}, {1: {1}}, {0: {1}, 1: {1}}])
 def test_a_unet_without_blocks_is_the_dense_one_that_skips_them(gone: dict[int, set[int]]) -> None:
     dense = tiny_conditional_unet(**THREE)
-    engine = engine_of(dense, blocks=True)
+    prunable = prunable_of(dense, blocks=True)
     kept = {
         name: tuple(i for i in range(stack.size) if i not in gone.get(int(name[-1]), set()))
-        for name, stack in engine.adapter.blocks.stacks(engine.config).items()
+        for name, stack in prunable.adapter.blocks.stacks(prunable.config).items()
     }
-    config = engine.adapter.blocks.resized(engine.config, {name: len(stay) for name, stay in kept.items()})
-    rename = engine.adapter.blocks.rename(engine.config, kept)
+    config = prunable.adapter.blocks.resized(prunable.config, {name: len(stay) for name, stay in kept.items()})
+    rename = prunable.adapter.blocks.rename(prunable.config, kept)
     expected = run(unet_without(dense, gone))
     assert torch.equal(run(surgery.shallower(dense, config, rename)), expected)
     assert not torch.allclose(expected, run(dense), atol=1e-3)
@@ -233,15 +233,15 @@ def test_a_unet_without_blocks_is_the_dense_one_that_skips_them(gone: dict[int, 
 def test_widths_and_blocks_go_together(tmp_path) -> None:
     """Cut as far as it goes in both: equal to the dense net without the blocks, silenced but for the kept channels."""
     dense = tiny_conditional_unet(**THREE)
-    engine = engine_of(dense, blocks=True)
-    config = engine.space.configure(min(engine.space))
+    prunable = prunable_of(dense, blocks=True)
+    config = prunable.space.configure(min(prunable.space))
     assert config["layers_per_block"] == [2, 1, 1] and config["block_out_channels"] == [8, 16, 16]
-    kept = engine.kept(random_scores(engine), config)
-    rename = engine.rename(config)
-    pruned, _ = surgery.prune(dense, config, engine.layout, kept, T, rename)
-    shallow = surgery.shallower(dense, {**engine.config, "layers_per_block": [2, 1, 1]}, rename)
-    names = {tensor: rename(tensor) for tensor in engine.layout.tensors}
-    layout = Layout(engine.layout.groups, {n: engine.layout.tensors[t] for t, n in names.items() if n})
+    kept = prunable.kept(random_scores(prunable), config)
+    rename = prunable.rename(config)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, kept, T, rename)
+    shallow = surgery.shallower(dense, {**prunable.config, "layers_per_block": [2, 1, 1]}, rename)
+    names = {tensor: rename(tensor) for tensor in prunable.layout.tensors}
+    layout = Layout(prunable.layout.groups, {n: prunable.layout.tensors[t] for t, n in names.items() if n})
     expected = run(silenced(shallow, layout, kept, pruned))
     torch.testing.assert_close(run(pruned), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     pruned.save_pretrained(tmp_path)
@@ -249,26 +249,26 @@ def test_widths_and_blocks_go_together(tmp_path) -> None:
 
 
 def test_prices_with_blocks_are_exact() -> None:
-    engine = engine_of(tiny_conditional_unet(**THREE), blocks=True)
-    counted = partial(count, class_name=engine.class_name)
-    prices = price(engine.space, counted, ("params", "macs"))
-    for values in itertools.islice(engine.space, 0, None, 17):
-        cost = counted(engine.space.configure(values))
+    prunable = prunable_of(tiny_conditional_unet(**THREE), blocks=True)
+    counted = partial(count, class_name=prunable.class_name)
+    prices = price(prunable.space, counted, ("params", "macs"))
+    for values in itertools.islice(prunable.space, 0, None, 17):
+        cost = counted(prunable.space.configure(values))
         assert (prices["params"](values), prices["macs"](values)) == pytest.approx((cost.params, cost.macs), rel=1e-9)
 
 
 def test_all_blocks_come_before_fewer_and_a_width_target_keeps_them() -> None:
-    engine = engine_of(tiny_conditional_unet(**THREE), blocks=True)
-    counted = partial(count, class_name=engine.class_name)
-    goal = counted(engine.space.configure((12, 24, 3, 2))).params
-    assert solve(engine.space, parse_target(f"params={goal}"), counted).uniform == (12, 24, 3, 2)
-    assert solve(engine.space, parse_target("width=0.75"), counted).uniform[2:] == (3, 2)
+    prunable = prunable_of(tiny_conditional_unet(**THREE), blocks=True)
+    counted = partial(count, class_name=prunable.class_name)
+    goal = counted(prunable.space.configure((12, 24, 3, 2))).params
+    assert solve(prunable.space, parse_target(f"params={goal}"), counted).uniform == (12, 24, 3, 2)
+    assert solve(prunable.space, parse_target("width=0.75"), counted).uniform[2:] == (3, 2)
 
 
 def test_blocks_go_only_where_they_are_asked_to() -> None:
     dense = tiny_conditional_unet(**THREE)
-    assert all(variable.kind == "width" for variable in engine_of(dense).space.variables)
-    stable_diffusion = models.plain_config(models.build("UNet2DConditionModel", {"cross_attention_dim": 768}).config)
-    engine = Engine("UNet2DConditionModel", stable_diffusion, Limits(blocks=True))
-    blocks = {v.name: v.choices for v in engine.space.variables if v.kind == "blocks"}
+    assert all(variable.kind == "width" for variable in prunable_of(dense).space.variables)
+    stable_diffusion = plain_config(build_model("UNet2DConditionModel", {"cross_attention_dim": 768}).config)
+    prunable = Prunable("UNet2DConditionModel", stable_diffusion, Limits(blocks=True))
+    blocks = {v.name: v.choices for v in prunable.space.variables if v.kind == "blocks"}
     assert blocks == {f"blocks of level {level}": (1, 2) for level in range(4)}

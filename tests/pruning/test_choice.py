@@ -10,11 +10,11 @@ import pytest
 
 from tests.pruning.cases import count
 from tests.tiny import tiny_unet
-from toolkit.models import plain_config
-from toolkit.noise import generator
-from toolkit.pruning.adapters.base import Limits
+from toolkit.adapters.base import Limits
+from toolkit.core.noise import generator
+from toolkit.models.folder import plain_config
 from toolkit.pruning.choice import Choice, choose
-from toolkit.pruning.engine import Engine
+from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.scoring import Scored
 from toolkit.pruning.selection import retained
 from toolkit.pruning.solver import BEST, meet, solve
@@ -24,46 +24,46 @@ TARGET = parse_target("macs=0.6")
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def prunable() -> Prunable:
     config = plain_config(tiny_unet().config) | {
         "block_out_channels": (32, 64, 96),
         "norm_num_groups": 4,
         "attention_head_dim": 4,
     }
     kinds = {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3}
-    return Engine("UNet2DModel", config | kinds, Limits(align=4))
+    return Prunable("UNet2DModel", config | kinds, Limits(align=4))
 
 
 @pytest.fixture(scope="module")
-def scored(engine: Engine) -> Scored:
-    return Scored({n: generator(f"score {n}", 0).random(g.size) for n, g in engine.layout.groups.items()}, {})
+def scored(prunable: Prunable) -> Scored:
+    return Scored({n: generator(f"score {n}", 0).random(g.size) for n, g in prunable.layout.groups.items()}, {})
 
 
-def chosen(engine: Engine, scored: Scored, loss: Callable[[Any], float] | None, by_scores: bool = True) -> Choice:
+def chosen(prunable: Prunable, scored: Scored, loss: Callable[[Any], float] | None, by_scores: bool = True) -> Choice:
     """The choice; a pruned model's place is taken by its values."""
-    return choose(engine, TARGET, count, {0.0: scored}, lambda v, _: (v, 0.0), loss, by_scores=by_scores)  # type: ignore
+    return choose(prunable, TARGET, count, {0.0: scored}, lambda v, _: (v, 0.0), loss, by_scores=by_scores)  # type: ignore
 
 
-def test_finalists_are_the_most_even_and_those_that_retain_most(engine: Engine, scored: Scored) -> None:
-    share = {values: engine.retained(scored.scores, values) for values in meet(engine.space, TARGET, count)}
-    finalists = solve(engine.space, TARGET, count, share.__getitem__).finalists
+def test_finalists_are_the_most_even_and_those_that_retain_most(prunable: Prunable, scored: Scored) -> None:
+    share = {values: prunable.retained(scored.scores, values) for values in meet(prunable.space, TARGET, count)}
+    finalists = solve(prunable.space, TARGET, count, share.__getitem__).finalists
     assert len(share) > 1 + BEST, "the case does not test what it says"
-    assert finalists[0] == meet(engine.space, TARGET, count)[0]
+    assert finalists[0] == meet(prunable.space, TARGET, count)[0]
     assert set(finalists) == {finalists[0], *sorted(share, key=share.__getitem__)[-BEST:]}
 
 
-def test_the_least_loss_wins_whichever_finalist_has_it(engine: Engine, scored: Scored) -> None:
-    share = {values: engine.retained(scored.scores, values) for values in meet(engine.space, TARGET, count)}
-    finalists = solve(engine.space, TARGET, count, share.__getitem__).finalists
+def test_the_least_loss_wins_whichever_finalist_has_it(prunable: Prunable, scored: Scored) -> None:
+    share = {values: prunable.retained(scored.scores, values) for values in meet(prunable.space, TARGET, count)}
+    finalists = solve(prunable.space, TARGET, count, share.__getitem__).finalists
     for best in finalists:
-        choice = chosen(engine, scored, lambda model, best=best: float(model != best))  # type: ignore[misc]
+        choice = chosen(prunable, scored, lambda model, best=best: float(model != best))  # type: ignore[misc]
         assert choice.values == best and choice.uniform == (best == finalists[0])
         assert choice.retained == share[best] and choice.one_shot_loss == 0
 
 
 @pytest.mark.parametrize(("loss", "by_scores"), [(lambda _: 1.0, True), (lambda _: 1.0, False), (None, True)])
-def test_where_nothing_is_better_the_most_even_is_taken(engine: Engine, scored: Scored, loss, by_scores) -> None:
-    assert chosen(engine, scored, loss, by_scores).uniform
+def test_where_nothing_is_better_the_most_even_is_taken(prunable: Prunable, scored: Scored, loss, by_scores) -> None:
+    assert chosen(prunable, scored, loss, by_scores).uniform
 
 
 def test_keeping_more_never_retains_less() -> None:

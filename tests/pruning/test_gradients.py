@@ -8,9 +8,9 @@ from diffusers import DDPMScheduler
 
 from tests.pruning.naive import summed_gradients
 from tests.tiny import tiny_unet
-from toolkit.noise import normal
+from toolkit.core.noise import normal
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.gradients import Effort, accumulate, accumulate_to
-from toolkit.pruning.scoring import Calibration
 
 T, IMAGES = 12, 4
 

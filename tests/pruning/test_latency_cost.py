@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_unet
-from toolkit.errors import DtkError, UsageError
-from toolkit.models import plain_config
-from toolkit.noise import generator
-from toolkit.pruning.adapters.base import Limits
-from toolkit.pruning.adapters.unet import width_space
+from toolkit.adapters.base import Limits
+from toolkit.adapters.space import Config, Space
+from toolkit.adapters.unet import width_space
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.noise import generator
+from toolkit.models.folder import plain_config
 from toolkit.pruning.cost import Cost
-from toolkit.pruning.engine import Engine
 from toolkit.pruning.latency_cost import MOST_FINALISTS, LatencyCost, design
+from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.solver import BEST, solve
-from toolkit.pruning.space import Config, Space
 from toolkit.pruning.targets import parse_target
 
 
@@ -50,7 +50,7 @@ def four_levels() -> Space:
 
 
 def two_levels() -> Space:
-    return Engine("UNet2DModel", plain_config(tiny_unet(block_out_channels=(64, 128, 128)).config), Limits()).space
+    return Prunable("UNet2DModel", plain_config(tiny_unet(block_out_channels=(64, 128, 128)).config), Limits()).space
 
 
 SPACES = {"two levels": two_levels, "four levels": four_levels}

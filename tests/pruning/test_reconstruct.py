@@ -7,11 +7,11 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from tests.pruning.cases import dense_model, engine_of, random_scores
-from toolkit.noise import normal
+from tests.pruning.cases import dense_model, prunable_of, random_scores
+from toolkit.core.noise import normal
 from toolkit.pruning import surgery
+from toolkit.pruning.calibration import Calibration, prediction_at
 from toolkit.pruning.reconstruct import NormalEquations, reconstruct
-from toolkit.pruning.scoring import Calibration, prediction_at
 
 LAYERS = {
     "conv": (lambda width: nn.Conv2d(width, 5, 3, padding=1), (6, 8, 8)),
@@ -74,10 +74,10 @@ def test_where_the_data_say_nothing_nothing_changes() -> None:
 @pytest.mark.parametrize("inputs", ["dense", "sliced"])
 def test_a_pruned_model_comes_nearer_to_the_dense_one(inputs: str) -> None:
     dense = dense_model("heads")
-    engine = engine_of(dense)
-    config = engine.space.configure(min(engine.space))
-    kept = engine.kept(random_scores(engine), config)
-    pruned, _ = surgery.prune(dense, config, engine.layout, kept, 100)
+    prunable = prunable_of(dense)
+    config = prunable.space.configure(min(prunable.space))
+    kept = prunable.kept(random_scores(prunable), config)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, kept, 100)
     images, noise = data(8, 3, 8, 8).tanh(), data(8, 3, 8, 8, place=1)
     of = Calibration(images, noise, DDPMScheduler(num_train_timesteps=100))
 
@@ -88,18 +88,18 @@ def test_a_pruned_model_comes_nearer_to_the_dense_one(inputs: str) -> None:
             )
 
     before, embedding = error(), pruned.time_embedding.linear_1.weight.detach().clone()
-    reconstruct(dense, pruned, engine.layout, kept, of, (20, 60), inputs=inputs)
+    reconstruct(dense, pruned, prunable.layout, kept, of, (20, 60), inputs=inputs)
     assert error() < before
     assert torch.equal(pruned.time_embedding.linear_1.weight, embedding)
 
 
 def test_a_model_that_lost_nothing_stays_as_it_is() -> None:
     dense = dense_model("heads")
-    engine = engine_of(dense)
-    config = engine.space.configure(engine.space.dense_values)
-    kept = engine.kept(random_scores(engine), config)
-    pruned, _ = surgery.prune(dense, config, engine.layout, kept, 100)
+    prunable = prunable_of(dense)
+    config = prunable.space.configure(prunable.space.dense_values)
+    kept = prunable.kept(random_scores(prunable), config)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, kept, 100)
     of = Calibration(data(2, 3, 8, 8), data(2, 3, 8, 8, place=1), DDPMScheduler(num_train_timesteps=100))
-    reconstruct(dense, pruned, engine.layout, kept, of, (50,))
+    reconstruct(dense, pruned, prunable.layout, kept, of, (50,))
     for name, tensor in dense.state_dict().items():
         torch.testing.assert_close(pruned.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)

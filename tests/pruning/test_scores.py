@@ -9,32 +9,33 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from tests.pruning.cases import dense_model, engine_of
+from tests.pruning.cases import dense_model, prunable_of
 from tests.pruning.naive import channel_score, summed_gradients
-from toolkit.errors import DtkError, UsageError
-from toolkit.noise import normal
-from toolkit.progress import silent
-from toolkit.pruning import catalog, selection
-from toolkit.pruning.criteria.base import Task
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.noise import normal
+from toolkit.core.progress import silent
+from toolkit.pruning import selection
+from toolkit.pruning.calibration import Calibration
+from toolkit.pruning.criteria.base import Task, criterion_called, known_criteria
 from toolkit.pruning.criteria.diff_pruning import HALVES_VISIT, squared_taylor
-from toolkit.pruning.engine import Engine
 from toolkit.pruning.gradients import Effort, accumulate_to
-from toolkit.pruning.scores_file import read_scores, write_scores
-from toolkit.pruning.scoring import Calibration, score_channels
+from toolkit.pruning.prunable import Prunable
+from toolkit.pruning.scores import read_scores, write_scores
+from toolkit.pruning.scoring import score_channels
 
 T = 30
 CASES = ("heads", "scale-shift", "one-head")
 
 
-def task(name: str, thresholds: tuple[float, ...] = (0.05,), norm_term: bool = False) -> tuple[Task, Engine]:
+def task(name: str, thresholds: tuple[float, ...] = (0.05,), norm_term: bool = False) -> tuple[Task, Prunable]:
     model = dense_model(name)
-    engine = engine_of(model)
+    prunable = prunable_of(model)
     size = model.config.sample_size
     shape = (2, 3, size, size)
     images = torch.from_numpy(normal("test images", 0, shape=shape)).tanh()
     noise = torch.from_numpy(normal("test noise", 0, shape=shape))
     calibration = Calibration(images, noise, DDPMScheduler(num_train_timesteps=T, beta_end=0.2))
-    return Task(model, engine.layout, calibration, thresholds, norm_term, 0, silent), engine
+    return Task(model, prunable.layout, calibration, thresholds, norm_term, 0, silent), prunable
 
 
 def stop_between(model, calibration) -> float:
@@ -55,22 +56,22 @@ def stop_between(model, calibration) -> float:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("stops", [False, True], ids=["to the end", "stops"])
 def test_diff_pruning_equals_the_formula(name: str, stops: bool) -> None:
-    asked, engine = task(name)
+    asked, prunable = task(name)
     model, calibration = asked.model, asked.calibration
     threshold = stop_between(model, calibration) if stops else 0.0
     gradients, stop = summed_gradients(
         model, calibration.images, calibration.noise, calibration.scheduler.alphas_cumprod, threshold
     )
     assert (0 < stop < T) == stops, "the case does not test what it says"
-    scored = catalog.criterion("diff-pruning").score(
-        Task(model, engine.layout, calibration, (threshold,), False, 0, silent)
+    scored = criterion_called("diff-pruning").score(
+        Task(model, prunable.layout, calibration, (threshold,), False, 0, silent)
     )[threshold]
     assert scored.facts["stop_timestep"] == stop
     weights = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
-    for group_name, group in engine.layout.groups.items():
+    for group_name, group in prunable.layout.groups.items():
         for channel in {0, 1, group.size // 2, group.size - 1}:
             places = []
-            for tensor, dim, segments in engine.layout.dimensions():
+            for tensor, dim, segments in prunable.layout.dimensions():
                 start = 0
                 for segment in segments:
                     if segment.group == group_name and tensor.removesuffix(".weight") in weights:
@@ -80,40 +81,40 @@ def test_diff_pruning_equals_the_formula(name: str, stops: bool) -> None:
             assert scored.scores[group_name][channel] == pytest.approx(expected, rel=1e-5), (group_name, channel)
 
 
-@pytest.mark.parametrize("criterion", catalog.known_criteria())
+@pytest.mark.parametrize("criterion", known_criteria())
 def test_every_criterion_scores_every_channel(criterion: str) -> None:
-    asked, engine = task("heads", thresholds=(0.5, 0.0))
-    scorings = catalog.criterion(criterion).score(asked)
+    asked, prunable = task("heads", thresholds=(0.5, 0.0))
+    scorings = criterion_called(criterion).score(asked)
     assert set(scorings) == {0.5, 0.0}
     for scored in scorings.values():
-        assert {n: len(s) for n, s in scored.scores.items()} == {n: g.size for n, g in engine.layout.groups.items()}
+        assert {n: len(s) for n, s in scored.scores.items()} == {n: g.size for n, g in prunable.layout.groups.items()}
         assert all(np.isfinite(s).all() and (s >= 0).all() for s in scored.scores.values())
         assert any(len(set(s.tolist())) > 1 for s in scored.scores.values())
 
 
 def test_norm_term_adds_the_norms_unsquared() -> None:
-    plain, engine = task("heads")
+    plain, prunable = task("heads")
     with_term, _ = task("heads", norm_term=True)
-    without = catalog.criterion("magnitude").score(plain)[0.05].scores
-    added = catalog.criterion("magnitude").score(with_term)[0.05].scores
+    without = criterion_called("magnitude").score(plain)[0.05].scores
+    added = criterion_called("magnitude").score(with_term)[0.05].scores
     weight = dict(plain.model.named_parameters())["conv_norm_out.weight"].abs().detach().numpy()
-    (segment,) = engine.layout.tensors["conv_norm_out.weight"][0]
+    (segment,) = prunable.layout.tensors["conv_norm_out.weight"][0]
     np.testing.assert_allclose(added[segment.group] - without[segment.group], weight, rtol=1e-5)
 
 
 @pytest.mark.parametrize("criterion", ["diff-pruning", "taylor"])
 def test_norm_term_of_a_gradient_criterion_is_weight_times_gradient(criterion: str) -> None:
-    with_term, engine = task("heads", thresholds=(0.0,), norm_term=True)
+    with_term, prunable = task("heads", thresholds=(0.0,), norm_term=True)
     model, calibration = with_term.model, with_term.calibration
     gradients, _ = summed_gradients(
         model, calibration.images, calibration.noise, calibration.scheduler.alphas_cumprod, 0.0
     )
-    added = catalog.criterion(criterion).score(with_term)[0.0].scores
-    without = catalog.criterion(criterion).score(replace(with_term, norm_term=False))[0.0].scores
+    added = criterion_called(criterion).score(with_term)[0.0].scores
+    without = criterion_called(criterion).score(replace(with_term, norm_term=False))[0.0].scores
     expected = {name: scores.copy() for name, scores in without.items()}
     for norm in (f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.GroupNorm)):
         term, start = (model.get_parameter(norm) * gradients[norm]).abs().detach().numpy(), 0
-        for segment in engine.layout.tensors[norm][0]:
+        for segment in prunable.layout.tensors[norm][0]:
             expected[segment.group] += term[start : start + segment.size]
             start += segment.size
     assert any(not np.allclose(expected[name], without[name], rtol=1e-3) for name in expected)
@@ -127,7 +128,7 @@ def test_halves_are_scored_as_if_alone(stops: bool) -> None:
     asked, _ = task("heads", thresholds=(0.0,))
     few = replace(asked.calibration, scheduler=DDPMScheduler(num_train_timesteps=HALVES_VISIT, beta_end=0.9))
     asked = replace(asked, calibration=few, thresholds=(stop_between(asked.model, few) if stops else 0.0,))
-    (scored,) = catalog.criterion("diff-pruning").score(asked).values()
+    (scored,) = criterion_called("diff-pruning").score(asked).values()
     end = scored.facts["stop_timestep"]
     assert (0 < end < HALVES_VISIT) == stops, "the case does not test what it says"
     assert len(scored.halves) == 2
@@ -145,26 +146,28 @@ def test_unknown_criterion_lists_the_known() -> None:
     with pytest.raises(
         UsageError, match=r"Unknown criterion 'fisher'[\s\S]*diff-pruning, magnitude, random, scratch, taylor"
     ):
-        catalog.criterion("fisher")
+        criterion_called("fisher")
 
 
 def test_a_loss_that_is_not_finite_names_the_timestep() -> None:
     asked, _ = task("heads")
     asked.calibration.images[0, 0, 0, 0] = torch.nan
     with pytest.raises(DtkError, match="calibration loss at timestep 0 is nan"):
-        catalog.criterion("diff-pruning").score(asked)
+        criterion_called("diff-pruning").score(asked)
 
 
 def test_scores_that_are_not_finite_name_the_tensor() -> None:
-    asked, engine = task("heads")
+    asked, prunable = task("heads")
     broken = "down_blocks.0.resnets.0.conv1.weight"
     with pytest.raises(DtkError, match=rf"scores of the tensor {broken} hold NaN"):
-        score_channels(asked.model, engine.layout, lambda name, weight: weight * (torch.nan if name == broken else 1.0))
+        score_channels(
+            asked.model, prunable.layout, lambda name, weight: weight * (torch.nan if name == broken else 1.0)
+        )
 
 
 def test_scores_survive_the_disk_and_know_what_they_are_of(tmp_path) -> None:
     asked, _ = task("heads", thresholds=(0.5, 0.0))
-    scorings = catalog.criterion("diff-pruning").score(asked)
+    scorings = criterion_called("diff-pruning").score(asked)
     path = tmp_path / "scores.safetensors"
     write_scores(path, scorings, "this")
     again = read_scores(path, "this")

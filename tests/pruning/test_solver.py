@@ -9,14 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.cases import CASES, A, B, D, U, count, dense_model, engine_of, inputs_of
+from tests.pruning.cases import CASES, A, B, D, U, count, dense_model, inputs_of, prunable_of
 from tests.tiny import tiny_conditional_unet, tiny_unet
-from toolkit import models
-from toolkit.errors import DtkError, UsageError
-from toolkit.models import plain_config
-from toolkit.pruning.adapters.base import Limits
+from toolkit.adapters.base import Limits
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.models.folder import build_model, plain_config
 from toolkit.pruning.cost import price
-from toolkit.pruning.engine import Engine
+from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import TOLERANCE, parse_target
 
@@ -41,15 +40,15 @@ PUBLISHED = {
 
 
 def published(name: str) -> dict:
-    return plain_config(models.build("UNet2DModel", PUBLISHED[name][0]).config)
+    return plain_config(build_model("UNet2DModel", PUBLISHED[name][0]).config)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name: str) -> None:
     dense_params, dense_macs, params, macs = PUBLISHED[name][1]
-    engine = Engine("UNet2DModel", published(name), Limits())
-    values = solve(engine.space, parse_target("width=0.75"), count).uniform
-    dense, got = count(engine.config), count(engine.space.configure(values))
+    prunable = Prunable("UNet2DModel", published(name), Limits())
+    values = solve(prunable.space, parse_target("width=0.75"), count).uniform
+    dense, got = count(prunable.config), count(prunable.space.configure(values))
     assert dense.params == pytest.approx(dense_params, rel=1e-4) and dense.macs == pytest.approx(dense_macs, rel=1e-4)
     assert got.params == params and got.macs == pytest.approx(macs, rel=1e-4)
 
@@ -57,11 +56,11 @@ def test_published_sizes(name: str) -> None:
 @pytest.mark.parametrize("groups", ["within", "whole"])
 @pytest.mark.parametrize("name", CASES)
 def test_prices_are_exact_for_every_configuration(name: str, groups: str) -> None:
-    engine = engine_of(dense_model(name), groups)
-    counted = partial(count, class_name=engine.class_name)
-    prices = price(engine.space, counted, ("params", "macs"))
-    for values in list(engine.space)[::3]:
-        cost = counted(engine.space.configure(values))
+    prunable = prunable_of(dense_model(name), groups)
+    counted = partial(count, class_name=prunable.class_name)
+    prices = price(prunable.space, counted, ("params", "macs"))
+    for values in list(prunable.space)[::3]:
+        cost = counted(prunable.space.configure(values))
         assert prices["params"](values) == pytest.approx(cost.params, rel=1e-9)
         assert prices["macs"](values) == pytest.approx(cost.macs, rel=1e-9)
 
@@ -69,16 +68,16 @@ def test_prices_are_exact_for_every_configuration(name: str, groups: str) -> Non
 @given(figure=st.sampled_from(["macs", "params"]), fraction=st.floats(0.2, 1.0))
 @settings(max_examples=15, deadline=None)
 def test_a_target_is_met_or_the_nearest_are_named(figure: str, fraction: float) -> None:
-    engine = Engine("UNet2DModel", plain_config(tiny_unet().config), Limits(align=4))
-    dense = count(engine.config)
+    prunable = Prunable("UNet2DModel", plain_config(tiny_unet().config), Limits(align=4))
+    dense = count(prunable.config)
     try:
-        values = solve(engine.space, parse_target(f"{figure}={fraction}"), count).uniform
+        values = solve(prunable.space, parse_target(f"{figure}={fraction}"), count).uniform
     except DtkError as error:
         assert "nearest below" in str(error) and "nearest above" in str(error)
-        costs = [count(engine.space.configure(v))[figure] for v in engine.space]
+        costs = [count(prunable.space.configure(v))[figure] for v in prunable.space]
         assert not any(abs(c - fraction * dense[figure]) <= TOLERANCE * fraction * dense[figure] for c in costs)
     else:
-        got = count(engine.space.configure(values))[figure]
+        got = count(prunable.space.configure(values))[figure]
         assert abs(got - fraction * dense[figure]) <= TOLERANCE * fraction * dense[figure] * 1.0001
 
 
@@ -100,9 +99,9 @@ def test_published_size_of_ldm_4() -> None:
 
 
 def test_levels_keep_their_equalities() -> None:
-    engine = Engine("UNet2DModel", published("lsun-256"), Limits())
-    for values in engine.space:
-        widths = engine.space.configure(values)["block_out_channels"]
+    prunable = Prunable("UNet2DModel", published("lsun-256"), Limits())
+    for values in prunable.space:
+        widths = prunable.space.configure(values)["block_out_channels"]
         assert widths[0] == widths[1] != widths[2] == widths[3] != widths[4] == widths[5]
         assert all(width % 32 == 0 for width in widths)
 
@@ -140,20 +139,20 @@ def test_absolute_targets_carry_a_unit() -> None:
 def test_variants_that_cannot_be_followed_are_refused(change: dict, words: str) -> None:
     config = plain_config(tiny_unet().config) | change
     with pytest.raises(DtkError, match=words):
-        _ = Engine("UNet2DModel", config, Limits()).space
+        _ = Prunable("UNet2DModel", config, Limits()).space
 
 
 def test_conditioning_that_shares_the_sinusoid_is_refused() -> None:
     config = plain_config(tiny_conditional_unet().config) | {"addition_embed_type": "text_time"}
     with pytest.raises(DtkError, match=r"variant of UNet2DConditionModel[\s\S]*addition_embed_type 'text_time'"):
-        _ = Engine("UNet2DConditionModel", config, Limits()).space
+        _ = Prunable("UNet2DConditionModel", config, Limits()).space
 
 
 @pytest.mark.parametrize("fraction", [0.49, 0.1])
 def test_less_than_a_level_may_have_is_refused_and_the_least_is_named(fraction: float) -> None:
-    engine = Engine("UNet2DModel", published("cifar10-32"), Limits(least=0.5 if fraction == 0.1 else 0.9))
+    prunable = Prunable("UNet2DModel", published("cifar10-32"), Limits(least=0.5 if fraction == 0.1 else 0.9))
     with pytest.raises(DtkError, match=r"narrower than a level[\s\S]*level 0: [\d.]+ of 128[\s\S]*steps of 32"):
-        solve(engine.space, parse_target(f"width={fraction}"), count)
+        solve(prunable.space, parse_target(f"width={fraction}"), count)
 
 
 @pytest.mark.parametrize("name", ["one-head", "heads", "context", "linear-projections"])
@@ -164,9 +163,9 @@ def test_both_attention_processors_agree_after_pruning(name: str) -> None:
     from toolkit.pruning import surgery
 
     dense = dense_model(name)
-    engine = engine_of(dense)
-    config = engine.space.configure(min(engine.space))
-    pruned, _ = surgery.prune(dense, config, engine.layout, engine.kept(random_scores(engine), config), 100)
+    prunable = prunable_of(dense)
+    config = prunable.space.configure(min(prunable.space))
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, prunable.kept(random_scores(prunable), config), 100)
     inputs = inputs_of(dense)
     outputs = []
     for processor in (AttnProcessor(), AttnProcessor2_0()):

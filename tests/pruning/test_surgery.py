@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pruning.cases import CASES, dense_model, engine_of, inputs_of, random_scores
+from tests.pruning.cases import CASES, dense_model, inputs_of, prunable_of, random_scores
 from tests.pruning.reference import permute, silenced, sliced
-from toolkit.errors import DtkError
-from toolkit.models import plain_config
+from toolkit.core.errors import DtkError
+from toolkit.models.folder import plain_config
 from toolkit.pruning import surgery
-from toolkit.pruning.engine import Engine
+from toolkit.pruning.prunable import Prunable
 
 T = 100
 
@@ -21,28 +21,28 @@ def run(model, inputs):
         return model(**inputs, return_dict=False)[0]
 
 
-def smaller(engine: Engine) -> dict:
+def smaller(prunable: Prunable) -> dict:
     """The configuration that cuts every variable as far as it goes."""
-    values = min(engine.space)
-    return engine.space.configure(values)
+    values = min(prunable.space)
+    return prunable.space.configure(values)
 
 
 @pytest.mark.parametrize("policy", ["within", "whole"])
 @pytest.mark.parametrize("name", CASES)
 def test_sliced_model_equals_dense_on_the_kept_channels(name: str, policy: str) -> None:
     dense = dense_model(name)
-    engine = engine_of(dense, policy)
-    config = smaller(engine)
-    kept = engine.kept(random_scores(engine), config)
-    pruned, _ = surgery.prune(dense, config, engine.layout, kept, T)
+    prunable = prunable_of(dense, policy)
+    config = smaller(prunable)
+    kept = prunable.kept(random_scores(prunable), config)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, kept, T)
     assert pruned.num_parameters() < 0.7 * dense.num_parameters()
     inputs = inputs_of(dense)
-    expected = run(silenced(dense, engine.layout, kept, pruned), inputs)
+    expected = run(silenced(dense, prunable.layout, kept, pruned), inputs)
     tolerance = 1e-5 * float(expected.abs().max())
     torch.testing.assert_close(run(pruned, inputs), expected, rtol=0, atol=tolerance)
-    for tensor, dim in sliced(engine.layout, kept)[::17]:
+    for tensor, dim in sliced(prunable.layout, kept)[::17]:
         whole = pruned.get_parameter(tensor).clone()
-        permute(pruned, engine.layout, kept, tensor, dim)
+        permute(pruned, prunable.layout, kept, tensor, dim)
         assert not torch.allclose(run(pruned, inputs), expected, rtol=0, atol=tolerance), (tensor, dim)
         pruned.get_parameter(tensor).data.copy_(whole)
 
@@ -51,17 +51,17 @@ def test_sliced_model_equals_dense_on_the_kept_channels(name: str, policy: str) 
 def test_another_choice_in_any_group_shows(name: str) -> None:
     """Swap one kept channel of a group for a dropped one: the reference of the first choice must tell."""
     dense = dense_model(name)
-    engine = engine_of(dense)
-    config = smaller(engine)
-    kept = engine.kept(random_scores(engine), config)
-    pruned, _ = surgery.prune(dense, config, engine.layout, kept, T)
+    prunable = prunable_of(dense)
+    config = smaller(prunable)
+    kept = prunable.kept(random_scores(prunable), config)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, kept, T)
     inputs = inputs_of(dense)
-    expected = run(silenced(dense, engine.layout, kept, pruned), inputs)
+    expected = run(silenced(dense, prunable.layout, kept, pruned), inputs)
     tolerance = 1e-5 * float(expected.abs().max())
-    for group in [group for group, indices in kept.items() if len(indices) < engine.layout.groups[group].size][::4]:
-        dropped = np.setdiff1d(np.arange(engine.layout.groups[group].size), kept[group])
+    for group in [group for group, indices in kept.items() if len(indices) < prunable.layout.groups[group].size][::4]:
+        dropped = np.setdiff1d(np.arange(prunable.layout.groups[group].size), kept[group])
         swapped = {**kept, group: np.sort(np.append(kept[group][1:], dropped[0]))}
-        wrong = run(surgery.prune(dense, config, engine.layout, swapped, T)[0], inputs)
+        wrong = run(surgery.slice_model(dense, config, prunable.layout, swapped, T)[0], inputs)
         assert not torch.allclose(wrong, expected, rtol=0, atol=tolerance), group
 
 
@@ -69,9 +69,11 @@ def test_another_choice_in_any_group_shows(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_ratio_one_is_bit_equal(name: str, policy: str) -> None:
     dense = dense_model(name)
-    engine = engine_of(dense, policy)
-    config = engine.space.configure(engine.space.dense_values)
-    pruned, error = surgery.prune(dense, config, engine.layout, engine.kept(random_scores(engine), config), T)
+    prunable = prunable_of(dense, policy)
+    config = prunable.space.configure(prunable.space.dense_values)
+    pruned, error = surgery.slice_model(
+        dense, config, prunable.layout, prunable.kept(random_scores(prunable), config), T
+    )
     assert error == 0
     assert config == plain_config(dense.config)
     assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in dense.state_dict().items())
@@ -88,6 +90,6 @@ def test_tied_parameters_are_refused() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_weight_lies_in_the_layout(name: str) -> None:
     dense = dense_model(name)
-    engine = engine_of(dense)
-    missing = {n for n, _ in dense.named_parameters()} - set(engine.layout.tensors)
+    prunable = prunable_of(dense)
+    missing = {n for n, _ in dense.named_parameters()} - set(prunable.layout.tensors)
     assert missing <= {"class_embedding.weight"}

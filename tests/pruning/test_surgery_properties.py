@@ -8,12 +8,12 @@ from diffusers import ModelMixin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.cases import engine_of, inputs_of, random_scores
+from tests.pruning.cases import inputs_of, prunable_of, random_scores
 from tests.pruning.reference import permute, silenced, sliced
 from tests.tiny import tiny_conditional_unet, tiny_unet
-from toolkit.models import plain_config
+from toolkit.models.folder import plain_config
 from toolkit.pruning import surgery
-from toolkit.pruning.engine import Engine
+from toolkit.pruning.prunable import Prunable
 
 T = 100
 
@@ -64,25 +64,25 @@ def computed(model: ModelMixin, inputs: dict[str, torch.Tensor]) -> torch.Tensor
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.one_of(unconditional(), conditional()), st.sampled_from(("within", "whole")), st.data())
 def test_surgery_preserves_the_function(dense: ModelMixin, policy: str, data: st.DataObject) -> None:
-    engine, inputs = engine_of(dense, policy), inputs_of(dense)
-    assert_whole(dense, engine)
-    narrower = [values for values in engine.space if values != engine.space.dense_values]
+    prunable, inputs = prunable_of(dense, policy), inputs_of(dense)
+    assert_whole(dense, prunable)
+    narrower = [values for values in prunable.space if values != prunable.space.dense_values]
     if not narrower:  # levels so narrow that none may lose a channel
         return
-    config = engine.space.configure(data.draw(st.sampled_from(narrower)))
-    kept = engine.kept(random_scores(engine), config)
-    pruned, _ = surgery.prune(dense, config, engine.layout, kept, T)
-    expected = computed(silenced(dense, engine.layout, kept, pruned), inputs)
+    config = prunable.space.configure(data.draw(st.sampled_from(narrower)))
+    kept = prunable.kept(random_scores(prunable), config)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, kept, T)
+    expected = computed(silenced(dense, prunable.layout, kept, pruned), inputs)
     tolerance = 1e-5 * float(expected.abs().max())
     torch.testing.assert_close(computed(pruned, inputs), expected, rtol=0, atol=tolerance)
-    tensor, dim = data.draw(st.sampled_from(sliced(engine.layout, kept)))
-    permute(pruned, engine.layout, kept, tensor, dim)
+    tensor, dim = data.draw(st.sampled_from(sliced(prunable.layout, kept)))
+    permute(pruned, prunable.layout, kept, tensor, dim)
     assert not torch.allclose(computed(pruned, inputs), expected, rtol=0, atol=tolerance), (tensor, dim)
 
 
-def assert_whole(dense: ModelMixin, engine: Engine) -> None:
+def assert_whole(dense: ModelMixin, prunable: Prunable) -> None:
     """Ratio 1.0: the same configuration, every weight bit-equal."""
-    config = engine.space.configure(engine.space.dense_values)
-    same, error = surgery.prune(dense, config, engine.layout, engine.kept(random_scores(engine), config), T)
+    config = prunable.space.configure(prunable.space.dense_values)
+    same, error = surgery.slice_model(dense, config, prunable.layout, prunable.kept(random_scores(prunable), config), T)
     assert error == 0 and config == plain_config(dense.config)
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in dense.state_dict().items())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
-from toolkit.noise import normal
+from toolkit.core.noise import normal
 from toolkit.pruning.time_embedding import refit, sinusoid
 
 T = 1000

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 from toolkit.recovery.compiled import check_gradients
 
 X = torch.linspace(-1, 1, 12).reshape(3, 4)

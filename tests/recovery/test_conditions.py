@@ -10,17 +10,17 @@ import torch
 
 from tests.latent import CLASSES, tiny_class_ldm, tiny_labelled
 from tests.tiny import randomise
-from toolkit import models
+from toolkit.core.noise import generator
+from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
-from toolkit.data.latents import Latents
-from toolkit.first_stage import find_first_stage
-from toolkit.noise import generator
-from toolkit.recovery import stage as module
+from toolkit.models.autoencoder import find_autoencoder
+from toolkit.models.folder import ModelFolder, load_denoiser, save_model
+from toolkit.models.latents import Latents
+from toolkit.pipeline import recover as module
+from toolkit.pipeline.recover import recover
 from toolkit.recovery.batches import Batches
-from toolkit.recovery.config import RecoverSettings
-from toolkit.recovery.stage import recover
-from toolkit.run_folder import Request, Run
+from toolkit.recovery.settings import RecoverSettings
 
 CPU = torch.device("cpu")
 
@@ -82,14 +82,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list]]:
     return seen
 
 
-def a_run(tmp_path: Path, make) -> tuple[Run, models.ModelFolder, Latents]:
-    dense, run = make(tmp_path / "dense"), Run.create(tmp_path / "run")
+def a_run(tmp_path: Path, make) -> tuple[RunFolder, ModelFolder, Latents]:
+    dense, run = make(tmp_path / "dense"), RunFolder.create(tmp_path / "run")
     with run.writing(Request("prune", {}, {})) as prune:
-        pruned = models.load_denoiser(dense)
-        models.save(dense, randomise(pruned, 1), prune / "model")
-    first_stage = find_first_stage(dense)
-    assert first_stage is not None
-    return run, dense, Latents(images(), first_stage, run.path / "cache")
+        pruned = load_denoiser(dense)
+        save_model(dense, randomise(pruned, 1), prune / "model")
+    autoencoder = find_autoencoder(dense)
+    assert autoencoder is not None
+    return run, dense, Latents(images(), autoencoder, run.path / "cache")
 
 
 def test_the_teacher_gets_the_students_condition(tmp_path: Path, asked) -> None:

@@ -11,19 +11,19 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from tests.pruning.cases import CASES, dense_model, engine_of, inputs_of, random_scores
+from tests.pruning.cases import CASES, dense_model, inputs_of, prunable_of, random_scores
 from tests.pruning.reference import silenced
 from tests.tiny import tiny_unet
-from toolkit import models
-from toolkit.errors import DtkError
-from toolkit.files import read_json
-from toolkit.noise import normal
+from toolkit.core.errors import DtkError
+from toolkit.core.noise import normal
+from toolkit.diffusion.objective import min_snr_weights
+from toolkit.models.folder import find_model, load_denoiser, load_scheduler
 from toolkit.pruning import surgery
-from toolkit.pruning.plan import Plan
-from toolkit.recovery import catalog, passes
-from toolkit.recovery.kept import kept_features
-from toolkit.recovery.losses.base import Step
-from toolkit.recovery.weighting import min_snr_weights
+from toolkit.pruning.layout import Layout
+from toolkit.pruning.plan import Plan, read_plan
+from toolkit.recovery import passes
+from toolkit.recovery.losses.base import Step, known_losses, loss_called
+from toolkit.recovery.mix import kept_features
 
 SHAPE = (3, 8, 8)
 BATCH = 4
@@ -46,23 +46,23 @@ def make_step(student: nn.Module, teacher: nn.Module, kept: Mapping[str, torch.T
     return Step(student, student, teacher, x, t, target, unit_vectors(0), kept or every_channel(student))
 
 
-@pytest.mark.parametrize("name", catalog.known_losses())
+@pytest.mark.parametrize("name", known_losses())
 def test_every_loss_teaches_the_student_alone_image_by_image(name: str) -> None:
     student, teacher = tiny_unet(1), tiny_unet(2)
-    loss = catalog.loss(name)(make_step(student, teacher))
+    loss = loss_called(name)(make_step(student, teacher))
     assert loss.shape == (BATCH,) and (loss > 0).all()
     part = make_step(student, teacher)
     part.x_t, part.t, part.target, part.direction = part.x_t[1:3], part.t[1:3], part.target[1:3], part.direction[1:3]
-    torch.testing.assert_close(catalog.loss(name)(part), loss[1:3], rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss_called(name)(part), loss[1:3], rtol=1e-4, atol=0)
     loss.mean().backward()
     moved = [key for key, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert len(moved) > 0.9 * len(list(student.parameters()))
     assert all(p.grad is None for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name, loss in catalog.known_losses().items() if loss.needs_teacher])
+@pytest.mark.parametrize("name", [name for name, loss in known_losses().items() if loss.needs_teacher])
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn(name: str) -> None:
-    loss = catalog.loss(name)(make_step(tiny_unet(1), tiny_unet(1)))
+    loss = loss_called(name)(make_step(tiny_unet(1), tiny_unet(1)))
     assert float(loss.detach().max()) < 1e-9
 
 
@@ -73,7 +73,7 @@ def test_losses_of_the_output_are_mean_squared_errors(name: str) -> None:
     with torch.no_grad():
         wanted = {"noise": step.target, "distillation": teacher(step.x_t, step.t).sample}[name]
         expected = ((student(step.x_t, step.t).sample - wanted) ** 2).mean((1, 2, 3))
-    torch.testing.assert_close(catalog.loss(name)(step).detach(), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss_called(name)(step).detach(), expected, rtol=1e-4, atol=0)
 
 
 def test_derivatives_are_those_of_finite_differences() -> None:
@@ -115,14 +115,14 @@ def test_the_jacobian_loss_is_its_formula() -> None:
         return float((jacobian.detach().reshape(192, 192) @ step.direction[2].flatten()).square().sum())
 
     expected = (expansion(student) / expansion(teacher) - 1) ** 2
-    assert float(catalog.loss("jacobian")(step)[2].detach()) == pytest.approx(expected, rel=1e-3)
+    assert float(loss_called("jacobian")(step)[2].detach()) == pytest.approx(expected, rel=1e-3)
 
 
 def test_no_timestep_drowns_the_others_in_the_jacobian_loss() -> None:
     """A predicted noise changes with x_t as 1/sigma_t: to the fourth power that is 10^8 from last to first."""
-    folder = models.find(None)
-    teacher, student = (models.load_denoiser(folder) for _ in range(2))
-    alphas = models.load_scheduler(folder).alphas_cumprod
+    folder = find_model(None)
+    teacher, student = (load_denoiser(folder) for _ in range(2))
+    alphas = load_scheduler(folder).alphas_cumprod
     with torch.no_grad():
         for number, weight in enumerate(student.parameters()):
             weight *= 1 + 0.05 * torch.from_numpy(normal("perturbed", number, shape=tuple(weight.shape)))
@@ -132,7 +132,7 @@ def test_no_timestep_drowns_the_others_in_the_jacobian_loss() -> None:
     x_t = share.sqrt() * black + (1 - share).sqrt() * noise
     step = Step(student, student, teacher, x_t, t, noise, v / v.flatten(1).norm(dim=1)[:, None, None, None])
     with torch.no_grad():
-        loss = catalog.loss("jacobian")(step)
+        loss = loss_called("jacobian")(step)
     assert loss.min() > 0 and loss.max() < 100 * loss.min(), loss.tolist()
 
 
@@ -164,7 +164,7 @@ def test_both_networks_run_once_a_batch_whatever_the_mix() -> None:
     for name, net in (("student", student), ("teacher", teacher)):
         net.conv_out.register_forward_hook(lambda *_, name=name: calls.append(name))
     step = make_step(student, teacher)
-    for loss in catalog.known_losses().values():
+    for loss in known_losses().values():
         loss(step)
     assert sorted(calls) == ["student", "teacher"]
 
@@ -173,19 +173,19 @@ def test_both_networks_run_once_a_batch_whatever_the_mix() -> None:
 def test_features_are_compared_on_the_channels_that_were_kept(name: str, tmp_path: Path) -> None:
     """Against a teacher whose lost channels are silenced nothing is left to learn; with any other indices much is."""
     dense = dense_model(name)
-    engine = engine_of(dense)
-    config = engine.space.configure(min(engine.space))
-    chosen = engine.kept(random_scores(engine), config)
-    student, _ = surgery.prune(dense, config, engine.layout, chosen, 100)
-    Plan({}, type(dense).__name__, config, engine.layout, chosen).write(tmp_path / "plan.json")
-    kept = kept_features(read_json(tmp_path / "plan.json"), student, torch.device("cpu"))
+    prunable = prunable_of(dense)
+    config = prunable.space.configure(min(prunable.space))
+    chosen = prunable.kept(random_scores(prunable), config)
+    student, _ = surgery.slice_model(dense, config, prunable.layout, chosen, 100)
+    Plan({}, type(dense).__name__, config, prunable.layout, chosen).write(tmp_path / "plan.json")
+    kept = kept_features(read_plan(tmp_path / "plan.json"), student, torch.device("cpu"))
     assert kept.keys() == every_channel(dense).keys()
     inputs = inputs_of(dense)
     x, t = inputs.pop("sample"), inputs.pop("timestep")
-    teacher = silenced(dense, engine.layout, chosen, student)
+    teacher = silenced(dense, prunable.layout, chosen, student)
 
     def loss(indices: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return catalog.loss("features")(Step(student, student, teacher, x, t, x, kept=indices, conditioning=inputs))
+        return loss_called("features")(Step(student, student, teacher, x, t, x, kept=indices, conditioning=inputs))
 
     assert float(loss(kept).detach().max()) < 1e-8
     for block, indices in kept.items():
@@ -195,7 +195,7 @@ def test_features_are_compared_on_the_channels_that_were_kept(name: str, tmp_pat
 
 def test_a_model_without_residual_blocks_has_no_features_to_compare() -> None:
     with pytest.raises(DtkError, match=r"'features' has nothing to compare[\s\S]*recover.losses"):
-        kept_features({"groups": {}, "tensors": {}}, nn.Linear(1, 1), torch.device("cpu"))
+        kept_features(Plan({}, "UNet2DModel", {}, Layout({}, {}), {}), nn.Linear(1, 1), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from torch import nn
 
 from tests.tiny import tiny_unet
+from toolkit.pruning.layout import FIXED, Layout, Segment
+from toolkit.pruning.plan import Plan
 from toolkit.recovery.mix import DISTILLATION, default_mix
 
 
-def plan(criterion: str, *tensors: str) -> dict[str, Any]:
-    return {"asked": {"criterion": criterion}, "groups": {}, "tensors": {name: {"0": [["", 1]]} for name in tensors}}
+def plan(criterion: str, *tensors: str) -> Plan:
+    layout = Layout({}, {name: {0: (Segment(FIXED, 1),)} for name in tensors})
+    return Plan({"requested": {"criterion": criterion}}, "UNet2DModel", {}, layout, {})
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.exported import specs_of, tiny_model
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.errors import MissingToolError, UsageError
-from toolkit.loop_graph import CAPTURED, LoopGraph
-from toolkit.models import load_scheduler
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import MissingToolError, UsageError
+from toolkit.diffusion.loop_graph import CAPTURED, LoopGraph
+from toolkit.diffusion.sampling import SAMPLERS, sample
+from toolkit.models.folder import load_scheduler
+from toolkit.runners.base import open_runner
 from toolkit.runners.cuda_graph import CudaGraphRunner, Replay, Work
-from toolkit.runners.registry import open_runner
 from toolkit.runners.torch import TorchRunner
-from toolkit.sampling import SAMPLERS, sample
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 SHAPE = (3, 8, 8)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.exported import exported, specs_of, tiny_model
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.errors import DtkError, MissingToolError
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
 

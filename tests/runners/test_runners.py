@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from tests.exported import exported, specs_of, tiny_model
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.errors import DtkError, MissingToolError, UsageError
-from toolkit.models import ModelFolder, load_denoiser
-from toolkit.runners.base import Runner
-from toolkit.runners.registry import known_runners, open_runner, runner_reads, unavailable
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, MissingToolError, UsageError
+from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.runners.base import Runner, known_runners, open_runner, runner_reads, unavailable
 
 SLOW = {"compile"}
 each_runner = pytest.mark.parametrize(

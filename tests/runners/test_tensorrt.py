@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from exporters.config import ExportSettings
 from exporters.engines import write_engine
 from exporters.onnx import describe
+from exporters.settings import ExportSettings
 from tests.exported import exported, specs_of, tiny_model
-from toolkit.denoiser_inputs import example_inputs
-from toolkit.errors import DtkError
-from toolkit.files import file_sha256, write_json
-from toolkit.models import load_denoiser
-from toolkit.progress import silent
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError
+from toolkit.core.files import file_sha256, write_json
+from toolkit.core.progress import silent
+from toolkit.models.folder import load_denoiser
 from toolkit.runners.tensorrt import TensorRTRunner, check_plan
 from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu, load_tensorrt
 

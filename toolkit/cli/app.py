@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolkit import processes
+from toolkit.core import processes
 
 app = typer.Typer(
     name="dtk",
@@ -19,12 +19,12 @@ app = typer.Typer(
 )
 
 TOGETHER = ("recover", "evaluate")
-"""The commands that several processes of a launcher work on together."""
+"""The commands that the processes of a launcher share."""
 
 
 @app.callback()
 def launched(context: typer.Context) -> None:
-    """Refuse a launcher where every one of its processes would do, and write, the same."""
+    """Refuse a launcher if every one of its processes would do, and write, the same."""
     if processes.count() > 1 and context.invoked_subcommand not in TOGETHER:
         if processes.is_main():
             sys.stderr.write(
@@ -36,7 +36,9 @@ def launched(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-RunFolder = Annotated[Path, typer.Argument(help="run folder that `dtk compress` or `dtk run` made", show_default=False)]
+RunArgument = Annotated[
+    Path, typer.Argument(help="run folder that `dtk compress` or `dtk run` made", show_default=False)
+]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="run folder to write", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a run of another recipe")]

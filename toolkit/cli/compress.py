@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,7 @@ def compress(
     ] = None,
     out: Out = None,
     data: Annotated[str | None, option("folder or zip of images, .npz, or a `datasets` id", "--data")] = None,
-    stream: Annotated[
-        int | None, option("of a `datasets` id, read so many first rows as they come, and no more")
-    ] = None,
+    stream: Annotated[int | None, option("of a `datasets` id, read only that many of its first rows")] = None,
     criterion: Annotated[str | None, option("how channels are scored; see `dtk list criteria`")] = None,
     threshold: Annotated[str | None, option("where Diff-Pruning stops: 0.05, or auto")] = None,
     target: Annotated[str | None, option("macs=0.57, params=20M, width=0.75, latency=0.6, latency=4.0ms")] = None,
@@ -27,103 +25,110 @@ def compress(
     batch: Annotated[int | None, option("batch size a latency= target is measured at [16]")] = None,
     align: Annotated[int | None, option("widths are multiples of this [8]")] = None,
     groups: Annotated[str | None, option("norm groups: within | whole")] = None,
-    min_width: Annotated[float | None, option("least fraction of a level's width [0.5]")] = None,
-    blocks: Annotated[bool, typer.Option("--blocks", help="let whole blocks go where the class can say it")] = False,
+    min_width: Annotated[float | None, option("smallest fraction of a level's width [0.5]")] = None,
+    blocks: Annotated[
+        bool | None, typer.Option("--blocks", help="also remove whole blocks, if the class allows it")
+    ] = None,
     tokens: Annotated[
-        int | None, option("length of the context MACs are counted for, where the folder leaves it open")
+        int | None, option("context length that MACs are counted for, if the folder does not say it")
     ] = None,
     calibration_images: Annotated[int | None, option("images to score on [32]")] = None,
-    calibration_batch_size: Annotated[int | None, option("images to score at once [all]; saves memory alone")] = None,
+    calibration_batch_size: Annotated[int | None, option("images to score at once [all]; saves memory only")] = None,
     score_timesteps: Annotated[int | None, option("timesteps to score on [every one]; 32 is nearly as good")] = None,
-    noise_draws: Annotated[int | None, option("noise tensors that take turns in scoring [1]")] = None,
+    noise_draws: Annotated[int | None, option("noise tensors that alternate in scoring [1]")] = None,
     score_precision: Annotated[str | None, option("fp32 or bf16 (autocast) in scoring")] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="score in less memory and more time")
-    ] = False,
-    norm_term: Annotated[bool, typer.Option(help="add the paper code's term for norms")] = False,
+        bool | None, typer.Option("--gradient-checkpointing", help="score in less memory and more time")
+    ] = None,
+    norm_term: Annotated[
+        bool | None, option("add the paper code's term for norms", "--norm-term/--no-norm-term")
+    ] = None,
     reconstruct: Annotated[
-        bool, typer.Option(help="fit the sliced layers to the dense model's outputs on the calibration images")
-    ] = False,
+        bool | None,
+        option(
+            "fit the sliced layers to the dense model's outputs on the calibration images",
+            "--reconstruct/--no-reconstruct",
+        ),
+    ] = None,
     steps: Annotated[int | None, option("recovery steps")] = None,
-    batch_size: Annotated[int | None, option("recovery images a step")] = None,
+    batch_size: Annotated[int | None, option("recovery images per step")] = None,
     learning_rate: Annotated[float | None, option("recovery learning rate")] = None,
     condition_dropout: Annotated[float | None, option("share trained without class or caption [0.1]")] = None,
     seed: Annotated[int | None, option("seed of everything random")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     recover: Annotated[bool, typer.Option(help="train after pruning")] = True,
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would come of it, and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     json: Json = False,
 ) -> None:
     """Prune MODEL to a target and recover its quality."""
-    from toolkit import pipeline
-    from toolkit.asked import compress_recipe
-    from toolkit.cli import tables
-    from toolkit.cli.terminal import show, terminal
-    from toolkit.errors import UsageError
-
-    prune = {
+    options: dict[str, Any] = {
         "criterion": criterion,
         "threshold": threshold,
         "target": target,
+        "runner": runner,
+        "batch": batch,
         "align": align,
         "groups": groups,
         "min_width": min_width,
-        "blocks": blocks or None,
+        "blocks": blocks,
         "tokens": tokens,
         "calibration_images": calibration_images,
         "calibration_batch_size": calibration_batch_size,
         "score_timesteps": score_timesteps,
         "noise_draws": noise_draws,
         "score_precision": score_precision,
-        "gradient_checkpointing": gradient_checkpointing or None,
-        "norm_term": norm_term or None,
-        "reconstruct": reconstruct or None,
+        "gradient_checkpointing": gradient_checkpointing,
+        "norm_term": norm_term,
+        "reconstruct": reconstruct,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
         "seed": seed,
+        "condition_dropout": condition_dropout,
+        "device": device,
     }
-    training = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    training |= {"condition_dropout": condition_dropout}
-    with terminal(quiet=json) as told:
-        asked = compress_recipe(
-            model,
-            data,
-            stream=stream,
-            device=device,
-            seed=seed,
-            prune=prune,
-            latency={"runner": runner, "batch": batch},
-            recover=training if recover else None,
-        )
+    from toolkit.api import runs
+    from toolkit.cli.terminal import show, terminal
+    from toolkit.core.errors import UsageError
+
+    with terminal(quiet=json) as progress:
         if dry_run:
-            show(pipeline.dry_run(asked, told.progress), json, tables.plan)
+            show(runs.dry_run_compress(model, progress=progress, **options), json)
             return
         if out is None:
             raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see the plan alone")
-        with pipeline.held(out, make=True):
-            job = pipeline.start(out, asked, overwrite=overwrite, progress=told.progress, notice=told.notice)
-            value = pipeline.run_all(job)
-    show(value, json, tables.report)
+        storage: dict[str, Any] = {"data": data, "stream": stream, "recover": recover, "overwrite": overwrite}
+        run = runs.compress(model, out=out, progress=progress, **storage, **options)
+        report = run.report()
+    _end(report, json)
 
 
 @app.command(name="run")
 def run_recipe(
     recipe: Annotated[Path, typer.Argument(help="recipe (YAML), such as RUN/recipe.yaml", show_default=False)],
     out: Out = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="recover.steps=2000, say; may be repeated")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="a setting, such as recover.steps=2000; may be repeated")
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Do all that a recipe says; the same command goes on where an interrupted one stopped."""
-    from toolkit import pipeline
-    from toolkit.asked import folder_of
-    from toolkit.cli import tables
-    from toolkit.cli.terminal import show, terminal
-    from toolkit.recipe import read
+    """Do all that a recipe says; the same command resumes an interrupted one."""
+    from toolkit.api import runs
+    from toolkit.cli.terminal import terminal
 
-    with terminal(quiet=json) as told:
-        folder = folder_of(recipe, out)
-        asked = read(recipe, tuple(change or ()))
-        with pipeline.held(folder, make=True):
-            job = pipeline.start(folder, asked, overwrite=overwrite, progress=told.progress, notice=told.notice)
-            value = pipeline.run_all(job)
-    show(value, json, tables.report)
+    with terminal(quiet=json) as progress:
+        run = runs.run_recipe(recipe, out=out, changes=change or (), overwrite=overwrite, progress=progress)
+        report = run.report()
+    _end(report, json)
+
+
+def _end(report: object, json: bool) -> None:
+    from toolkit.api.results import Report
+    from toolkit.cli.terminal import show, show_ending
+
+    assert isinstance(report, Report)
+    show(report, json)
+    if not json:
+        show_ending(report)

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from toolkit.cli.app import Json, RunFolder, app, option
+from toolkit.cli.app import Json, RunArgument, app, option
 
 
-def _stage(path: Path, stage: str, json: bool, **changes: Any) -> None:
-    """Run one stage of an existing run with changed settings, and show what it found; the main process alone speaks."""
-    from toolkit import asked, pipeline, processes
-    from toolkit.cli import tables
-    from toolkit.cli.terminal import show, terminal
+def _stage(folder: Path, stage: str, json: bool, **options: Any) -> None:
+    """Run one stage of an existing run with changed settings and show what it found; the main process alone speaks."""
+    from toolkit.api import runs
+    from toolkit.cli.terminal import show, show_ending, terminal
+    from toolkit.core import processes
 
-    with terminal(quiet=json) as told, pipeline.held(path):
-        job = pipeline.take_up(path, told.progress, told.notice)
-        job = asked.with_settings(job, stage, asked.settings_for(job, stage, **changes))
-        value = pipeline.VERBS[stage](job)
+    with terminal(quiet=json) as progress:
+        run = runs.open_run(folder, progress=progress)
+        result = getattr(run, stage)(**options)
         if not processes.is_main():
             return
-        job.recipe.write(path / "recipe.yaml")
-        pipeline.report(job)
-    table: Callable[[dict[str, Any]], Any] = tables.STAGES[stage]
-    show(value, json, table)
+        report = run.report()
+    show(result, json)
+    if not json:
+        show_ending(report)
 
 
 @app.command()
 def recover(
-    run: RunFolder,
+    run: RunArgument,
     steps: Annotated[int | None, option("train up to this many steps in all")] = None,
     seed: Annotated[int | None, option("seed of order and noise")] = None,
-    batch_size: Annotated[int | None, option("images a step")] = None,
+    batch_size: Annotated[int | None, option("images per step")] = None,
     learning_rate: Annotated[float | None, option("learning rate")] = None,
     condition_dropout: Annotated[float | None, option("share trained without class or caption [0.1]")] = None,
     json: Json = False,
@@ -46,11 +44,11 @@ def recover(
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    run: RunArgument,
     others: Annotated[
         list[Path] | None, typer.Argument(metavar="[OTHER]...", help="compare the evaluations of these runs")
     ] = None,
-    images: Annotated[int | None, option("samples of each model")] = None,
+    images: Annotated[int | None, option("samples per model")] = None,
     sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver")] = None,
     sampling_steps: Annotated[int | None, option("steps of the sampler")] = None,
     guidance: Annotated[float | None, option("classifier-free guidance; 1 is none [1]")] = None,
@@ -63,7 +61,7 @@ def evaluate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Sample dense and compressed side by side and judge both by real images. With OTHER runs: show their figures."""
+    """Sample dense and compressed from the same noise; judge both by real images. With OTHER runs: compare them."""
     changes: dict[str, Any] = {"sampler": sampler, "sampling_steps": sampling_steps, "features": features, "seed": seed}
     changes |= {"guidance": guidance, "batch_size": batch_size, "controls": controls, "images": images}
     if others:
@@ -72,67 +70,67 @@ def evaluate(
         _stage(run, "evaluate", json, **changes)
 
 
-def _compare(runs: list[Path], changes: dict[str, Any], json: bool) -> None:
-    from toolkit import pipeline
-    from toolkit.cli import tables
+def _compare(folders: list[Path], options: dict[str, Any], json: bool) -> None:
+    from toolkit.api import runs
     from toolkit.cli.terminal import show, terminal
-    from toolkit.errors import UsageError
+    from toolkit.core.errors import UsageError
 
     with terminal(quiet=json):
-        if any(value is not None for value in changes.values()):
+        if any(value is not None for value in options.values()):
             raise UsageError("Runs that are compared are not sampled.", expected="run folders alone")
-        found = pipeline.compare_evaluations(runs)
-    show(found, json, tables.evaluations)
+        comparison = runs.compare_evaluations(folders)
+    show(comparison, json)
 
 
 @app.command()
 def export(
-    run: RunFolder,
+    run: RunArgument,
     dtype: Annotated[str | None, option("fp32, fp16 or bf16")] = None,
     batch: Annotated[str | None, option("batch sizes min:opt:max, such as 1:8:64")] = None,
     keep_fp32: Annotated[str | None, option("layers that stay in float32, by comma: mid_block.*")] = None,
     opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
-    sampler: Annotated[str | None, option("whose update the step graph holds: ddim or ddpm")] = None,
+    sampler: Annotated[str | None, option("whose update the step graph contains: ddim or ddpm")] = None,
     dynamic_size: Annotated[
-        bool | None, typer.Option("--dynamic-size/--fixed-size", help="height and width dynamic as well")
+        bool | None, typer.Option("--dynamic-size/--fixed-size", help="also make height and width dynamic")
     ] = None,
-    layout: Annotated[str | None, option("optimum: also the folder that its pipelines open")] = None,
+    also: Annotated[list[str] | None, option("another exporter of `dtk list exporters`; may be repeated")] = None,
+    layout: Annotated[str | None, option("optimum: also write the folder that its pipelines open")] = None,
     trt: Annotated[bool | None, typer.Option("--trt/--no-trt", help="build TensorRT engines as well")] = None,
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
     level: Annotated[int | None, option("how hard TensorRT optimises, 0 to 5 [3]")] = None,
-    workspace_mib: Annotated[int | None, option("most memory an engine's layers may take while they run")] = None,
+    workspace_mib: Annotated[int | None, option("largest workspace of an engine")] = None,
     one_per_shape: Annotated[
-        bool | None, typer.Option("--one-per-shape/--one-for-all", help="with --trt, an engine a batch size")
+        bool | None, typer.Option("--one-per-shape/--one-for-all", help="with --trt, one engine per batch size")
     ] = None,
     json: Json = False,
 ) -> None:
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
     engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape}
     engine |= {"compute_capability": compute_capability and compute_capability.split(",")}
-    changes = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt}
-    changes |= {"dynamic_size": dynamic_size, "layout": layout}
+    changes: dict[str, Any] = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt}
+    changes |= {"dynamic_size": dynamic_size, "layout": layout, "also": also}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
     _stage(run, "export", json, engine=engine, keep_fp32=kept, **changes)
 
 
 @app.command()
 def handoff(
-    run: RunFolder,
+    run: RunArgument,
     to: Annotated[str | None, option("triton")] = None,
     device: Annotated[str | None, option("where the server computes: cpu or gpu")] = None,
     runtime: Annotated[str | None, option("onnxruntime, or tensorrt: the plans of `dtk export --trt`")] = None,
     plan: Annotated[list[Path] | None, option("a plan built on another machine, .json beside it; repeatable")] = None,
-    fallback: Annotated[str | None, option("where no plan loads: refuse, or onnxruntime [refuse]")] = None,
-    instances: Annotated[int | None, option("copies of the model that work side by side")] = None,
+    fallback: Annotated[str | None, option("if no plan loads: refuse, or onnxruntime [refuse]")] = None,
+    instances: Annotated[int | None, option("copies of the model that work in parallel")] = None,
     threads: Annotated[int | None, option("processor threads of one copy")] = None,
     max_batch: Annotated[int | None, option("images of one batch")] = None,
     max_pixels: Annotated[int | None, option("pixels of one batch; lowers max-batch for large images")] = None,
     max_queue_size: Annotated[int | None, option("requests that may wait; one more is refused")] = None,
     queue_timeout_ms: Annotated[int | None, option("a request that waits longer is refused")] = None,
-    max_steps: Annotated[int | None, option("sampling steps a request may ask for")] = None,
-    default_steps: Annotated[int | None, option("where a request names none")] = None,
-    max_guidance: Annotated[float | None, option("guidance a request may ask for")] = None,
-    default_guidance: Annotated[float | None, option("where a request names none; 1 is none")] = None,
+    max_steps: Annotated[int | None, option("most sampling steps of a request")] = None,
+    default_steps: Annotated[int | None, option("if a request names none")] = None,
+    max_guidance: Annotated[float | None, option("largest guidance of a request")] = None,
+    default_guidance: Annotated[float | None, option("if a request names none; 1 is none")] = None,
     json: Json = False,
 ) -> None:
     """Write a model repository that a server takes as it is."""

@@ -4,77 +4,83 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from toolkit import processes
-from toolkit.errors import DtkError
+import typer
+from rich.console import Console
+
+from toolkit.api.progress import Bars
+from toolkit.core import processes
+from toolkit.core.errors import DtkError
+
+if TYPE_CHECKING:
+    from toolkit.api.results import Report, Result
 
 INTERRUPTED = 130
 
 
-class Terminal:
-    """Progress bars on stderr where it is a terminal, a plain line for each finished piece of work where it is not."""
+class Notes(logging.Handler):
+    """What the user should know that is no fault; scripts are told as well, on stderr."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
 
-        self.console = Console(stderr=True, quiet=quiet)
-        self.bars = Progress(
-            TextColumn("{task.description:<12}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def progress(self, work: str, done: int, total: int) -> None:
-        """A listener for stages."""
-        if work not in self._tasks:
-            self._tasks[work] = self.bars.add_task(work, total=total)
-        self.bars.update(self._tasks[work], completed=done, total=total)
-        if done == total:
-            del self._tasks[work]
-            if not self.console.is_terminal:
-                self.console.print(f"{work}: done", highlight=False)
-
-    def notice(self, message: str) -> None:
-        """Something the user should know that is no fault; scripts are told as well, on stderr."""
-        quiet, self.console.quiet = self.console.quiet, False
-        self.console.print(f"note: {message}", style="yellow", highlight=False, markup=False)
-        self.console.quiet = quiet
+    def emit(self, record: logging.LogRecord) -> None:
+        quiet, self._console.quiet = self._console.quiet, False
+        self._console.print(f"note: {record.getMessage()}", style="yellow", highlight=False, markup=False)
+        self._console.quiet = quiet
 
 
 @contextlib.contextmanager
-def terminal(quiet: bool = False) -> Iterator[Terminal]:
-    """A terminal for one command; what goes wrong is said in words and becomes the exit code."""
-    import typer
-
-    told = Terminal(quiet or not processes.is_main())
+def terminal(quiet: bool = False) -> Iterator[Bars]:
+    """Progress for one command; what goes wrong is said in words and becomes the exit code."""
+    console = Console(stderr=True, quiet=quiet or not processes.is_main())
+    logger, notes = logging.getLogger("toolkit"), Notes(console)
+    logger.addHandler(notes)
+    bars = Bars(console, finished_lines=True)
     try:
-        with told.bars:
-            yield told
+        with bars.shown:
+            yield bars
     except DtkError as error:
-        told.console.quiet = False
-        told.console.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.quiet = False
+        console.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        told.console.quiet = False
-        told.console.print("Interrupted. The same command goes on where this one stopped.", highlight=False)
+        console.quiet = False
+        console.print("Interrupted. The same command resumes where this one stopped.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        logger.removeHandler(notes)
 
 
-def show(value: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
-    """Print a result: JSON for scripts, ``table(value)`` for people."""
+def show(result: Result, as_json: bool) -> None:
+    """Print a result: JSON for scripts, its tables for people."""
     if as_json:
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
         return
-    from rich.console import Console
+    for part in type(result).tables(result.record):
+        say(part)
 
+
+def say(part: object) -> None:
+    """Print a table or a line; a line is left to the terminal to wrap, and a pipe never wraps."""
     console = Console()
-    for part in table(value):
-        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_WIDTH)
+    console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+
+
+PIPE_WIDTH = 200  # columns of a table that no terminal limits
+
+
+def show_ending(report: Report) -> None:
+    """What the run found in one sentence, where the result and its page lie, and the next command."""
+    folder = report.folder
+    say(f"\n{report.verdict}")
+    say(f"Result: {folder}/model, a stock diffusers folder. Page: {report.page}")
+    following = next(iter(report.missing.values()), f"dtk serve {folder}")
+    say(f"Next: {following}")

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from toolkit import default
+from toolkit.core.errors import DtkError
 from toolkit.data.conditions import COLUMNS, Condition, Conditions, Kind, checked
 from toolkit.data.images import Images
 from toolkit.data.prepare import COVER, MODES, Fit, prepare
-from toolkit.errors import DtkError
 
+IMAGES = Path(__file__).parent / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
+
+DEFAULT_IMAGES = Path(__file__).parents[1] / "default" / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
+"""Fashion-MNIST's 10,000 test images (MIT), which the embedded model was not trained on."""
 EMBEDDED = "fashion-mnist (embedded)"
 IDX_HEADER_BYTES = 16
 PADDED = 32  # 28x28 images get a black border of two
@@ -56,7 +59,7 @@ def embedded_images(shape: tuple[int, int, int]) -> Images:
             expected="1 channel at 32x32, 16x16 or 8x8",
             do="give the images the model was trained on: --data",
         )
-    content = gzip.decompress(default.IMAGES.read_bytes())
+    content = gzip.decompress(DEFAULT_IMAGES.read_bytes())
     stored = np.frombuffer(content, np.uint8, offset=IDX_HEADER_BYTES).reshape(-1, 28, 28)
     padded = np.pad(stored, ((0, 0), (2, 2), (2, 2)))
     pool = PADDED // height

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 
 Condition = int | str | None
 """A class id, a caption, or None: the null condition."""

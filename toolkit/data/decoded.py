@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from toolkit.core.errors import DtkError
+from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
 from toolkit.data.prepare import COVER, Fit, Prepared, UnreadableImageError, check_shape, decode
 from toolkit.data.stored import StoredFiles
-from toolkit.errors import DtkError
-from toolkit.progress import Progress, silent
 
 MEMORY_BYTES = 2**30  # decoded images are kept while they take no more than this; beyond, they are decoded when read
 KINDS = {1: "grey (1 channel)", 3: "colour (3 channels)"}

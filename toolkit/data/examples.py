@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from toolkit.core.progress import Progress
 from toolkit.data.conditions import Condition, Kind
-from toolkit.progress import Progress
 
 
 class Examples(Protocol):

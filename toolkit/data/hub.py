@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from toolkit.core.errors import DtkError, MissingToolError, first_line
+from toolkit.core.progress import Progress, silent
 from toolkit.data.conditions import COLUMNS, Condition, Conditions, Kind, checked
 from toolkit.data.stored import StoredFiles
-from toolkit.errors import DtkError, MissingToolError
-from toolkit.progress import Progress, silent
 
 
 def hub_files(source: str, stream: int | None = None, progress: Progress = silent) -> StoredFiles:
@@ -101,6 +101,6 @@ def _datasets(source: str) -> Any:
 def _not_given(source: str, error: Exception) -> DtkError:
     return DtkError(
         f"No such data: {source} is no local file or folder, and the hub did not give it.",
-        found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        found=first_line(error),
         expected="a folder, a zip, an .npz, or a data set of the hub (name or name:split)",
     )

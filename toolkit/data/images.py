@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
+from toolkit.core.errors import DtkError
+from toolkit.core.files import value_sha256
+from toolkit.core.progress import Progress, silent
 from toolkit.data.conditions import Condition, Conditions, Kind
-from toolkit.errors import DtkError
-from toolkit.files import value_sha256
-from toolkit.progress import Progress, silent
 
 
 class Reader(Protocol):
@@ -86,3 +86,6 @@ class Images:
                 expected=f"at least {count}",
                 do="give more images, or ask for fewer",
             )
+
+
+EMBEDDED_TRAIN = 5000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError, first_line
 
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 MODES = {1: "L", 3: "RGB"}
@@ -67,7 +67,7 @@ def decode(content: bytes, shape: tuple[int, int, int], fit: Fit = COVER) -> Pre
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UnreadableImageError(f"damaged: {reason}") from error
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from toolkit.core.errors import DtkError
 from toolkit.data.conditions import METADATA, Conditions, of_metadata, of_names
-from toolkit.errors import DtkError
 
 
 @dataclass(frozen=True)

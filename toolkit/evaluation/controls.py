@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from toolkit import models
-from toolkit.conditioner import context_tokens
-from toolkit.denoiser_inputs import example_inputs, input_specs, positional
-from toolkit.evaluation.config import EvaluateSettings
-from toolkit.evaluation.frechet import frechet_distance
+from profiles.macs import count_macs
+from toolkit.adapters.inputs import example_inputs
+from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.judging import Judged, Subjects, Workplace, sampling_plan
 from toolkit.evaluation.samples import sample_images
-from toolkit.models import ModelFolder
+from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.models.conditioning import denoiser_inputs
+from toolkit.models.folder import build_model
 
 Curve = list[tuple[float, float]]  # (cost of an image in dense steps, distance), by rising cost
 
@@ -24,7 +24,7 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
     The compressed model takes all, half and a quarter of the steps, the dense model as many as cost the same; both also
     stand at the full number. Cost is counted in MACs.
     """
-    ratio = step_macs(subjects.compressed) / step_macs(subjects.dense)
+    ratio = macs_ratio(subjects)
     full, steps = settings.sampling_steps, steps_of_controls(settings.sampling_steps, ratio)
     curves = {name: [_point(name, taken, subjects, settings, judged, place) for taken in steps[name]] for name in steps}
     costs = {"dense": 1.0, "compressed": ratio}
@@ -50,17 +50,15 @@ def steps_of_controls(full: int, ratio: float) -> dict[str, list[int]]:
     return {"dense": sorted({full} | {max(1, round(taken * ratio)) for taken in compressed}), "compressed": compressed}
 
 
-def step_macs(model: ModelFolder) -> int:
-    """MACs of one denoiser call at batch 1 as torch's counter sees them (convolutions, products, attention)."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    specs = input_specs(model.class_name, model.config, tokens=context_tokens(model))
-    inputs = example_inputs(specs, 1, device="meta")
-    first, named = positional(inputs)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        models.build(model.class_name, model.config)(*first, **named)
-    return counter.get_total_flops() // 2
+def macs_ratio(subjects: Subjects) -> float:
+    """MACs of one call of the compressed denoiser over the dense one's."""
+    macs = [
+        count_macs(
+            build_model(model.class_name, model.config), example_inputs(denoiser_inputs(model), 1, device="meta")
+        ).macs
+        for model in (subjects.compressed, subjects.dense)
+    ]
+    return macs[0] / macs[1]
 
 
 def crossings(first: Curve, second: Curve) -> list[float]:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from toolkit.errors import MissingToolError
-from toolkit.evaluation.features import Extractor
-from toolkit.files import file_sha256
+from toolkit.core.errors import MissingToolError
+from toolkit.core.files import file_sha256
+from toolkit.evaluation.features import Extractor, ExtractorKind
 
 SIZE = 64  # pixels a side; at 224 the features cost twelve times as much and 16x16 images hold no more detail
 MEAN = (0.485, 0.456, 0.406)
@@ -55,3 +55,10 @@ class EfficientNetFeatures(nn.Module):
         normalised = ((resized - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features: torch.Tensor = self.network.extract_features(normalised)
         return features.mean(dim=(2, 3))
+
+
+EXTRACTOR = ExtractorKind(
+    "efficientnet-lite0",
+    "1,280 pooled features of EfficientNet-Lite0 (ImageNet) at 64x64",
+    lambda requested, device: efficientnet_lite0(device),
+)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.errors import unknown
-from toolkit.progress import Progress, silent
+from toolkit import evaluation
+from toolkit.core.errors import unknown
+from toolkit.core.progress import Progress, silent
+from toolkit.core.registry import entries
 
 if TYPE_CHECKING:
     import torch
@@ -54,24 +56,33 @@ class Extractor:
         return np.asarray(features.float().cpu().numpy())
 
 
-def open_extractor(name: str, device: str = "cpu") -> Extractor:
+@dataclass(frozen=True)
+class ExtractorKind:
+    """An extractor by name; one file each, with its ``EXTRACTOR``.
+
+    ``open`` takes what the user named and the device. ``reads_files``: what is named is a file of this kind.
+    """
+
+    name: str
+    description: str
+    open: Callable[[str, str], Extractor]
+    reads_files: bool = False
+
+
+def known_extractors() -> dict[str, ExtractorKind]:
+    """Every kind of extractor, by name."""
+    return entries(evaluation, "EXTRACTOR")
+
+
+def open_extractor(requested: str, device: str = "cpu") -> Extractor:
     """The extractor of that name, or a TorchScript file's; its network is loaded at the first call.
 
-    Raises UsageError for what is neither, MissingToolError where its packages are not installed.
+    Raises UsageError for what is neither, MissingToolError if its packages are not installed.
     """
-    if name in EXTRACTORS:
-        return EXTRACTORS[name](device)
-    if Path(name).is_file():
-        from toolkit.evaluation.scripted import scripted
-
-        return scripted(Path(name), device)
-    raise unknown("feature extractor", name, [*EXTRACTORS, "the path of a TorchScript file"])
-
-
-def _efficientnet_lite0(device: str) -> Extractor:
-    from toolkit.evaluation.efficientnet import efficientnet_lite0
-
-    return efficientnet_lite0(device)
-
-
-EXTRACTORS: dict[str, Callable[[str], Extractor]] = {"efficientnet-lite0": _efficientnet_lite0}
+    known = known_extractors()
+    is_file = Path(requested).is_file()
+    kind = next((kind for kind in known.values() if is_file and kind.reads_files), None) or known.get(requested)
+    if kind is None or kind.reads_files != is_file:
+        names = [kind.name for kind in known.values() if not kind.reads_files]
+        raise unknown("feature extractor", requested, [*names, "the path of a TorchScript file"])
+    return kind.open(requested, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 
 
 @dataclass(frozen=True)

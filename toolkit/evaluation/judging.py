@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.conditioner import find_conditioning
+from toolkit.core.files import replacing, value_sha256
+from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
-from toolkit.evaluation.conditions import SampleConditions
-from toolkit.evaluation.config import EvaluateSettings
 from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.figures import Conditions
-from toolkit.evaluation.making import SamplingPlan
-from toolkit.evaluation.real import features_of, floor_images
+from toolkit.evaluation.image_maker import SampleConditions, SamplingPlan
 from toolkit.evaluation.samples import sample_images
-from toolkit.models import ModelFolder
-from toolkit.progress import Progress, silent
+from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.models.conditioning import find_conditioning
+from toolkit.models.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -100,3 +99,35 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> J
     if floor is not None:
         features["floor"] = features_of(floor, extractor, place.cache, place.progress, "features of the floor's images")
     return Judged(samples, features, what, Conditions(count, extractor.name, extractor.sha256, real.fingerprint))
+
+
+def floor_images(reference: Images, train: Images | None, count: int) -> tuple[Images | None, str]:
+    """``count`` further real images to compare with the first ``count`` of the reference, and what they are.
+
+    A distance grows as its count falls, so the floor needs as many images a side as the figures it stands beside. They
+    are the next ones of the reference; where it is too small, the training images, which are real and no others.
+    """
+    if len(reference) >= 2 * count:
+        return reference.subset(range(count, 2 * count)), "another part of the reference"
+    if train is not None and len(train) >= count:
+        return train.subset(range(count)), "the training images, as the reference is too small for two parts"
+    return None, f"no floor: it takes {2 * count} reference images and there are {len(reference)}"
+
+
+def features_of(
+    images: Images,
+    extractor: Extractor,
+    cache: Path,
+    progress: Progress = silent,
+    work: str = "features of real images",
+) -> np.ndarray:
+    """Features float32 (N, D) of all ``images``, computed once and kept in ``cache``."""
+    key = value_sha256([extractor.name, extractor.sha256, images.fingerprint])
+    path = cache / "features" / f"{key[:16]}.npy"
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError):  # absent or damaged
+        features = extractor(images.read_uint8(range(len(images))), progress, work)
+    with replacing(path) as temporary:
+        np.save(temporary, features, allow_pickle=False)
+    return features

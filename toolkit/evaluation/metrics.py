@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from toolkit.evaluation import similarity
+from toolkit.evaluation.distances import Distance, block_intervals, frechet_distance, interval, kernel_distance
 from toolkit.evaluation.figures import Figure
-from toolkit.evaluation.frechet import frechet_distance
-from toolkit.evaluation.intervals import Distance, block_intervals, interval
 from toolkit.evaluation.judging import Judged
-from toolkit.evaluation.kernel import kernel_distance
 from toolkit.evaluation.neighbours import NEIGHBOUR, precision_recall
 
 

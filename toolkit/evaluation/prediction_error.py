@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.conditioner import open_conditioner
+from toolkit.core.noise import normal
+from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
-from toolkit.evaluation.conditions import SampleConditions
-from toolkit.first_stage import open_first_stage
-from toolkit.models import ModelFolder, load_scheduler
-from toolkit.noise import normal
-from toolkit.objective import noisy, target, timesteps_and_kind
-from toolkit.progress import Progress, silent
-from toolkit.runners.base import Runner
-from toolkit.runners.registry import open_runner
+from toolkit.diffusion.objective import noisy, target, timesteps_and_kind
+from toolkit.evaluation.image_maker import SampleConditions
+from toolkit.models.autoencoder import open_autoencoder
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.runners.base import Runner, open_runner
 
 POINTS = 20
 IMAGES = 64
@@ -44,8 +43,8 @@ def prediction_errors(
     timesteps = np.unique(np.linspace(0, total - 1, points).round().astype(int)).tolist()
     numbers = range(min(IMAGES, len(images)))
     clean = torch.from_numpy(images.read(numbers)).to(device)
-    if first_stage := open_first_stage(dense, device):
-        clean = first_stage.encode(clean)
+    if autoencoder := open_autoencoder(dense, device):
+        clean = autoencoder.encode(clean)
     conditioner = open_conditioner(dense, device)
     conditions = conditioner(SampleConditions(conditioner.conditioning, seed, images)(numbers))
     runners = [open_runner("torch", model, device=device) for model in (dense, compressed)]

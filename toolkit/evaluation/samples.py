@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.conditioner import find_conditioning
-from toolkit.evaluation.conditions import SampleConditions
-from toolkit.evaluation.making import ImageMaker, SamplingPlan
-from toolkit.files import replacing
-from toolkit.models import ModelFolder
-from toolkit.progress import Progress, silent
+from toolkit.core.files import replacing
+from toolkit.core.progress import Progress, silent
+from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingPlan
+from toolkit.models.conditioning import find_conditioning
+from toolkit.models.folder import ModelFolder
 
 SHARD = 256  # images; a killed process loses at most one shard
 

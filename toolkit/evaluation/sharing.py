@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from toolkit import processes
-from toolkit.evaluation.config import EvaluateSettings
-from toolkit.evaluation.controls import step_macs, steps_of_controls
+from toolkit.core import processes
+from toolkit.evaluation.controls import macs_ratio, steps_of_controls
 from toolkit.evaluation.judging import Subjects, Workplace, sampling_plan
 from toolkit.evaluation.samples import sample_share
+from toolkit.evaluation.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -33,7 +33,7 @@ def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Workpl
     """
     steps = {name: [settings.sampling_steps] for name in subjects.models}
     if settings.controls:
-        ratio = step_macs(subjects.compressed) / step_macs(subjects.dense)
+        ratio = macs_ratio(subjects)
         steps = steps_of_controls(settings.sampling_steps, ratio)
     for name, model in subjects.models.items():
         for taken in steps[name]:

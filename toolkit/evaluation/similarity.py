@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.errors import MissingToolError
+from toolkit.core.errors import MissingToolError
 
 if TYPE_CHECKING:
     import torch

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.environment import machine, versions
-from toolkit.files import folder_sha256, write_json
-from toolkit.handoff.config import HandoffSettings
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import folder_sha256, write_json
+from toolkit.core.noise import sample_noise
 from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION
 from toolkit.handoff.dtk_server.png import COLOUR_TYPES, encode
 from toolkit.handoff.dtk_server.serving import Service
 from toolkit.handoff.plans import Plan, requirements
 from toolkit.handoff.repository import GPU, REPOSITORY, write_surroundings
+from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.handoff.triton import io_schema
-from toolkit.noise import sample_noise
 
 KNOWN_SEED = 0
 CUDA = "cuda-bindings>=12.8"  # the CUDA runtime's calls for a server without torch; one release serves older drivers

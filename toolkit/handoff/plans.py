@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import DtkError, UsageError
-from toolkit.files import file_sha256, files_sha256, read_json
-from toolkit.handoff.config import HandoffSettings
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import file_sha256, files_sha256, read_json
+from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import name: name in the package index

@@ -8,16 +8,16 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from string import Template
 
-import toolkit.noise
-from toolkit.files import write_json, write_text
-from toolkit.handoff.config import HandoffSettings
-from toolkit.handoff.pbtxt import dumps
+from toolkit.core import noise
+from toolkit.core.files import write_json, write_text
 from toolkit.handoff.plans import Plan
+from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
-from toolkit.handoff.triton import configuration
+from toolkit.handoff.triton import configuration, dumps
 
 REPOSITORY = "model_repository"
 VERSION = "1"
+PROGRAMS = ("model.py", "client.py")  # lie beside the package that is copied, not in it
 FILLED_IN = ("README.md", "Dockerfile", "compose.yaml", "kubernetes.yaml")
 
 
@@ -48,14 +48,18 @@ def write_repository(
 def copy_server(version: Path) -> None:
     """Copy the server's code to a model version: model.py, the package dtk_server, and in it toolkit/noise.py."""
     with as_file(files("toolkit.handoff")) as source:
-        shutil.copyfile(source / "files" / "model.py", version / "model.py")
-        shutil.copytree(source / "dtk_server", version / "dtk_server", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(Path(str(toolkit.noise.__file__)), version / "dtk_server" / "noise.py")
+        shutil.copyfile(source / "dtk_server" / "model.py", version / "model.py")
+        shutil.copytree(
+            source / "dtk_server", version / "dtk_server", ignore=shutil.ignore_patterns("__pycache__", *PROGRAMS)
+        )
+    shutil.copyfile(noise.__file__, version / "dtk_server" / "noise.py")
 
 
 def write_surroundings(folder: Path, values: dict[str, str]) -> None:
     """Write README.md, Dockerfile, compose.yaml, kubernetes.yaml and client.py beside the repository."""
-    source = files("toolkit.handoff") / "files"
+    source = files("toolkit.handoff")
     for name in FILLED_IN:
-        write_text(folder / name, Template((source / name).read_text(encoding="utf-8")).substitute(values))
-    write_text(folder / "client.py", (source / "client.py").read_text(encoding="utf-8"))
+        write_text(
+            folder / name, Template((source / "templates" / name).read_text(encoding="utf-8")).substitute(values)
+        )
+    write_text(folder / "client.py", (source / "dtk_server" / "client.py").read_text(encoding="utf-8"))

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
+from toolkit.core.run_folder import RunFolder
 from toolkit.handoff import tritonserver
-from toolkit.handoff.config import ServeSettings
 from toolkit.handoff.repository import REPOSITORY
-from toolkit.run_folder import Run
+from toolkit.handoff.settings import ServeSettings
 
 POLL_S = 0.1
 ADMIN_HEADER = "admin-key"  # in HTTP; in gRPC with the prefix triton-grpc-protocol-
@@ -41,7 +41,7 @@ class Server:
     log: Path
 
 
-def serve(run: Run, settings: ServeSettings, *, ready: Callable[[Server], None]) -> int:
+def serve(run: RunFolder, settings: ServeSettings, *, ready: Callable[[Server], None]) -> int:
     """Serve RUN/handoff until SIGINT or SIGTERM, or until the server ends; returns the server's exit code.
 
     ``ready`` is called once the model answers. Must run in the main thread, as signal handlers do. Requests under way

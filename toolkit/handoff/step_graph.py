@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import DtkError
-from toolkit.files import file_sha256, read_json, value_sha256
-from toolkit.handoff.surroundings import CONDITIONER, DECODER, TOKENIZER, Part, check_files
+from toolkit.core.errors import DtkError
+from toolkit.core.files import file_sha256, read_json, value_sha256
+from toolkit.handoff.components import CONDITIONER, DECODER, TOKENIZER, Part, check_files
 
 CONTEXT, LABELS, SCALE = "encoder_hidden_states", "class_labels", "guidance_scale"
 CONDITIONS = {CONTEXT, LABELS, f"unconditional_{CONTEXT}", f"unconditional_{LABELS}", SCALE}

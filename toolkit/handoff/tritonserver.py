@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.errors import DtkError, MissingToolError
+from toolkit.core.errors import DtkError, MissingToolError
 
 INSTALL = (
     "python3 -m venv .venv-server && .venv-server/bin/pip install --no-deps nvidia-pytriton==0.7.0 "

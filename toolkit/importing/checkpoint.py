@@ -1,13 +1,16 @@
-"""Reading a foreign checkpoint: tensors by name, and never any code."""
+"""Another code base's checkpoint: tensors, read without running any code of it, and a stock model filled with them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers import ModelMixin
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
+from toolkit.models.weights import check_finite
 
 Weights = Literal["ema", "plain"]
 Tensors = dict[str, torch.Tensor]
@@ -73,3 +76,29 @@ def _tensors(state: Any) -> list[tuple[str, torch.Tensor]]:
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if "Unsupported" in line] or str(error).splitlines()
     return lines[0].strip() if lines else type(error).__name__
+
+
+def fill(kind: type[ModelMixin], config: Mapping[str, Any], tensors: Tensors) -> ModelMixin:
+    """A model of the class and configuration with exactly these tensors.
+
+    Raises DtkError where a tensor is missing, left over, of another shape than the configuration's, or not finite.
+    """
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in kind(**config).state_dict().items()}
+    wrong = [f"missing {name}" for name in shapes.keys() - tensors.keys()]
+    wrong += [f"unexpected {name}" for name in tensors.keys() - shapes.keys()]
+    wrong += [
+        f"{name} {tuple(tensors[name].shape)} for {shapes[name]}"
+        for name in shapes.keys() & tensors.keys()
+        if tuple(tensors[name].shape) != shapes[name]
+    ]
+    if wrong:
+        raise DtkError(
+            f"The checkpoint does not fit {kind.__name__}.",
+            found="; ".join(sorted(wrong)[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            expected="the published layout, not pruned tensor by tensor",
+        )
+    check_finite(tensors, "the checkpoint")
+    model = kind(**config)
+    model.load_state_dict({name: tensors[name] for name in shapes})
+    return model.eval()

@@ -17,13 +17,12 @@ from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel, UNet2DMod
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import save_file
 
-from toolkit.conditioner import CLASS_EMBEDDING
-from toolkit.errors import DtkError
-from toolkit.importing.assemble import fill
-from toolkit.importing.checkpoint import Tensors
+from toolkit.core.errors import DtkError
+from toolkit.importing.checkpoint import Tensors, fill
+from toolkit.models.conditioning import CLASS_EMBEDDING
 
 NAME = "CompVis latent diffusion"
-UNET, FIRST_STAGE, CLASSES = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.embedding.weight"
+UNET, AUTOENCODER, CLASSES = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.embedding.weight"
 HEAD_SIZE = 32  # num_head_channels of the published unconditional models; those on classes have a single head
 SCHEDULE_TOLERANCE = 1e-5  # the buffers are float32
 
@@ -39,8 +38,8 @@ def write(tensors: Tensors, target: Path, size: int | None) -> dict[str, Any]:
     denoiser = read_denoiser(tensors, size or 64)
     denoiser.save_pretrained(target / "unet")
     scheduler.save_pretrained(target / "scheduler")
-    if any(name.startswith(f"{FIRST_STAGE}quantize.") for name in tensors):
-        read_first_stage(tensors).save_pretrained(target / "vqvae")
+    if any(name.startswith(f"{AUTOENCODER}quantize.") for name in tensors):
+        read_autoencoder(tensors).save_pretrained(target / "vqvae")
     if CLASSES in tensors:
         save_file({"embedding.weight": tensors[CLASSES].contiguous()}, target / CLASS_EMBEDDING)
     return {
@@ -135,9 +134,9 @@ def _split_attention(tensors: Tensors) -> Tensors:
     return found
 
 
-def read_first_stage(tensors: Tensors) -> VQModel:
+def read_autoencoder(tensors: Tensors) -> VQModel:
     """The VQ autoencoder between images and latents."""
-    own = {name.removeprefix(FIRST_STAGE): t for name, t in tensors.items() if name.startswith(FIRST_STAGE)}
+    own = {name.removeprefix(AUTOENCODER): t for name, t in tensors.items() if name.startswith(AUTOENCODER)}
     levels = len({name.split(".")[2] for name in own if name.startswith("encoder.down.")})
     scale = tensors.get("scale_factor")
     config = {
@@ -150,7 +149,7 @@ def read_first_stage(tensors: Tensors) -> VQModel:
         "vq_embed_dim": own["quantize.embedding.weight"].shape[1],
         "scaling_factor": 1.0 if scale is None else float(scale),
     }
-    wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{FIRST_STAGE}loss.")}
+    wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{AUTOENCODER}loss.")}
     converted = convert_ldm_vae_checkpoint(wanted, config)
     model: VQModel = fill(VQModel, config, converted | {"quantize.embedding.weight": own["quantize.embedding.weight"]})
     return model

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import DtkError
-from toolkit.files import file_sha256, replacing
+from toolkit.core.errors import DtkError
+from toolkit.core.files import file_sha256, replacing
 from toolkit.importing import compvis, ddim
 from toolkit.importing.checkpoint import Weights, read
 

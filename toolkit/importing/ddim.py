@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from toolkit.errors import DtkError
-from toolkit.importing.assemble import fill
-from toolkit.importing.checkpoint import Tensors
+from toolkit.core.errors import DtkError
+from toolkit.importing.checkpoint import Tensors, fill
 
 NAME = "DDIM"
 ATTENDS_AT = 16

@@ -2,35 +2,114 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import nn
 
-from toolkit.conditioner import Conditioner
+from toolkit.core.errors import DtkError
+from toolkit.core.noise import generator, normal
 from toolkit.data.examples import Examples
-from toolkit.errors import DtkError
-from toolkit.noise import generator, normal
-from toolkit.pruning.scoring import Calibration
+from toolkit.diffusion.objective import midpoints, noisy, predicted, target, timesteps_and_kind
+from toolkit.models.conditioners import Conditioner
+from toolkit.pruning.settings import PruneSettings
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 
-def draw(
-    images: Examples,
-    count: int,
-    seed: int,
-    scheduler: SchedulerMixin,
-    conditioner: Conditioner,
-    device: str,
-    draws: int = 1,
-) -> tuple[Calibration, Calibration]:
-    """Two disjoint sets of ``count`` random training images each: for scoring, and held out from it.
+@dataclass(frozen=True)
+class Calibration:
+    """Clean images with noise of their shape (N, C, H, W), reused at every timestep.
 
-    Their conditions are the data's own, the null condition where it has none. ``draws`` is how many noise tensors the
-    first one has.
+    ``conditioning`` holds what else the denoiser takes, one row an image. ``more_noise`` are further draws of the
+    noise; a scoring lets them take turns from one timestep to the next.
     """
+
+    images: torch.Tensor
+    noise: torch.Tensor
+    scheduler: SchedulerMixin
+    conditioning: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    more_noise: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def draws(self) -> int:
+        """How many noise tensors there are."""
+        return 1 + len(self.more_noise)
+
+    def part(self, rows: slice, draw: int = 0) -> Calibration:
+        """Some of the images with one draw of the noise; whatever has a row an image is cut here."""
+        noise = (self.noise, *self.more_noise)[draw]
+        conditioning = {name: rest[rows] for name, rest in self.conditioning.items()}
+        return Calibration(self.images[rows], noise[rows], self.scheduler, conditioning)
+
+    def pieces(self, size: int | None) -> list[Calibration]:
+        """``size`` images at a time (None = all of them) with the first draw of the noise."""
+        count = len(self.images)
+        return [self.part(slice(start, start + (size or count))) for start in range(0, count, size or count)]
+
+    def halves(self) -> list[Calibration]:
+        """The first half of the images and the rest, with every draw of their noise; none of a single image."""
+        middle = len(self.images) // 2
+        rows = [slice(0, middle), slice(middle, None)] if middle else []
+        return [replace(self.part(r), more_noise=tuple(noise[r] for noise in self.more_noise)) for r in rows]
+
+
+def prediction_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
+    """What the denoiser makes of the noisy images (N, C, H, W) at timestep ``t``: (N, C', H, W)."""
+    images, noise = calibration.images, calibration.noise
+    timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
+    x_t = noisy(calibration.scheduler, images, noise, timesteps)
+    prediction: torch.Tensor = model(x_t, timesteps, **calibration.conditioning, return_dict=False)[0]
+    return prediction
+
+
+def loss_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
+    """L_t: the batch mean of each image's *sum* of squared errors at timestep ``t``, as the paper's code has it."""
+    images, noise, scheduler = calibration.images, calibration.noise, calibration.scheduler
+    timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
+    prediction = predicted(prediction_at(model, calibration, t), images.shape[1]).float()
+    error: torch.Tensor = target(scheduler, images, noise, timesteps) - prediction
+    return error.square().flatten(1).sum(1).mean()
+
+
+def held_out_loss(
+    model: nn.Module, calibration: Calibration, points: int = 10, *, batch_size: int | None = None
+) -> float:
+    """The mean squared error per element over ``points`` timesteps spread evenly over 0..T-1.
+
+    ``batch_size``: images at once, None = all; changes memory alone.
+    """
+    steps, _ = timesteps_and_kind(calibration.scheduler)
+    at = midpoints(steps, points)
+    pieces = calibration.pieces(batch_size)
+    with torch.inference_mode():
+        sums = [float(loss_at(model, piece, t)) * len(piece.images) for piece in pieces for t in at]
+    return float(np.sum(sums)) / points / calibration.images.numel()
+
+
+@dataclass(frozen=True)
+class Calibrations:
+    """Two disjoint sets of images: those that are scored on, and as many held out from it; where they come from."""
+
+    scored: Calibration
+    held_out: Calibration
+    source: str
+    sha256: str
+    skipped: int
+
+
+def draw(
+    images: Examples, settings: PruneSettings, scheduler: SchedulerMixin, conditioner: Conditioner, device: str
+) -> Calibrations:
+    """Two disjoint sets of ``settings.calibration_images`` random training images each.
+
+    Their conditions are the data's own, the null condition if it has none. Raises DtkError for too few images.
+    """
+    count, seed = settings.calibration_images, settings.seed
     if len(images) < 2 * count:
         raise DtkError(
             f"{images.source} has too few images to calibrate on.",
@@ -42,9 +121,11 @@ def draw(
     pixels = torch.from_numpy(images.read(order)).to(device)
     shape = tuple(pixels.shape)
     noise, *more = (
-        torch.from_numpy(normal("calibration noise", seed, n, shape=shape)).to(device) for n in range(draws)
+        torch.from_numpy(normal("calibration noise", seed, n, shape=shape)).to(device)
+        for n in range(settings.noise_draws)
     )
     inputs = conditioner(images.conditions(conditioner.conditioning.kind, order))
     every = Calibration(pixels, noise, scheduler, inputs)
-    further = tuple(noise[:count] for noise in more)
-    return replace(every.part(slice(count)), more_noise=further), every.part(slice(count, None))
+    scored = replace(every.part(slice(count)), more_noise=tuple(noise[:count] for noise in more))
+    held_out = every.part(slice(count, None))
+    return Calibrations(scored, held_out, images.source, images.sha256, len(images.skipped))

@@ -9,13 +9,13 @@ from functools import partial
 import numpy as np
 from diffusers import ModelMixin
 
+from toolkit.adapters.space import Values
 from toolkit.pruning.cost import Count
-from toolkit.pruning.engine import Engine
 from toolkit.pruning.latency_cost import LatencyCost
-from toolkit.pruning.scores_file import Scorings
+from toolkit.pruning.prunable import Prunable
+from toolkit.pruning.scores import Scorings
 from toolkit.pruning.scoring import Scored
 from toolkit.pruning.solver import solve
-from toolkit.pruning.space import Values
 from toolkit.pruning.targets import Target
 
 
@@ -38,7 +38,7 @@ Build = Callable[[Values, Mapping[str, np.ndarray]], tuple[ModelMixin, float]]
 
 
 def choose(
-    engine: Engine,
+    prunable: Prunable,
     target: Target,
     count: Count,
     scorings: Scorings,
@@ -57,12 +57,12 @@ def choose(
 
     def tried() -> Iterator[Choice]:
         for scored in scorings.values():
-            retained_share = partial(engine.retained, scored.scores) if by_scores and loss else None
-            candidates = solve(engine.space, target, count, retained_share, latency)
+            retained_share = partial(prunable.retained, scored.scores) if by_scores and loss else None
+            candidates = solve(prunable.space, target, count, retained_share, latency)
             for values in candidates.finalists:
-                kept = engine.kept(scored.scores, engine.space.configure(values))
+                kept = prunable.kept(scored.scores, prunable.space.configure(values))
                 model, error = build(values, kept)
-                retained = engine.retained(scored.scores, values)
+                retained = prunable.retained(scored.scores, values)
                 uniform = values == candidates.uniform
                 one_shot = loss(model) if loss else None
                 yield Choice(values, uniform, scored, kept, model, error, retained, one_shot)

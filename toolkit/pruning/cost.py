@@ -14,7 +14,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from toolkit.pruning.space import Config, Space, Values
+from profiles.macs import count_params
+from profiles.recount import Recount
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.adapters.space import Config, Space, Values
+from toolkit.models.folder import build_model
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,19 @@ def by_level(parts: Mapping[str, int]) -> dict[str, int]:
 
 
 Count = Callable[[Config], Cost]
-"""Counts a stock configuration; handed in by the pipeline, so that another figure can take its place."""
+"""Counts a stock configuration."""
+
+
+def counter(class_name: str, dense: Config, specs: Mapping[str, InputSpec]) -> Count:
+    """What counts parameters and MACs of the configurations of a class; ``specs`` are the denoiser's inputs."""
+    recount = Recount(build_model(class_name, dense), example_inputs(specs, batch=1, device="meta"))
+
+    def count(config: Config) -> Cost:
+        network = build_model(class_name, config)
+        by_part = recount(network)
+        return Cost(count_params(network), sum(by_part.values()), by_part)
+
+    return count
 
 
 def price(space: Space, count: Count, figures: Iterable[str]) -> dict[str, Callable[[Values], float]]:

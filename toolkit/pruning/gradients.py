@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from toolkit.errors import DtkError
-from toolkit.objective import timesteps_and_kind
-from toolkit.progress import Progress, silent
-from toolkit.pruning.scoring import Calibration, loss_at
+from toolkit.core.errors import DtkError
+from toolkit.core.progress import Progress, silent
+from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.pruning.calibration import Calibration, loss_at
 from toolkit.pruning.timesteps import stops, visits
 
 

@@ -10,42 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from statistics import median
-from typing import Protocol
 
 import numpy as np
 from scipy.optimize import nnls
 
-from toolkit.errors import UnreachableError
-from toolkit.progress import Progress, silent
+from profiles.latency_table import Timing
+from toolkit.adapters.space import Config, Space, Values
+from toolkit.core.errors import UnreachableError
+from toolkit.core.progress import Progress, silent
 from toolkit.pruning.cost import terms
-from toolkit.pruning.space import Config, Space, Values
 from toolkit.pruning.targets import LATENCY_TOLERANCES
 
 SPARE = 2  # measured networks beyond those that determine the polynomial
 MOST_FINALISTS = 32
 PRIOR = 1e-6  # of the design's information matrix, so that it can be inverted from the start
-
-
-class Timing(Protocol):
-    """A configuration measured in turns with the dense one."""
-
-    @property
-    def dense_ms(self) -> float: ...
-    @property
-    def ms(self) -> float: ...
-    @property
-    def fraction(self) -> float:
-        """Its latency over the dense one's: the median paired ratio; ``low`` and ``high`` bound it at 95 %."""
-        ...
-
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def clock(self) -> str:
-        """Which clock: "wall", or "processor" where the machine was too busy for it."""
-        ...
 
 
 Measure = Callable[[Config], Timing]

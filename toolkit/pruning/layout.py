@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 FIXED = ""  # the group of channels that never go: images, context, the time embedding
 
 
@@ -64,6 +66,19 @@ def offsets(segments: Dimension) -> Iterator[tuple[int, Segment]]:
     for segment in segments:
         yield start, segment
         start += segment.size
+
+
+Kept = Mapping[str, np.ndarray]
+"""group -> the indices of its channels that stay, ascending"""
+
+
+def indices(segments: Dimension, kept: Kept) -> np.ndarray:
+    """The indices of a dimension that stay, ascending within each segment."""
+    parts = [
+        np.arange(segment.size) + offset if segment.group == FIXED else kept[segment.group] + offset
+        for offset, segment in offsets(segments)
+    ]
+    return np.concatenate(parts)
 
 
 def norm_blocks(layout: Layout, norms: Mapping[str, int]) -> Layout:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.files import read_json, write_json
-from toolkit.pruning.blocks import KeptBlocks
-from toolkit.pruning.layout import Group, Layout, Segment
-from toolkit.pruning.space import Config
+from toolkit.adapters.blocks import KeptBlocks
+from toolkit.adapters.space import Config
+from toolkit.core.files import read_json, write_json
+from toolkit.pruning.layout import Group, Layout, Segment, indices
 
 SCHEMA_VERSION = 1
+STRUCTURE = ("blocks", "groups", "tensors", "config")
+"""The keys of plan.json that rebuild the model; the others are its facts, beside ``schema_version`` and ``class``."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,19 @@ class Plan:
             },
         }
 
+    def kept_indices(self, tensor: str, dim: int = 0) -> np.ndarray | None:
+        """The indices of a dimension of a dense tensor that stay, in order; None for one that holds no channels."""
+        segments = self.layout.tensors.get(tensor, {}).get(dim)
+        return None if segments is None else indices(segments, self.kept)
+
     def write(self, path: Path) -> None:
         """Write plan.json."""
         write_json(path, self.to_json())
+
+
+def without_structure(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What plan.json says for a reader: all but the long lists that rebuild the model."""
+    return {key: entry for key, entry in value.items() if key not in STRUCTURE}
 
 
 def read_plan(path: Path) -> Plan:
@@ -66,6 +78,5 @@ def read_plan(path: Path) -> Plan:
     }
     kept = {name: np.array(group["kept"], dtype=np.int64) for name, group in value["groups"].items()}
     blocks = {name: tuple(stay) for name, stay in value.get("blocks", {}).items()}
-    structure = {"schema_version", "class", "config", "blocks", "groups", "tensors"}
-    facts = {key: entry for key, entry in value.items() if key not in structure}
+    facts = {key: entry for key, entry in without_structure(value).items() if key not in ("schema_version", "class")}
     return Plan(facts, value["class"], value["config"], Layout(groups, tensors), kept, blocks)

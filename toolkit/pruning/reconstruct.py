@@ -16,11 +16,10 @@ import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from toolkit.progress import Progress, silent
-from toolkit.pruning.blocks import Rename, unchanged
-from toolkit.pruning.layout import Layout
-from toolkit.pruning.scoring import Calibration, prediction_at
-from toolkit.pruning.surgery import Kept, indices
+from toolkit.adapters.blocks import Rename, unchanged
+from toolkit.core.progress import Progress, silent
+from toolkit.pruning.calibration import Calibration, prediction_at
+from toolkit.pruning.layout import Kept, Layout, indices
 
 RIDGE = 1e-3  # of the mean eigenvalue of the inputs' second moments
 UNFOLDED = 2**26  # the most entries of a convolution's unfolded inputs at once, 256 MiB
@@ -99,7 +98,9 @@ def reconstruct(
         progress("reconstructing", done, len(order))
         old, new = pairs[name]
         equations, dim = NormalEquations(new), 1 if isinstance(new, nn.Conv2d) else -1
-        rows, columns = (indices(layout.tensors[f"{name}.weight"][d], kept).to(new.weight.device) for d in (0, 1))
+        rows, columns = (
+            torch.from_numpy(indices(layout.tensors[f"{name}.weight"][d], kept)).to(new.weight.device) for d in (0, 1)
+        )
         for piece, t in itertools.product(pieces, timesteps):
             with torch.no_grad():
                 x, wanted = _call(dense, old, piece, t)

@@ -1,4 +1,4 @@
-"""Which channels of each group stay, given their scores and how many may."""
+"""Which channels of each group stay, given their scores and how many may; and how far two choices agree."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from scipy.stats import spearmanr
 
-from toolkit.errors import DtkError
-from toolkit.pruning.layout import Group, Layout, norm_blocks
+from toolkit.core.errors import DtkError
+from toolkit.pruning.layout import Group, Kept, Layout, norm_blocks
 
 Scores = Mapping[str, np.ndarray]
 """group -> one score a channel, float64 (size,)"""
@@ -81,3 +82,22 @@ def retained(scores: Scores, kept: Mapping[str, np.ndarray]) -> float:
     sums = {name: float(scores[name].sum()) for name in kept}
     shares = [float(scores[name][indices].sum()) / sums[name] if sums[name] else 1.0 for name, indices in kept.items()]
     return float(np.mean(shares)) if shares else 1.0
+
+
+def rank_correlation(one: Scores, other: Scores) -> float:
+    """Spearman's rank correlation of the channels' scores, the mean over the groups with more than one score."""
+    ranked = [name for name in one if np.ptp(one[name]) > 0 and np.ptp(other[name]) > 0]
+    return float(np.mean([spearmanr(one[name], other[name]).statistic for name in ranked])) if ranked else 1.0
+
+
+def kept_overlap(one: Kept, other: Kept, sizes: Mapping[str, int]) -> float:
+    """The share of kept channels that two choices have in common, corrected for chance: 1 equal, 0 as chance has it.
+
+    (common - expected) / (kept - expected), each summed over the groups that lose channels; two random choices of k
+    among n have k^2 / n in common (the correction of Cohen's kappa, 1960). 1 where no group loses a channel.
+    """
+    cut = [name for name, size in sizes.items() if len(one[name]) < size]
+    common = sum(len(np.intersect1d(one[name], other[name])) for name in cut)
+    kept = sum(len(one[name]) for name in cut)
+    expected = sum(len(one[name]) ** 2 / sizes[name] for name in cut)
+    return float((common - expected) / (kept - expected)) if kept > expected else 1.0

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from toolkit.errors import DtkError, UnreachableError
+from toolkit.adapters.space import Space, Values
+from toolkit.core.errors import DtkError, UnreachableError
 from toolkit.pruning.cost import Count, price
 from toolkit.pruning.latency_cost import LatencyCost
-from toolkit.pruning.space import Space, Values
 from toolkit.pruning.targets import Target
 
 Price = Callable[[Values], float]

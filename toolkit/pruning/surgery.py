@@ -5,37 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from diffusers import ModelMixin
 from torch import nn
 
-from toolkit import models
-from toolkit.errors import DtkError
-from toolkit.pruning.blocks import Rename, unchanged
+from toolkit.adapters.blocks import Rename, unchanged
+from toolkit.adapters.space import Config
+from toolkit.core.errors import DtkError
+from toolkit.models.folder import build_model
 from toolkit.pruning.couplings import attentions
-from toolkit.pruning.layout import FIXED, Dimension, Layout, offsets
-from toolkit.pruning.space import Config
+from toolkit.pruning.layout import Kept, Layout, indices
 from toolkit.pruning.time_embedding import refit
-
-Kept = Mapping[str, np.ndarray]
-"""group -> the indices of its channels that stay, ascending"""
-
-
-def indices(segments: Dimension, kept: Kept) -> torch.Tensor:
-    """The indices of a dimension that stay."""
-    parts = [
-        np.arange(segment.size) + offset if segment.group == FIXED else kept[segment.group] + offset
-        for offset, segment in offsets(segments)
-    ]
-    return torch.from_numpy(np.concatenate(parts))
 
 
 def slice_state(state: Mapping[str, torch.Tensor], layout: Layout, kept: Kept) -> dict[str, torch.Tensor]:
     """Every tensor with only the kept channels; dimensions that lose none are left alone."""
     sliced = dict(state)
     for tensor, dim, segments in layout.dimensions():
-        chosen = indices(segments, kept)
+        chosen = torch.from_numpy(indices(segments, kept))
         if len(chosen) < state[tensor].shape[dim]:
             sliced[tensor] = sliced[tensor].index_select(dim, chosen.to(state[tensor].device))
     return sliced
@@ -49,7 +36,7 @@ def renamed(state: Mapping[str, torch.Tensor], rename: Rename) -> dict[str, torc
 
 def shallower(dense: ModelMixin, config: Config, rename: Rename) -> ModelMixin:
     """``dense`` without some of its blocks; it shares the dense model's memory."""
-    model = models.build(type(dense).__name__, config)
+    model = build_model(type(dense).__name__, config)
     model.load_state_dict(renamed(dense.state_dict(), rename), assign=True)
     for name, buffer in dense.named_buffers():  # computed ones, which no state holds
         parent, _, leaf = name.rpartition(".")
@@ -57,7 +44,7 @@ def shallower(dense: ModelMixin, config: Config, rename: Rename) -> ModelMixin:
     return model
 
 
-def prune(
+def slice_model(
     dense: ModelMixin, config: Config, layout: Layout, kept: Kept, timesteps: int, rename: Rename = unchanged
 ) -> tuple[ModelMixin, float]:
     """The model of ``config`` with the kept channels of ``dense``; ``timesteps`` is the scheduler's T.
@@ -69,7 +56,7 @@ def prune(
     """
     state = slice_state(dense.state_dict(), layout, kept)
     name = type(dense).__name__
-    narrow = models.build(name, config)
+    narrow = build_model(name, config)
     _keep_attention_scale(state, dense, narrow, rename)
     error = _keep_time_embedding(state, dense.config, config, timesteps)
     state = renamed(state, rename)
@@ -80,7 +67,7 @@ def prune(
                 found=tuple(state[tensor].shape),
                 expected=tuple(wanted.shape),
             )
-    pruned = models.build(name, config, device="cpu")
+    pruned = build_model(name, config, device="cpu")
     pruned.load_state_dict(state)
     return pruned.eval(), error
 
@@ -128,4 +115,4 @@ def fresh(class_name: str, config: Config, seed: int) -> ModelMixin:
     """The same structure with freshly initialised weights, a function of the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return models.build(class_name, config, device="cpu")
+        return build_model(class_name, config, device="cpu")

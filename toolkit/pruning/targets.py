@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from toolkit.errors import UsageError, unknown
+from toolkit.core.errors import UsageError, unknown
 
 UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}

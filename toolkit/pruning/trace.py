@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 from toolkit.pruning.layout import FIXED, Dimension, Group, Layout, Segment
 
 Owners = dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]

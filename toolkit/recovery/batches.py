@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from toolkit.core.noise import generator, normal
 from toolkit.data.conditions import Condition, Kind
 from toolkit.data.examples import Examples
-from toolkit.noise import generator, normal
 
 
 @dataclass(frozen=True)

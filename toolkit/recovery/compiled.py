@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 
 APART = 0.25  # of a tensor's gradient: half precision rounds by some hundredths of it, a lost path is about all of it
 FAINT = 1e-3  # of the norm of all gradients: a smaller one may be rounding alone, such as that of a key's bias

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from toolkit.files import write_failed, write_text
+from toolkit.core.files import write_failed, write_text
 
 
 class Log:

@@ -13,17 +13,15 @@ from accelerate import Accelerator
 from diffusers import SchedulerMixin
 from torch import nn
 
-from toolkit.conditioner import Conditioner
-from toolkit.errors import DtkError
-from toolkit.objective import noisy, target
-from toolkit.recovery import catalog
+from toolkit.core.errors import DtkError
+from toolkit.diffusion.objective import min_snr_weights, noisy, target
+from toolkit.models.conditioners import Conditioner
 from toolkit.recovery.batches import Batch, Batches
 from toolkit.recovery.compiled import check_gradients
-from toolkit.recovery.config import RecoverSettings
-from toolkit.recovery.losses.base import Step
+from toolkit.recovery.losses.base import Step, loss_called
 from toolkit.recovery.memory import is_out_of_memory, largest_that_fits, out_of_memory
+from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State
-from toolkit.recovery.weighting import min_snr_weights
 
 Losses = dict[str, float]
 T = TypeVar("T")
@@ -191,7 +189,7 @@ def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
         kept=training.kept,
         conditioning=training.conditioner(batch.conditions),
     )
-    losses = {name: catalog.loss(name)(step) for name in training.losses}
+    losses = {name: loss_called(name)(step) for name in training.losses}
     if settings.min_snr_gamma is not None:
         weights = min_snr_weights(scheduler, batch.t, settings.min_snr_gamma)
         losses = {name: weights * loss for name, loss in losses.items()}

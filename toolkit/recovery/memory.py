@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from toolkit.errors import DtkError
+from toolkit.core.errors import DtkError
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

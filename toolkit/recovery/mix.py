@@ -1,26 +1,50 @@
-"""Which losses train a compressed model where the settings name none."""
+"""Which losses train a compressed model if the settings name none, and which features they compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+import torch
 from torch import nn
 
-from toolkit.recovery.kept import comparable_blocks
+from toolkit.core.errors import DtkError
+from toolkit.pruning.plan import Plan
 
 DISTILLATION = {"distillation": 1.0, "features": 0.01}
 """The mix that won on the embedded default at equal steps and at equal time (benchmarks/recovery.py, decision 6)."""
 
 
-def default_mix(plan: Mapping[str, Any], student: nn.Module, *, compiled: bool) -> dict[str, float]:
+def default_mix(plan: Plan, student: nn.Module, *, compiled: bool) -> dict[str, float]:
     """The weight of each loss that fits a plan.
 
     Fresh weights are trained as any model is, on noise. Features are left out where the plan knows none to compare, or
     where the networks are ``compiled`` and cannot be looked into.
     """
-    if plan["asked"]["criterion"] == "scratch":
+    if plan.facts["requested"]["criterion"] == "scratch":
         return {"noise": 1.0}
     if compiled or not comparable_blocks(plan, student):
         return {"distillation": 1.0}
     return DISTILLATION
+
+
+def comparable_blocks(plan: Plan, student: nn.Module) -> list[str]:
+    """The student's residual blocks whose outputs the plan knows.
+
+    A residual block is a module whose output leaves a layer called ``conv2`` (diffusers' ResnetBlock2D).
+    """
+    blocks = [name.removesuffix(".conv2") for name, _ in student.named_modules() if name.endswith(".conv2")]
+    return [block for block in blocks if plan.kept_indices(f"{block}.conv2.weight") is not None]
+
+
+def kept_features(plan: Plan, student: nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
+    """For every comparable block, the dense channels (C',) that its output holds.
+
+    Raises DtkError if there is none.
+    """
+    blocks = comparable_blocks(plan, student)
+    if not blocks:
+        raise DtkError(
+            "The loss 'features' has nothing to compare.",
+            found=f"plan.json knows no residual block of a {type(student).__name__}",
+            expected="a model of residual blocks, such as a UNet",
+            do="leave 'features' out of recover.losses",
+        )
+    return {block: torch.tensor(plan.kept_indices(f"{block}.conv2.weight"), device=device) for block in blocks}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,20 +10,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from toolkit import models, processes
-from toolkit.conditioner import open_conditioner
+from toolkit.core import processes
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.data.examples import Examples
-from toolkit.errors import DtkError, UsageError
-from toolkit.files import read_json
-from toolkit.objective import timesteps_and_kind
-from toolkit.recovery import catalog
+from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.folder import ModelFolder, load_denoiser, load_scheduler
+from toolkit.pruning.plan import read_plan
 from toolkit.recovery.batches import Batches
-from toolkit.recovery.config import RecoverSettings
-from toolkit.recovery.kept import kept_features
 from toolkit.recovery.loop import Training
-from toolkit.recovery.mix import default_mix
+from toolkit.recovery.losses.base import loss_called
+from toolkit.recovery.mix import default_mix, kept_features
+from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State
-from toolkit.runners.registry import unavailable
+from toolkit.runners.base import unavailable
 
 
 def check(settings: RecoverSettings, images: Examples) -> None:
@@ -30,7 +31,7 @@ def check(settings: RecoverSettings, images: Examples) -> None:
 
     That is: losses that are not known or cannot be compiled, and data smaller than a batch.
     """
-    losses = [catalog.loss(name) for name in settings.losses or ()]
+    losses = [loss_called(name) for name in settings.losses or ()]
     eager = [loss.name for loss in losses if loss.needs_direction or loss.needs_features]
     if settings.compile and eager:
         raise UsageError(
@@ -48,21 +49,21 @@ def check(settings: RecoverSettings, images: Examples) -> None:
 
 
 def prepare(
-    settings: RecoverSettings, dense: models.ModelFolder, pruned: models.ModelFolder, images: Examples, device: str
+    settings: RecoverSettings, dense: ModelFolder, pruned: ModelFolder, images: Examples, device: str
 ) -> tuple[Training, State]:
     """Load both models and make all that trains the pruned one."""
     accelerator = _accelerator(settings, device)
-    scheduler = models.load_scheduler(dense)
+    scheduler = load_scheduler(dense)
     # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
     student = _network(pruned, settings, accelerator.device)
-    plan = pruned.root.parent / "plan.json"
-    mix = settings.losses or default_mix(read_json(plan), student, compiled=settings.compile)
-    losses = [catalog.loss(name) for name in mix]
+    plan = partial(read_plan, pruned.root.parent / "plan.json")
+    mix = settings.losses or default_mix(plan(), student, compiled=settings.compile)
+    losses = [loss_called(name) for name in mix]
     teacher, kept = None, {}
     if any(loss.needs_teacher for loss in losses):
         teacher = _network(dense, settings, accelerator.device).requires_grad_(False)
     if any(loss.needs_features for loss in losses):
-        kept = kept_features(read_json(plan), student, accelerator.device)
+        kept = kept_features(plan(), student, accelerator.device)
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
@@ -106,8 +107,8 @@ def _accelerator(settings: RecoverSettings, device: str) -> Accelerator:
     return accelerator
 
 
-def _network(folder: models.ModelFolder, settings: RecoverSettings, device: torch.device) -> nn.Module:
-    network: Any = models.load_denoiser(folder).to(device).eval()
+def _network(folder: ModelFolder, settings: RecoverSettings, device: torch.device) -> nn.Module:
+    network: Any = load_denoiser(folder).to(device).eval()
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     if settings.compile:

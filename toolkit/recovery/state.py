@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from toolkit.errors import UsageError
-from toolkit.files import replacing
+from toolkit.core.errors import UsageError, first_line
+from toolkit.core.files import replacing
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -102,7 +102,7 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
                 state.saved = state.step
                 return passed
         except (SafetensorError, KeyError, RuntimeError) as error:
-            passed.append(f"{path.name}: damaged ({str(error).splitlines()[0]})")
+            passed.append(f"{path.name}: damaged ({first_line(error)})")
             path.unlink()
     return passed
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from toolkit.errors import DtkError
-from toolkit.models import ModelFolder
+from toolkit.core.errors import DtkError, first_line
+from toolkit.models.folder import ModelFolder
+from toolkit.runners.base import RunnerKind
 from toolkit.runners.torch import TorchRunner
 
 WARM_UP_CALLS = 3  # cuDNN and cuBLAS choose and allocate in their first calls, which a graph must not hold
@@ -38,7 +39,7 @@ def capture(work: Work, device: str) -> tuple[torch.Tensor, Replay]:
     except RuntimeError as error:
         raise DtkError(
             "This model cannot be captured as a CUDA graph.",
-            found=str(error).strip().splitlines()[0],
+            found=first_line(error),
             do="use the runner 'torch' or 'compile'",
         ) from error
     return output, graph.replay
@@ -91,3 +92,11 @@ class CudaGraphRunner(TorchRunner):
     def close(self) -> None:
         self._captured.clear()
         super().close()
+
+
+def unavailable(device: str) -> str | None:
+    """Why there are no CUDA graphs on ``device``, None if there are."""
+    return None if device.startswith("cuda") else "CUDA graphs are of an NVIDIA GPU: --device cuda"
+
+
+RUNNER = RunnerKind("cudagraph", "model", CudaGraphRunner, unavailable)

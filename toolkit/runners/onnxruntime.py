@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch  # before a CUDA session: it brings the CUDA libraries that onnxruntime-gpu links to
 
-from toolkit.errors import DtkError, MissingToolError
+from toolkit.core.errors import DtkError, MissingToolError, first_line
+from toolkit.runners.base import RunnerKind, Times
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -45,6 +52,8 @@ class OnnxRuntimeRunner:
 
     def _bound(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
         """Read and write the tensors where they lie on the GPU."""
+        import onnxruntime
+
         binding = self._session.io_binding()
         tensors = {name: tensor.to(self.device).contiguous() for name, tensor in feed.items()}
         for name, tensor in tensors.items():
@@ -60,6 +69,32 @@ class OnnxRuntimeRunner:
 
     def close(self) -> None:
         del self._session
+
+
+class OnnxRuntimeNodes:
+    """An exported denoiser (.onnx) in ONNX Runtime on the CPU. On a GPU its profiler would tell launches alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="dtk-nodes-")
+        self._runner = OnnxRuntimeRunner(path, device="cpu", profile=Path(self._folder.name) / "nodes")
+
+    def __call__(self, **inputs: torch.Tensor) -> None:
+        self._runner(**inputs)
+
+    def close(self) -> list[Times]:
+        with self._folder:
+            return calls_of(json.loads(self._runner.end_profiling().read_text()))
+
+
+def calls_of(events: list[dict[str, Any]]) -> list[Times]:
+    """The nodes' times of each call in ONNX Runtime's trace: microseconds, a ``model_run`` around each call."""
+    suffix = "_kernel_time"
+    nodes = sorted((e for e in events if e["cat"] == "Node" and e["name"].endswith(suffix)), key=lambda e: e["ts"])
+    found = []
+    for run in sorted((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"]):
+        inside = [e for e in nodes if run["ts"] <= e["ts"] <= run["ts"] + run["dur"]]
+        found.append([(e["name"].removesuffix(suffix), e["dur"] / 1e3) for e in inside])
+    return found
 
 
 class Session:
@@ -78,25 +113,31 @@ class Session:
         del self._session
 
 
-def provider_reason(device: str) -> str | None:
-    """Why this ONNX Runtime cannot compute on ``device``, None if it can."""
-    wanted, found = PROVIDERS[device.split(":")[0]], onnxruntime.get_available_providers()
-    return None if wanted in found else f"onnxruntime has no {wanted}, only {', '.join(found)}"
+def unavailable(device: str) -> str | None:
+    """Why ONNX Runtime cannot compute on ``device``, None if it can."""
+    if find_spec("onnxruntime") is None:
+        return 'the package onnxruntime is not installed: pip install ".[cpu]" or ".[gpu]"'
+    import onnxruntime
+
+    wanted, available = PROVIDERS[device.split(":")[0]], onnxruntime.get_available_providers()
+    return None if wanted in available else f"onnxruntime has no {wanted}, only {', '.join(available)}"
 
 
 def _session(path: Path, device: str, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    if reason := provider_reason(device):
+    if reason := unavailable(device):
         raise MissingToolError(
             f"ONNX Runtime cannot run on {device}.",
             found=reason,
             do='pip install ".[gpu]" (onnxruntime-gpu in place of onnxruntime; never both)',
         )
+    import onnxruntime
+
     provider = PROVIDERS[device.split(":")[0]]
     place = {} if device == "cpu" else {"device_id": torch.device(device).index or 0}
     try:
         session = onnxruntime.InferenceSession(path, _options(profile), providers=[(provider, place)])
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise DtkError(f"ONNX Runtime cannot load {path}.", found=str(error).splitlines()[0]) from error
+        raise DtkError(f"ONNX Runtime cannot load {path}.", found=first_line(error)) from error
     session.disable_fallback()
     active = session.get_providers()[0]
     if active != provider:
@@ -107,6 +148,8 @@ def _session(path: Path, device: str, profile: Path | None = None) -> onnxruntim
 
 
 def _options(profile: Path | None) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -115,3 +158,12 @@ def _options(profile: Path | None) -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return options
+
+
+RUNNER = RunnerKind(
+    "onnxruntime",
+    "onnx",
+    OnnxRuntimeRunner,
+    unavailable,
+    node_times=lambda source, device: OnnxRuntimeNodes(source) if device == "cpu" else None,
+)

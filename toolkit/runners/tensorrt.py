@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from toolkit.errors import DtkError
-from toolkit.files import file_sha256, read_json
+from toolkit.core.errors import DtkError, MissingToolError
+from toolkit.core.files import file_sha256, read_json
+from toolkit.runners.base import RunnerKind, Times
 from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, load_tensorrt
 
 OUTPUT = "prediction"
@@ -106,3 +107,42 @@ def check_plan(path: Path, api: TensorRT) -> str:
             f"{path} was built elsewhere.", found="; ".join(differ), do="dtk export RUN --trt builds it for here"
         )
     return str(built["batch"])
+
+
+class TensorRTNodes:
+    """A plan in TensorRT, on the GPU it was built for."""
+
+    def __init__(self, path: Path, *, device: str) -> None:
+        self._runner = TensorRTRunner(path, device=device)
+        self._profiler = self._runner.attach_profiler()
+        self._calls: list[Times] = []
+
+    def __call__(self, **inputs: torch.Tensor) -> None:
+        self._profiler.times = []
+        self._runner(**inputs)
+        torch.cuda.synchronize(self._runner.device)
+        self._calls.append(self._profiler.times)
+
+    def close(self) -> list[Times]:
+        self._runner.close()
+        return self._calls
+
+
+def unavailable(device: str) -> str | None:
+    """Why TensorRT cannot compute on ``device``, None if it can."""
+    if not device.startswith("cuda"):
+        return "TensorRT computes on an NVIDIA GPU alone: --device cuda"
+    try:
+        load_tensorrt()
+    except MissingToolError as error:
+        return str(error)
+    return None
+
+
+RUNNER = RunnerKind(
+    "tensorrt",
+    "engine",
+    TensorRTRunner,
+    unavailable,
+    node_times=lambda source, device: TensorRTNodes(source, device=device),
+)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from toolkit.errors import MissingToolError
+from toolkit.core.errors import MissingToolError, first_line
 
 PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  # the last where only the bare wheels were installed
 INSTALL = 'pip install ".[gpu]" beside an NVIDIA GPU (TensorRT), or pip install ".[rtx]" (builds without a GPU)'
@@ -40,7 +40,7 @@ def load_tensorrt() -> TensorRT:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
-            reasons.append(f"{name}: {str(error).splitlines()[0]}")
+            reasons.append(f"{name}: {first_line(error)}")
             continue
         found = TensorRT(module, rtx=hasattr(module, "ComputeCapability"))
         if not hasattr(module, "Builder"):

@@ -13,13 +13,13 @@ from .schedule import Schedule, Trajectory
 
 
 class SampleNoise(Protocol):
-    """toolkit.noise.sample_noise: float32 (B, *shape), one seed an image."""
+    """toolkit.core.noise.sample_noise: float32 (B, *shape), one seed an image."""
 
     def __call__(self, seeds: Sequence[int], step: int, shape: tuple[int, ...]) -> np.ndarray: ...
 
 
 class Loop:
-    """Samples a batch on one engine. ``noise`` is toolkit.noise.sample_noise, here or its copy.
+    """Samples a batch on one engine. ``noise`` is toolkit.core.noise.sample_noise, here or its copy.
 
     ``shape`` is that of one sample, an image or a latent; ``decode`` makes images (B, C, H, W) of latents.
     """

@@ -8,10 +8,13 @@ from typing import Protocol
 
 from torch import nn
 
-from toolkit.progress import Progress
+from toolkit.core.progress import Progress
+from toolkit.core.registry import entries, entry
+from toolkit.pruning import criteria
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.gradients import Effort
 from toolkit.pruning.layout import Layout
-from toolkit.pruning.scoring import Calibration, Scored
+from toolkit.pruning.scoring import Scored
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,14 @@ class Criterion(Protocol):
     def score(self, task: Task) -> dict[float, Scored]:
         """The scores for each threshold."""
         ...
+
+
+def known_criteria() -> dict[str, Criterion]:
+    """Every criterion, by name."""
+    return entries(criteria, "CRITERION")
+
+
+def criterion_called(name: str) -> Criterion:
+    """The criterion called ``name``; an unknown one is refused with the list of known ones."""
+    found: Criterion = entry(criteria, "CRITERION", "criterion", name)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.noise import generator
+from toolkit.core.noise import generator
 from toolkit.pruning.criteria.base import Task
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.scoring import Scored

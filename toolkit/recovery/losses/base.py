@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from toolkit.core.registry import entries, entry
+from toolkit.recovery import losses
 from toolkit.recovery.passes import Pass, Predict, run
 
 
@@ -80,3 +82,14 @@ class Loss(Protocol):
 def squared_error(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """The mean squared difference of each item (B,), in float32."""
     return (one.float() - other.float()).square().flatten(1).mean(1)
+
+
+def known_losses() -> dict[str, Loss]:
+    """Every loss, by name."""
+    return entries(losses, "LOSS")
+
+
+def loss_called(name: str) -> Loss:
+    """The loss called ``name``; an unknown one is refused with the list of known ones."""
+    found: Loss = entry(losses, "LOSS", "loss", name)
+    return found

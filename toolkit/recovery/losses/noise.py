@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from toolkit.objective import predicted
+from toolkit.diffusion.objective import predicted
 from toolkit.recovery.losses.base import Step, squared_error
 
 

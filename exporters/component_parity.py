@@ -1,0 +1,87 @@
+"""Exports what stands around a latent model's denoiser and holds each file against torch."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from exporters.components import TOKENIZER, Component, autoencoder_components, conditioner_components, write_tokenizer
+from exporters.ladder import NO_BF16
+from exporters.parity import TOLERANCES, relative_errors
+from exporters.settings import ExportSettings
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError
+from toolkit.models.autoencoder import Autoencoder, find_autoencoder
+from toolkit.models.conditioners import open_conditioner
+from toolkit.models.conditioning import find_conditioning
+from toolkit.models.folder import ModelFolder
+from toolkit.runners.onnxruntime import Session
+
+BATCHES = (1, 3)
+STRETCH = {2: 2, 3: 3}  # an axis that is dynamic is also compared at so many times its size
+
+
+def write_surroundings(model: ModelFolder, settings: ExportSettings, folder: Path) -> dict[str, Any]:
+    """Write the components of ``model`` to ``folder``; their worst deviations from torch by name.
+
+    A model of pixels without a context has none. Raises DtkError where one is out of tolerance.
+    """
+    if has_conditioner(model):
+        write_tokenizer(open_conditioner(model), folder / TOKENIZER)
+    found: dict[str, Any] = {}
+    for component in components(model):
+        path = component.write(folder, dtype=settings.dtype, opset=settings.opset)
+        found[component.name] = {"not_run": NO_BF16} if settings.dtype == "bf16" else compare(component, path, settings)
+    return found
+
+
+def components(model: ModelFolder) -> list[Component]:
+    """What stands around the denoiser of ``model``, by its folder."""
+    stage, found = find_autoencoder(model), []
+    if stage is not None:
+        channels, height, width = model.input_specs()["sample"].shape
+        found += autoencoder_components(lambda: Autoencoder.load(stage), (channels, height, width))
+    return found + (conditioner_components(lambda: open_conditioner(model)) if has_conditioner(model) else [])
+
+
+def has_conditioner(model: ModelFolder) -> bool:
+    """Whether the folder says what makes the denoiser's context; that of a bare denoiser does not."""
+    try:
+        find_conditioning(model)
+    except DtkError:
+        return False
+    return True
+
+
+def compare(component: Component, path: Path, settings: ExportSettings) -> dict[str, Any]:
+    """Hold an exported component against torch in batches of several sizes, and at another height and width."""
+    tolerance, errors = TOLERANCES[settings.dtype], {}
+    with closing(Session(path)) as session:
+        for batch, specs in _cases(component):
+            inputs = example_inputs(specs, batch, seed=settings.seed)
+            got = session(inputs)
+            shape = "x".join(map(str, next(iter(inputs.values())).shape))
+            errors[shape] = float(relative_errors(component.expected(**inputs), got).max())
+    worst = max(errors, key=lambda shape: errors[shape])
+    if not errors[worst] <= tolerance:
+        raise DtkError(
+            f"The {component.name} as ONNX {settings.dtype} does not compute what torch computes.",
+            found=f"relative error {errors[worst]:.3g} at {worst}",
+            expected=f"at most {tolerance:g} of the largest value",
+            do=None if settings.dtype == "fp32" else "export --dtype fp32",
+        )
+    return {"tolerance": tolerance, "relative_error": errors}
+
+
+def _cases(component: Component) -> list[tuple[int, dict[str, InputSpec]]]:
+    cases = [(batch, dict(component.specs)) for batch in BATCHES]
+    stretched = {name: _stretched(spec, component, name) for name, spec in component.specs.items()}
+    return cases + ([(1, stretched)] if component.dimensions else [])
+
+
+def _stretched(spec: InputSpec, component: Component, name: str) -> InputSpec:
+    axes = component.dimensions.get(name, {})
+    shape = tuple(size * STRETCH[axis] if axis in axes else size for axis, size in enumerate(spec.shape, start=1))
+    return InputSpec(shape, spec.dtype, spec.upper)

@@ -1,0 +1,110 @@
+"""What `dtk export` can be asked."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from toolkit.core.errors import UsageError
+from toolkit.core.settings import Settings
+
+DtypeName = Literal["fp32", "fp16", "bf16"]
+OLDEST_OPSET, NEWEST_OPSET = 18, 23
+BF16_OPSET = 22  # the first in which Conv takes bfloat16
+
+
+class BatchRange(Settings):
+    """The batch sizes a file serves: smallest, the one to optimise for, largest."""
+
+    min: int = Field(default=1, ge=1)
+    opt: int = 8
+    max: int = 64
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BatchRange:
+        if not self.min <= self.opt <= self.max:
+            raise UsageError(f"The batch range {self} is not in order.", expected="min:opt:max, such as 1:8:64")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.min}:{self.opt}:{self.max}"
+
+
+def _parse_batch(value: object) -> object:
+    if isinstance(value, int):
+        raise UsageError(
+            f"Cannot read the batch range {value}.",
+            expected='min:opt:max; YAML reads 1:4:8 as a time of day, so put it in quotes: "1:4:8"',
+        )
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\d+:\d+:\d+", value):
+        raise UsageError(f"Cannot read the batch range {value!r}.", expected="min:opt:max, such as 1:8:64")
+    smallest, best, largest = map(int, value.split(":"))
+    return BatchRange(min=smallest, opt=best, max=largest)
+
+
+class EngineSettings(Settings):
+    """How TensorRT builds: for which GPUs (TensorRT for RTX alone; none: all it knows), how hard, in what space."""
+
+    compute_capability: tuple[str, ...] = ()
+    level: int = Field(default=3, ge=0, le=5)
+    workspace_mib: int | None = Field(default=None, ge=1)
+    one_per_shape: bool = Field(default=False, description="also an engine for each batch of min:opt:max alone")
+
+
+class ExportSettings(Settings):
+    """The settings of the export stage.
+
+    ``loop_steps`` DDIM steps of ``loop_images`` images are compared besides single predictions.
+    """
+
+    dtype: DtypeName = "fp32"
+    keep_fp32: tuple[str, ...] = Field(
+        default=(), description="layers that stay in float32 in a half-precision file: shell wildcards over their names"
+    )
+    opset: int = 21
+    batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
+    tokens: int | None = Field(default=None, ge=1, description="length of a context; none: the model's own")
+    dynamic_size: bool = Field(default=False, description="height and width of the denoiser's file dynamic, too")
+    surroundings: bool = Field(default=True, description="also autoencoder, text encoder, class embedding")
+    also: tuple[str, ...] = Field(default=(), description="further exporters by name: `dtk list exporters`")
+    layout: Literal["dtk", "optimum"] = Field(default="dtk", description="optimum: also what its pipelines open")
+    trt: bool = False
+    engine: EngineSettings = EngineSettings()
+    sampler: Literal["ddim", "ddpm"] = Field(default="ddim", description="whose update the step graph holds")
+    longest: int = Field(default=100, ge=1, description="the most steps the step graph has coefficients for")
+    loop_steps: int = Field(default=20, ge=1)
+    loop_images: int = Field(default=4, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _supported(self) -> ExportSettings:
+        check_opset(self.opset, self.dtype)
+        if self.dynamic_size and self.trt:
+            raise UsageError(
+                "An engine is built for one height and width.",
+                found="dynamic_size and trt",
+                do="leave out --dynamic-size, or --trt",
+            )
+        return self
+
+
+def requested_exporters(settings: ExportSettings) -> list[str]:
+    """The names of what is written beyond the ONNX files."""
+    named = {"optimum": settings.layout == "optimum", "tensorrt": settings.trt}
+    return list(dict.fromkeys([*(name for name, wanted in named.items() if wanted), *settings.also]))
+
+
+def check_opset(opset: int, dtype: DtypeName) -> None:
+    """Refuse an ONNX opset that the exporter does not write or that cannot hold ``dtype``."""
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UsageError(f"Cannot export to opset {opset}.", expected=f"{OLDEST_OPSET} to {NEWEST_OPSET}")
+    if dtype == "bf16" and opset < BF16_OPSET:
+        raise UsageError(
+            f"ONNX opset {opset} has no bfloat16 convolution.",
+            expected=f"opset {BF16_OPSET} or later for bf16",
+            do=f"add --opset {NEWEST_OPSET}, or export fp16",
+        )

@@ -1,0 +1,175 @@
+"""Sampling: per-image seeds, diffusers' own steps as the second implementation, and errors in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.schedulers import scheduling_ddpm
+
+from tests.tiny import tiny_unet
+from toolkit.core.errors import UsageError
+from toolkit.core.noise import sample_noise
+from toolkit.diffusion.sampling import SAMPLERS, build_scheduler, sample
+
+SHAPE = (3, 8, 8)
+SEEDS = [5, 1, 7, 2**40]
+
+
+def predictor(**overrides):
+    model = tiny_unet(**overrides)
+    return lambda x, t, **conditioning: model(x, t, **conditioning).sample
+
+
+def linear(x, t):
+    return 0.3 * x + t[:, None, None, None] / 1000
+
+
+@pytest.fixture(scope="module")
+def predict():
+    return predictor()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_batch_size_and_order_do_not_change_an_image(sampler, predict):
+    whole = sample(predict, DDPMScheduler(), SEEDS, SHAPE, 5, sampler)
+    apart = torch.cat([sample(predict, DDPMScheduler(), [seed], SHAPE, 5, sampler) for seed in SEEDS])
+    turned = sample(predict, DDPMScheduler(), SEEDS[::-1], SHAPE, 5, sampler).flip(0)
+    torch.testing.assert_close(whole, apart, rtol=1e-4, atol=1e-4)  # convolutions may sum in another order
+    torch.testing.assert_close(whole, turned, rtol=1e-4, atol=1e-4)
+    assert (whole[0] - whole[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_elementwise_denoiser_gives_bit_equal_images_at_any_batch_size(sampler):
+    whole = sample(linear, DDPMScheduler(), SEEDS, SHAPE, 7, sampler)
+    apart = torch.cat([sample(linear, DDPMScheduler(), [seed], SHAPE, 7, sampler) for seed in SEEDS])
+    assert torch.equal(whole, apart)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_leaves_torchs_global_generator_alone(sampler):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    sample(linear, DDPMScheduler(), SEEDS, SHAPE, 4, sampler)
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 50])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_small_log", "fixed_large"])
+def test_ddpm_is_diffusers_ddpm_with_our_noise(monkeypatch, steps, prediction, clip, variance):
+    scheduler = DDPMScheduler(
+        num_train_timesteps=100, prediction_type=prediction, clip_sample=clip, variance_type=variance
+    )
+    assert_equals_diffusers_ddpm(monkeypatch, linear, scheduler, steps)
+
+
+@pytest.mark.parametrize("variance", ["learned_range", "learned"])
+def test_ddpm_with_a_learned_variance_is_diffusers_ddpm(monkeypatch, variance):
+    def two_headed(x, t):
+        return torch.cat([linear(x, t), x.tanh().abs()], dim=1)
+
+    assert_equals_diffusers_ddpm(
+        monkeypatch, two_headed, DDPMScheduler(num_train_timesteps=100, variance_type=variance), 9
+    )
+
+
+def assert_equals_diffusers_ddpm(monkeypatch, predict, scheduler, steps):
+    """Run DDPMScheduler's own step with randn_tensor replaced by our noise."""
+    ours = sample(predict, scheduler, SEEDS, SHAPE, steps, "ddpm")
+    numbers = iter(range(1, steps + 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            scheduling_ddpm,
+            "randn_tensor",
+            lambda *args, **kwargs: torch.from_numpy(sample_noise(SEEDS, next(numbers), SHAPE)),
+        )
+        reference = DDPMScheduler.from_config(scheduler.config)
+        reference.set_timesteps(steps)
+        x = torch.from_numpy(sample_noise(SEEDS, 0, SHAPE))
+        for t in reference.timesteps:
+            x = reference.step(predict(x, t.expand(len(SEEDS))), int(t), x).prev_sample
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_ddpm_is_ddim_with_eta_one(clip):
+    scheduler = DDIMScheduler(num_train_timesteps=100, clip_sample=clip)
+    scheduler.set_timesteps(10)
+    x = torch.from_numpy(sample_noise(SEEDS, 0, SHAPE))
+    for number, t in enumerate(scheduler.timesteps, start=1):
+        noise = torch.from_numpy(sample_noise(SEEDS, number, SHAPE))
+        prediction = linear(x, t.expand(len(SEEDS)))
+        x = scheduler.step(
+            prediction, int(t), x, eta=1.0, use_clipped_model_output=True, variance_noise=noise
+        ).prev_sample
+    ours = sample(linear, DDPMScheduler(num_train_timesteps=100, clip_sample=clip), SEEDS, SHAPE, 10, "ddpm")
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+
+
+def test_ddim_is_diffusers_pipeline(monkeypatch):
+    model, scheduler = tiny_unet(), DDPMScheduler()
+    pipeline = DDIMPipeline(model, DDIMScheduler.from_config(scheduler.config))
+    pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(
+        "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor",
+        lambda *args, **kwargs: torch.from_numpy(sample_noise(SEEDS, 0, SHAPE)),
+    )
+    theirs = pipeline(batch_size=len(SEEDS), num_inference_steps=6, output_type="np").images
+    ours = sample(lambda x, t: model(x, t).sample, scheduler, SEEDS, SHAPE, 6, "ddim")
+    ours = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_dpm_solver_is_diffusers_scheduler():
+    scheduler = DPMSolverMultistepScheduler(timestep_spacing="leading")  # DDPMScheduler's spacing
+    scheduler.set_timesteps(8)
+    x = torch.from_numpy(sample_noise(SEEDS, 0, SHAPE))
+    for t in scheduler.timesteps:
+        x = scheduler.step(linear(x, t.expand(len(SEEDS))), t, x).prev_sample
+    ours = sample(linear, DDPMScheduler(), SEEDS, SHAPE, 8, "dpm-solver")
+    torch.testing.assert_close(ours, x)
+
+
+def test_conditioning_reaches_the_denoiser():
+    labels = torch.tensor([0, 1, 2, 3])
+    predict = predictor(num_class_embeds=4)
+    conditioned = sample(predict, DDPMScheduler(), [0] * 4, SHAPE, 3, conditioning={"class_labels": labels})
+    assert (conditioned[0] - conditioned[1]).abs().max() > 1e-3
+
+
+def test_timesteps_are_batched_int64():
+    seen = []
+
+    def predict(x, t):
+        seen.append(t)
+        return x
+
+    sample(predict, DDPMScheduler(), SEEDS, SHAPE, 4)
+    assert [t.shape for t in seen] == [(4,)] * 4
+    assert {t.dtype for t in seen} == {torch.int64}
+    assert [int(t[0]) for t in seen] == [750, 500, 250, 0]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_levels_given_by_position_or_left_at_their_default_are_kept(sampler):
+    built = build_scheduler(DDPMScheduler(100, 0.001, 0.03), sampler, 10)
+    assert built.config.num_train_timesteps == 100
+    assert built.config.timestep_spacing == "leading"
+    torch.testing.assert_close(built.alphas_cumprod, DDPMScheduler(100, 0.001, 0.03).alphas_cumprod)
+
+
+def test_unknown_sampler_names_the_known_ones():
+    with pytest.raises(UsageError, match="Unknown sampler 'heun'") as error:
+        sample(linear, DDPMScheduler(), SEEDS, SHAPE, 4, "heun")
+    assert "ddim, ddpm, dpm-solver" in str(error.value)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_impossible_number_of_steps(steps):
+    with pytest.raises(UsageError, match="1 to 1000"):
+        sample(linear, DDPMScheduler(), SEEDS, SHAPE, steps)

@@ -1,0 +1,73 @@
+"""What a command's options change of a run's settings, and what makes it another run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit.core.run_folder import RunFolder
+from toolkit.pipeline import recipe, verbs
+from toolkit.pipeline.job import Job
+from toolkit.pipeline.options import with_options
+
+
+def job(path: Path, **stages: Any) -> Job:
+    return Job(RunFolder.create(path), recipe.make(stages, "The test's recipe"))
+
+
+def test_an_option_left_out_changes_nothing(tmp_path: Path) -> None:
+    before = {"trt": True, "engine": {"compute_capability": ["sm89"], "one_per_shape": True}}
+    run = job(tmp_path, export=before)
+    changed = with_options(run, "export", dict(trt=None, engine={"level": 5, "one_per_shape": None})).recipe.export
+    assert changed.model_dump()["trt"] is True
+    assert changed.model_dump()["engine"] == {
+        "compute_capability": ("sm89",),
+        "level": 5,
+        "workspace_mib": None,
+        "one_per_shape": True,
+    }
+    off = with_options(run, "export", dict(trt=False, engine={"one_per_shape": False})).recipe.export
+    assert not off.model_dump()["trt"] and not off.model_dump()["engine"]["one_per_shape"]
+
+
+def test_options_of_a_stage_that_has_no_settings_yet(tmp_path: Path) -> None:
+    run = job(tmp_path, profile=None)
+    changed = with_options(run, "profile", dict(rounds={"seconds": None}, batches=["2"])).recipe.profile
+    assert changed.model_dump()["batches"] == (2,)
+    assert (
+        with_options(run, "profile", dict(rounds={"seconds": 2.0})).recipe.profile.model_dump()["rounds"]["seconds"]
+        == 2
+    )
+
+
+def test_a_run_is_profiled_on_its_own_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(
+        "toolkit.pipeline.profile.profile", lambda run, settings, *models, **_: seen.append(settings.device)
+    )
+    monkeypatch.setattr(Job, "dense", None)
+    monkeypatch.setattr(Job, "compressed", None)
+    for device, own in (("cpu", "auto"), ("auto", "cpu"), ("auto", "auto")):
+        verbs.profile(job(tmp_path / f"{device}-{own}", device=device, profile={"device": own}))
+    assert seen == ["cpu", "cpu", "cuda"]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ("recover.steps=9", True),
+        ("recover.micro_batch_size=8", True),  # what an error of memory advises
+        ("recover.compile=true", True),  # and one of compiled gradients takes back
+        ("recover.channels_last=true", True),
+        ("recover.learning_rate=1", False),
+        ("prune.target=width=0.5", False),
+    ],
+)
+def test_what_changes_memory_or_rounding_alone_is_the_same_run(change: str, same: bool) -> None:
+    values: dict[str, Any] = {}
+    recipe._apply(values, change)
+    one, other = recipe.make({}, "one"), recipe.make(values, "other")
+    assert (recipe.differences(one, other) == []) == same

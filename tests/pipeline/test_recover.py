@@ -1,0 +1,325 @@
+"""Recovery is exact: the same weights however it is interrupted, split or batched."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny import tiny_folder
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import write_json
+from toolkit.core.noise import generator
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.data.images import Images
+from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.pipeline.recover import recover
+from toolkit.recovery import loop
+from toolkit.recovery.batches import Batches
+from toolkit.recovery.settings import RecoverSettings
+from toolkit.recovery.state import State, restore, save_checkpoint
+
+WEIGHTS = Path("model/unet/diffusion_pytorch_model.safetensors")
+PLAN = {
+    "class": "UNet2DModel",
+    "config": {},
+    "requested": {"criterion": "random"},
+    "groups": {},
+    "tensors": {},
+}  # no features to compare: distillation alone
+SETTINGS = {"steps": 12, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 4, "log_every": 1, "flip": True}
+
+
+def tiny_images(count: int = 40) -> Images:
+    pixels = generator("tiny images", 0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return Images("test", (3, 8, 8), "0" * 64, tuple(range(count)), lambda number: pixels[number])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[RunFolder, ModelFolder]:
+    """A run whose prune stage has finished, and its dense model. What counts here is what recovery does with it."""
+    dense = tiny_folder(tmp_path / "dense", seed=0)
+    folder = RunFolder.create(tmp_path / "run")
+    with folder.writing(Request("prune", {}, {})) as prune:
+        tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), norm_num_groups=4)
+        write_json(prune / "plan.json", PLAN)
+    return folder, dense
+
+
+def again(source: RunFolder, target: Path) -> RunFolder:
+    import shutil
+
+    shutil.copytree(source.path, target)
+    return RunFolder.create(target)
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(run.path / WEIGHTS)
+
+
+def log_of(run: RunFolder) -> list[dict]:
+    """The log without how fast it went."""
+    lines = (run.path / "recover" / "log.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "images_per_s"} for line in lines]
+
+
+def test_resumed_weights_equal_uninterrupted_ones_bit_by_bit(run, tmp_path: Path) -> None:
+    folder, dense = run
+    other = again(folder, tmp_path / "other")
+    settings = RecoverSettings(**SETTINGS)
+    recover(folder, settings, dense, tiny_images())
+
+    class Killed(Exception):
+        pass
+
+    def kill_at(step: int):
+        def progress(work: str, done: int, total: int) -> None:
+            if done == step:
+                raise Killed
+
+        return progress
+
+    for step in (3, 6, 11):
+        with pytest.raises(Killed):
+            recover(other, settings, dense, tiny_images(), progress=kill_at(step))
+    recover(other, settings, dense, tiny_images())
+    assert all(torch.equal(weights(other)[name], tensor) for name, tensor in weights(folder).items())
+    assert log_of(folder) == log_of(other)
+
+
+def test_micro_batches_change_memory_and_not_the_result(run, tmp_path: Path) -> None:
+    folder, dense = run
+    other = again(folder, tmp_path / "other")
+    mix = {"losses": {"noise": 0.5, "distillation": 1.0, "jacobian": 0.1}, "min_snr_gamma": 5.0, "steps": 6}
+    recover(folder, RecoverSettings(**SETTINGS | mix), dense, tiny_images())
+    recover(other, RecoverSettings(**SETTINGS | mix, micro_batch_size=3), dense, tiny_images())
+    for name, tensor in weights(folder).items():
+        torch.testing.assert_close(weights(other)[name], tensor, rtol=0, atol=2e-4)
+
+
+def test_more_steps_go_on_from_where_it_was(run) -> None:
+    folder, dense = run
+    settings = {**SETTINGS, "schedule": "constant"}
+    recover(folder, RecoverSettings(**settings), dense, tiny_images())
+    seen: list[int] = []
+    more = RecoverSettings(**settings | {"steps": 16})
+    recover(folder, more, dense, tiny_images(), progress=lambda w, d, t: seen.append(d))
+    assert seen == [13, 14, 15, 16]
+
+
+def test_checkpoints_of_another_recovery_do_not_crowd_out_new_ones(run, caplog) -> None:
+    folder, dense = run
+    recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+
+    def stop_at_7(work: str, done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    other = RecoverSettings(**SETTINGS, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        recover(folder, other, dense, tiny_images(), progress=stop_at_7)
+    assert "of another recovery" in caplog.text
+    seen: list[int] = []
+    recover(folder, other, dense, tiny_images(), progress=lambda w, d, t: seen.append(d))
+    assert seen[0] == 5, "the checkpoint of step 4 was lost"
+
+
+def test_losses_survive_a_kill_after_the_last_checkpoint(run) -> None:
+    folder, dense = run
+    first = recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    record = folder.record()
+    del record["stages"]["recover"]
+    (folder.path / "run.json").write_text(json.dumps(record))
+    assert recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images()) == first
+
+
+def test_dropout_does_not_make_it_a_game_of_chance(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "other"):
+        dense = tiny_folder(tmp_path / name / "dense", seed=0)
+        folder = RunFolder.create(tmp_path / name / "run")
+        with folder.writing(Request("prune", {}, {})) as prune:
+            tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), dropout=0.3)
+            write_json(prune / "plan.json", PLAN)
+        recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+        found.append(weights(folder))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_a_half_line_in_the_log_is_dropped(run) -> None:
+    folder, dense = run
+    log = folder.path / "recover" / "log.jsonl"
+    log.parent.mkdir()
+    log.write_text('{"step": 1, "tot')
+    recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    assert [line["step"] for line in log_of(folder)] == list(range(1, 13))
+
+
+def test_a_finished_recovery_is_not_repeated(run) -> None:
+    folder, dense = run
+    settings = RecoverSettings(**SETTINGS)
+    first = recover(folder, settings, dense, tiny_images())
+    seen: list[int] = []
+    assert recover(folder, settings, dense, tiny_images(), progress=lambda w, d, t: seen.append(d)) == first
+    assert seen == []
+
+
+def test_training_helps(run) -> None:
+    folder, dense = run
+    recover(
+        folder,
+        RecoverSettings(**SETTINGS | {"steps": 60, "losses": {"distillation": 1.0}, "learning_rate": 1e-3}),
+        dense,
+        tiny_images(),
+    )
+    log = [json.loads(line)["distillation"] for line in (folder.path / "recover" / "log.jsonl").open()]
+    assert np.mean(log[-10:]) < 0.7 * np.mean(log[:10])
+
+
+def test_a_loss_that_is_not_finite_stops_with_what_to_try(run) -> None:
+    folder, dense = run
+    bad = SETTINGS | {"learning_rate": 1e25, "gradient_clip": 1e25, "warmup_steps": 0, "checkpoint_every": 1}
+    words = r"The loss at step (\d+) is not finite[\s\S]*the last good checkpoint: step \1,[\s\S]*learning-rate"
+    with pytest.raises(DtkError, match=words):
+        recover(folder, RecoverSettings(**bad), dense, tiny_images())
+    with pytest.raises(DtkError, match="checkpoint: none was saved yet"):
+        recover(folder, RecoverSettings(**bad | {"checkpoint_every": 99, "seed": 1}), dense, tiny_images())
+
+
+@pytest.mark.parametrize("fits", [2, 0])
+def test_out_of_memory_says_what_fits(fits: int, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, dense = run
+    load = load_denoiser
+
+    def small_device(model: ModelFolder) -> torch.nn.Module:
+        def allocate(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if len(inputs[0]) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        network = load(model)
+        network.register_forward_pre_hook(allocate)
+        return network
+
+    monkeypatch.setattr("toolkit.recovery.prepare.load_denoiser", small_device)
+    words = (
+        r"8 images at once[\s\S]*2 at once, which fit[\s\S]*micro_batch_size=2" if fits else "one alone does not fit"
+    )
+    with pytest.raises(DtkError, match=rf"Out of memory at step 0[\s\S]*{words}"):
+        recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    if fits:
+        settings = RecoverSettings(**SETTINGS | {"steps": 2}, micro_batch_size=2)
+        assert recover(folder, settings, dense, tiny_images())["steps"] == 2
+
+
+@pytest.mark.parametrize("change", [{"channels_last": True}, {"mixed_precision": "bf16"}])
+def test_other_ways_to_compute_train_alike_and_resume_exactly(change: dict, run, tmp_path: Path) -> None:
+    folder, dense = run
+    settings = SETTINGS | {"steps": 4, "checkpoint_every": 2}
+    plain = recover(again(folder, tmp_path / "plain"), RecoverSettings(**settings), dense, tiny_images())
+    changed = RecoverSettings(**settings | change)
+    whole, parts = (again(folder, tmp_path / name) for name in ("whole", "parts"))
+    losses = recover(whole, changed, dense, tiny_images())["losses"]
+    assert losses == pytest.approx(plain["losses"], rel=0.02)
+
+    def stop(work: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(parts, changed, dense, tiny_images(), progress=stop)
+    recover(parts, changed, dense, tiny_images())
+    assert all(torch.equal(weights(parts)[name], tensor) for name, tensor in weights(whole).items())
+
+
+def test_training_never_goes_back(run) -> None:
+    folder, dense = run
+    recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
+    before, kept = weights(folder), sorted((folder.path / "recover" / "checkpoints").iterdir())
+    with pytest.raises(UsageError, match=r"gone further[\s\S]*12 steps done, 8 asked[\s\S]*12 steps or more"):
+        recover(folder, RecoverSettings(**SETTINGS | {"steps": 8}), dense, tiny_images())
+    assert all(torch.equal(weights(folder)[name], tensor) for name, tensor in before.items())
+    assert sorted((folder.path / "recover" / "checkpoints").iterdir()) == kept
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_alike_or_not_at_all(run, tmp_path: Path) -> None:
+    """On a CPU torch 2.13 compiles a UNet to code without some gradients; where it does not, the losses are equal."""
+    folder, dense = run
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = SETTINGS | {"steps": 2, "losses": {"noise": 1.0}}
+    plain = recover(again(folder, tmp_path / "plain"), RecoverSettings(**settings), dense, tiny_images(), device=device)
+    try:
+        compiled = recover(folder, RecoverSettings(**settings, compile=True), dense, tiny_images(), device=device)
+    except DtkError as refused:
+        assert device == "cpu" and "The compiled network has other gradients than the network itself" in str(refused)
+    else:
+        assert compiled["losses"] == pytest.approx(plain["losses"], rel=1e-3)
+
+
+def test_losses_that_look_inside_are_not_compiled(run) -> None:
+    folder, dense = run
+    settings = RecoverSettings(**SETTINGS, compile=True, losses={"distillation": 1.0, "jacobian": 0.1})
+    with pytest.raises(UsageError, match=r"recover.compile with jacobian[\s\S]*compile=false"):
+        recover(folder, settings, dense, tiny_images())
+
+
+def test_a_cpu_refuses_fp16(run) -> None:
+    folder, dense = run
+    with pytest.raises(UsageError, match=r"A CPU does not train in fp16[\s\S]*bf16"):
+        recover(folder, RecoverSettings(**SETTINGS, mixed_precision="fp16"), dense, tiny_images())
+
+
+def test_the_scaler_of_fp16_is_kept_with_a_checkpoint(tmp_path: Path) -> None:
+    def fresh() -> State:
+        model = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        return State(model, average, optimizer, torch.amp.GradScaler("cpu", init_scale=1024.0))
+
+    one, other = fresh(), fresh()
+    one.scaler.scale(torch.ones(1))  # it makes its tensors at the first call
+    one.scaler.update(128.0)
+    save_checkpoint(tmp_path, one, "same", keep=1)
+    assert restore(tmp_path, other, "same", last=0) == []
+    assert other.scaler.state_dict() == one.scaler.state_dict() and other.scaler.get_scale() == 128.0
+
+
+def test_an_unknown_loss_lists_the_known(run) -> None:
+    folder, dense = run
+    with pytest.raises(UsageError, match=r"Unknown loss 'perceptual'[\s\S]*distillation, features, jacobian, noise"):
+        recover(folder, RecoverSettings(losses={"perceptual": 1.0}), dense, tiny_images(100))
+
+
+def test_a_sample_is_a_function_of_its_number() -> None:
+    images = tiny_images(10)
+    one, other = (Batches(images, 100, seed=3, flip=True, directions=True) for _ in range(2))
+    whole = one(range(24), torch.device("cpu"))
+    for start in (16, 0, 8):
+        part = other(range(start, start + 8), torch.device("cpu"))
+        assert torch.equal(part.images, whole.images[start : start + 8])
+        assert torch.equal(part.noise, whole.noise[start : start + 8])
+        assert torch.equal(part.t, whole.t[start : start + 8])
+        assert torch.equal(part.direction, whole.direction[start : start + 8])
+    torch.testing.assert_close(whole.direction.square().sum((1, 2, 3)), torch.ones(24))
+    first_epoch = {tuple(np.sort(image.flatten().numpy())) for image in whole.images[:10]}
+    assert len(first_epoch) == 10, "an epoch shows every image once"
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_learning_rate_rises_and_then_obeys_its_schedule(schedule: str) -> None:
+    settings = RecoverSettings(steps=100, warmup_steps=10, learning_rate=1.0, schedule=schedule)
+    rates = [loop.learning_rate(settings, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    if schedule == "constant":
+        assert set(rates[10:]) == {1.0}
+    else:
+        assert rates[55] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)))
+        assert all(a >= b for a, b in itertools.pairwise(rates[10:]))

@@ -1,0 +1,124 @@
+"""UNet2DConditionModel: the denoiser of LDM-4 and Stable Diffusion.
+
+``attention_head_dim`` is the *number* of heads in this class (diffusers keeps the name for old checkpoints), so heads
+stay and get smaller: 320 to 256 is 8 heads of 40 to 8 of 32. Text context and class embeddings are untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from toolkit.adapters.base import InputSpec, Limits
+from toolkit.adapters.blocks import KeptBlocks, Rename, Stack, renumber
+from toolkit.adapters.space import Config, Space
+from toolkit.adapters.unet import class_labels, refuse_unknown_parts, width_space, with_blocks
+from toolkit.core.errors import DtkError
+
+KNOWN_BLOCKS = {
+    "DownBlock2D",
+    "CrossAttnDownBlock2D",
+    "UpBlock2D",
+    "CrossAttnUpBlock2D",
+    "UNetMidBlock2DCrossAttn",
+}
+PLAIN = {
+    "addition_embed_type": (None,),  # text_time shares freq_shift with the time embedding
+    "time_cond_proj_dim": (None,),
+    "attention_type": ("default",),
+    "dual_cross_attention": (False,),
+}
+
+
+class LevelBlocks:
+    """Blocks per level: ``layers_per_block`` as a tuple.
+
+    Down block k of a level (k > 0) goes together with the up block that reads what ran into it, so that every up block
+    that stays reads the skip connection it read before. The first down block of a level joins two widths, as do the
+    first and the last up block: they stay. With two blocks a level this is the choice of BK-SDM (Kim et al. 2023).
+    """
+
+    def stacks(self, config: Config) -> dict[str, Stack]:
+        layers = _layers(config)
+        return {_stack(level): Stack(n, tuple(range(1, n))) for level, n in enumerate(layers)}
+
+    def resized(self, config: Config, sizes: Mapping[str, int]) -> Config:
+        layers = _layers(config)
+        wanted = [sizes.get(_stack(level), n) for level, n in enumerate(layers)]
+        return config if wanted == layers else {**config, "layers_per_block": wanted}
+
+    def rename(self, config: Config, kept: KeptBlocks) -> Rename:
+        layers = _layers(config)
+        prefixes: dict[str, tuple[int, ...]] = {}
+        for level in range(len(layers)):
+            stay, up = kept[_stack(level)], _up_blocks(layers[level], kept[_stack(level)])
+            for part in ("resnets", "attentions"):
+                prefixes[f"down_blocks.{level}.{part}."] = stay
+                prefixes[f"up_blocks.{len(layers) - 1 - level}.{part}."] = up
+
+        def renamed(tensor: str) -> str | None:
+            prefix = ".".join(tensor.split(".", 3)[:3]) + "."
+            return renumber(tensor, prefix, prefixes[prefix]) if prefix in prefixes else tensor
+
+        return renamed
+
+    def successors(self, config: Config, kept: KeptBlocks) -> dict[str, str]:
+        """An up block narrows what it concatenates, so its output is a stream of its own: the one before takes over."""
+        layers = _layers(config)
+        found: dict[str, str] = {}
+        for level, n in enumerate(layers):
+            stay = _up_blocks(n, kept[_stack(level)])
+            output = f"up_blocks.{len(layers) - 1 - level}.resnets.{{}}.conv2.weight"
+            gone = (block for block in range(n + 1) if block not in stay)
+            found |= {output.format(b): output.format(max(s for s in stay if s < b)) for b in gone}
+        return found
+
+
+def _up_blocks(layers: int, stay: tuple[int, ...]) -> tuple[int, ...]:
+    """The up blocks of a level of ``layers`` down blocks that stay when those in ``stay`` do."""
+    return (0, *sorted(layers - block for block in stay))
+
+
+def _stack(level: int) -> str:
+    return f"blocks of level {level}"
+
+
+def _layers(config: Config) -> list[int]:
+    layers = config["layers_per_block"]
+    return [layers] * len(config["block_out_channels"]) if isinstance(layers, int) else list(layers)
+
+
+class UNet2DConditionAdapter:
+    """Level widths of UNet2DConditionModel, and blocks with --blocks; attention keeps its heads, which get smaller."""
+
+    class_name = "UNet2DConditionModel"
+    component = "unet"
+    has_widths, null_class = True, False
+    blocks = LevelBlocks()
+
+    def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:
+        width = config.get("encoder_hid_dim") or config["cross_attention_dim"]
+        return {"encoder_hidden_states": InputSpec((tokens, width)), **class_labels(config)}
+
+    def space(self, config: Config, limits: Limits) -> Space:
+        refuse_unknown_parts(config, KNOWN_BLOCKS, config["norm_num_groups"])
+        for field, known in PLAIN.items():
+            if config[field] not in known:
+                raise DtkError(
+                    "dtk cannot prune this variant of UNet2DConditionModel.",
+                    found=f"{field} {config[field]!r}",
+                    expected=f"{known[0]!r}",
+                )
+        widths = width_space(config, limits, _heads(config), config["norm_num_groups"])
+        return with_blocks(widths, self.blocks, limits.least) if limits.blocks else widths
+
+    def whole_heads(self, config: Config) -> bool:
+        return False
+
+
+def _heads(config: Config) -> list[int]:
+    """The number of attention heads of each level."""
+    heads = config["num_attention_heads"] or config["attention_head_dim"]
+    return [heads] * len(config["block_out_channels"]) if isinstance(heads, int) else list(heads)
+
+
+ADAPTER = UNet2DConditionAdapter()

@@ -1,0 +1,128 @@
+"""Models as users hold them in Python, copied into what pruning works on: nothing is written, they stay as they are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+
+from toolkit.adapters.base import InputSpec, adapter_of
+from toolkit.adapters.inputs import input_specs
+from toolkit.core.errors import UsageError
+from toolkit.data.conditions import Condition
+from toolkit.models.autoencoder import PLACES, Autoencoder, open_autoencoder
+from toolkit.models.conditioners import CaptionEncoder, ClassLabels, Conditioner, Unconditional, open_conditioner
+from toolkit.models.conditioning import Conditioning, denoiser_inputs
+from toolkit.models.folder import components, find_model, load_denoiser, load_scheduler, plain_config
+
+Model: TypeAlias = "str | Path | ModelMixin | DiffusionPipeline | None"
+"""A denoiser in memory, a pipeline, a diffusers folder or hub id; None is the embedded default."""
+
+
+@dataclass(frozen=True)
+class DenseModel:
+    """A dense model in memory: a copy of its network in eval mode, and what noises, encodes and conditions for it."""
+
+    network: ModelMixin
+    specs: dict[str, InputSpec]
+    scheduler: Any
+    conditioner: Conditioner
+    autoencoder: Autoencoder | None = None
+
+
+def config_of(model: Model) -> tuple[str, dict[str, Any]]:
+    """Class name and configuration of a denoiser; reads no weights."""
+    if isinstance(model, DiffusionPipeline):
+        model = _denoiser_of(model)
+    if isinstance(model, ModelMixin):
+        adapter_of(type(model).__name__)
+        return type(model).__name__, plain_config(model.config)
+    folder = find_model(model)
+    return folder.class_name, dict(folder.config)
+
+
+def open_dense(model: Model, scheduler: Any, context: torch.Tensor | None, device: str) -> DenseModel:
+    """A copy of ``model`` on ``device``. ``scheduler`` and ``context`` are for a bare denoiser; see ``prune``."""
+    if isinstance(model, DiffusionPipeline):
+        return _of_pipeline(model, scheduler, device)
+    if isinstance(model, ModelMixin):
+        return _of_denoiser(model, scheduler, context, device)
+    folder = find_model(model)
+    network = load_denoiser(folder).to(device)
+    scheduler = scheduler or load_scheduler(folder)
+    conditioner, autoencoder = open_conditioner(folder, device), open_autoencoder(folder, device)
+    return DenseModel(network, denoiser_inputs(folder), scheduler, conditioner, autoencoder)
+
+
+def _denoiser_of(pipeline: DiffusionPipeline) -> ModelMixin:
+    found = [getattr(pipeline, name) for name in components() if getattr(pipeline, name, None) is not None]
+    if not found:
+        raise UsageError(
+            f"{type(pipeline).__name__} has no denoiser that dtk knows.", expected=f"one of {', '.join(components())}"
+        )
+    denoiser: ModelMixin = found[0]
+    return denoiser
+
+
+def _of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, device: str) -> DenseModel:
+    network = _copied(_denoiser_of(pipeline), device)
+    specs = input_specs(type(network).__name__, network.config)
+    found = next((getattr(pipeline, name) for name in PLACES if getattr(pipeline, name, None) is not None), None)
+    autoencoder = None if found is None else Autoencoder(_copied(found, device), device)
+    encoder = getattr(pipeline, "text_encoder", None)
+    if "encoder_hidden_states" in specs and encoder is not None:
+        tokenizer = copy.deepcopy(pipeline.tokenizer)
+        length = int(encoder.config.max_position_embeddings)
+        conditioning = Conditioning("caption", 0, True, length)
+        conditioner: Conditioner = CaptionEncoder(_copied(encoder, device), tokenizer, conditioning, device)
+    else:
+        conditioner = _conditioner(network, specs, None, device)
+    return DenseModel(network, specs, scheduler or pipeline.scheduler, conditioner, autoencoder)
+
+
+def _of_denoiser(model: ModelMixin, scheduler: Any, context: torch.Tensor | None, device: str) -> DenseModel:
+    if scheduler is None:
+        raise UsageError(
+            "A denoiser alone does not say its noise levels.", do="give scheduler=, the one it was trained with"
+        )
+    tokens = {} if context is None else {"tokens": context.shape[1]}
+    specs = input_specs(type(model).__name__, model.config, **tokens)
+    return DenseModel(_copied(model, device), specs, scheduler, _conditioner(model, specs, context, device))
+
+
+def _copied(module: Any, device: str) -> Any:
+    """A float32 copy in eval mode: scoring uses the gradients of what it is given."""
+    return copy.deepcopy(module).to(device).float().eval().requires_grad_(True)
+
+
+def _conditioner(
+    network: ModelMixin, specs: dict[str, InputSpec], context: torch.Tensor | None, device: str
+) -> Conditioner:
+    needed = specs.keys() - {"sample", "timestep"}
+    if not needed:
+        return Unconditional(Conditioning("none"))
+    if needed == {"class_labels"}:
+        null_class = adapter_of(type(network).__name__).null_class
+        return ClassLabels(Conditioning("class", specs["class_labels"].upper, null_class), device)
+    if needed == {"encoder_hidden_states"} and context is not None:
+        return GivenContext(context, device)
+    raise UsageError(
+        f"This {type(network).__name__} takes {' and '.join(sorted(needed))}, and nothing here makes that.",
+        do="give the whole pipeline, its folder, or context= (N, S, D), a row for each image of data=",
+    )
+
+
+class GivenContext:
+    """The context of each image as it was given: its condition is its row."""
+
+    def __init__(self, context: torch.Tensor, device: str) -> None:
+        self.conditioning = Conditioning("class", len(context), False, context.shape[1])
+        self._context = context.detach().float().to(device)
+
+    def __call__(self, conditions: Sequence[Condition]) -> dict[str, torch.Tensor]:
+        return {"encoder_hidden_states": self._context[[int(row or 0) for row in conditions]]}

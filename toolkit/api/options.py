@@ -1,0 +1,149 @@
+"""The keywords of the verbs, as types: what is left out takes the recipe's default. docs/python.md describes them."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class PruneOptions(TypedDict, total=False):
+    """How a model is pruned; ``toolkit.pruning.settings.PruneSettings`` says what each does."""
+
+    target: str
+    criterion: str
+    threshold: float | Literal["auto"]
+    align: int
+    groups: Literal["within", "whole"]
+    min_width: float
+    blocks: bool
+    tokens: int
+    calibration_images: int
+    calibration_batch_size: int
+    score_timesteps: int
+    noise_draws: int
+    score_precision: Literal["fp32", "bf16"]
+    gradient_checkpointing: bool
+    norm_term: bool
+    reconstruct: bool
+    seed: int
+    runner: str
+    batch: int
+
+
+class RecoverOptions(TypedDict, total=False):
+    """How the pruned model is trained; ``toolkit.recovery.settings.RecoverSettings`` says what each does."""
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int
+    losses: dict[str, float]
+    min_snr_gamma: float
+    learning_rate: float
+    schedule: Literal["cosine", "constant"]
+    warmup_steps: int
+    weight_decay: float
+    gradient_clip: float
+    ema: float
+    flip: bool
+    condition_dropout: float
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    compile: bool
+    channels_last: bool
+    checkpoint_every: int
+    keep_checkpoints: int
+    log_every: int
+    seed: int
+
+
+class CompressOptions(PruneOptions, RecoverOptions, total=False):
+    """Those of pruning and of recovery; ``seed`` is that of both and of the data's split."""
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """How images are sampled and judged; see ``toolkit.evaluation.settings.EvaluateSettings``."""
+
+    images: int
+    sampler: str
+    sampling_steps: int
+    batch_size: int
+    guidance: float
+    features: str
+    seed: int
+    controls: bool
+
+
+class EngineOptions(TypedDict, total=False):
+    """How TensorRT builds; see ``exporters.settings.EngineSettings``."""
+
+    compute_capability: tuple[str, ...]
+    level: int
+    workspace_mib: int
+    one_per_shape: bool
+
+
+class ExportOptions(TypedDict, total=False):
+    """What is exported; see ``exporters.settings.ExportSettings``."""
+
+    dtype: Literal["fp32", "fp16", "bf16"]
+    keep_fp32: tuple[str, ...]
+    opset: int
+    batch: str
+    tokens: int
+    dynamic_size: bool
+    surroundings: bool
+    also: tuple[str, ...]
+    layout: Literal["dtk", "optimum"]
+    trt: bool
+    engine: EngineOptions
+    sampler: Literal["ddim", "ddpm"]
+    longest: int
+    loop_steps: int
+    loop_images: int
+    seed: int
+
+
+class RoundOptions(TypedDict, total=False):
+    """How long is measured; see ``profiles.settings.Rounds``."""
+
+    seconds: float
+    least: int
+    most: int
+
+
+class ProfileOptions(TypedDict, total=False):
+    """What is measured; see ``profiles.settings.ProfileSettings``."""
+
+    runners: tuple[str, ...]
+    batches: tuple[int, ...]
+    device: str
+    dtype: Literal["fp32", "fp16", "bf16"]
+    rounds: RoundOptions
+    loop_steps: int
+    parts: bool
+    guidance: float
+    tokens: int
+
+
+class HandoffOptions(TypedDict, total=False):
+    """What a server gets; see ``toolkit.handoff.settings.HandoffSettings``."""
+
+    to: Literal["triton"]
+    name: str
+    device: Literal["cpu", "gpu"]
+    runtime: Literal["onnxruntime", "tensorrt"]
+    plans: tuple[str, ...]
+    fallback: Literal["refuse", "onnxruntime"]
+    instances: int
+    threads: int
+    max_batch: int
+    max_steps: int
+    default_steps: int
+    max_guidance: float
+    default_guidance: float
+    max_prompt_bytes: int
+    max_pixels: int
+    max_queue_size: int
+    queue_timeout_ms: int
+    queue_delay_ms: float
+    dynamic_batching: bool
+    tolerance: int
+    container: str

@@ -1,0 +1,259 @@
+"""Runs: compress a model into a folder, then evaluate, export, profile and hand it off, stage by stage."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+from diffusers import ModelMixin
+
+from toolkit.api import results
+from toolkit.api.models import Model
+from toolkit.api.options import (
+    CompressOptions,
+    EvaluateOptions,
+    ExportOptions,
+    HandoffOptions,
+    ProfileOptions,
+    RecoverOptions,
+)
+from toolkit.api.progress import watched
+from toolkit.api.stored import stored_data, stored_model
+from toolkit.core import processes
+from toolkit.core.errors import UsageError
+from toolkit.core.progress import Progress
+from toolkit.core.run_folder import RunFolder
+from toolkit.core.run_lock import held
+from toolkit.data.conditions import Condition
+from toolkit.data.memory import Data, ValueRange
+from toolkit.handoff.server import Server
+from toolkit.handoff.server import serve as serve_run
+from toolkit.handoff.settings import ServeSettings
+from toolkit.importing.convert import convert
+from toolkit.models.folder import find_model, load_denoiser
+from toolkit.pipeline import recipe as recipes
+from toolkit.pipeline import sweep as sweeps
+from toolkit.pipeline import verbs
+from toolkit.pipeline.job import Job, dry_run, start, take_up
+from toolkit.pipeline.options import compress_recipe, given, with_options
+from toolkit.pipeline.recipe import Recipe
+from toolkit.report import comparison
+from toolkit.report.gates import Gate, GateFailedError, check_decidable, hold, parse
+
+StrPath = str | Path
+
+
+class Run:
+    """A run folder that ``compress`` or ``dtk run`` made. A stage that is already current is read, not run again."""
+
+    def __init__(self, folder: StrPath, progress: Progress | None = None) -> None:
+        self.folder, self._progress = Path(folder), progress
+        RunFolder.open(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def model(self) -> ModelMixin:
+        """The compressed denoiser with its weights, a stock module, float32 in eval mode."""
+        return load_denoiser(find_model(self.folder / "model"))
+
+    def plan(self) -> results.Plan:
+        """What was pruned."""
+        return results.Plan(self.report().record["stages"]["prune"], self.folder / "prune")
+
+    def recover(self, **options: Unpack[RecoverOptions]) -> results.Recovery:
+        """Train the pruned model up to ``steps`` in all, with the dense one as teacher; resumes where it was."""
+        return results.Recovery(self._stage("recover", options), self.folder / "recover")
+
+    def evaluate(self, **options: Unpack[EvaluateOptions]) -> results.Evaluation:
+        """Sample dense and compressed from the same noise and judge both by real images."""
+        return results.Evaluation(self._stage("evaluate", options), self.folder / "evaluate")
+
+    def export(self, **options: Unpack[ExportOptions]) -> results.Export:
+        """Write ONNX files and prove them equal to torch; with trt=True build TensorRT engines of them."""
+        return results.Export(self._stage("export", options), self.folder / "export")
+
+    def profile(
+        self, *, against: StrPath | None = None, fail_if: Sequence[str] = (), **options: Unpack[ProfileOptions]
+    ) -> results.Profile:
+        """Measure dense against compressed: size, MACs, latency, memory.
+
+        ``against``: a diffusers folder that is measured in the dense model's place; nothing of it is kept in the
+        report. ``fail_if``: conditions such as "onnxruntime@64.speedup<1.2"; raises GateFailedError, which holds the
+        profile, after all was measured.
+        """
+        gates = [parse(text) for text in fail_if]
+        with self._job() as job:
+            job = with_options(job, "profile", options)
+            _check_decidable(job, gates)
+            measured = verbs.profile_against(job, str(against)) if against else verbs.profile(job)
+            if not against:
+                job.recipe.write(self.folder / "recipe.yaml")
+            stages = verbs.report(job)["stages"] | {"profile": measured}
+        profile = results.Profile(measured, self.folder / "profile")
+        try:
+            hold(gates, stages)
+        except GateFailedError as error:
+            error.profile = profile
+            raise
+        return profile
+
+    def handoff(self, **options: Unpack[HandoffOptions]) -> results.Handoff:
+        """Write RUN/handoff, a model repository that a server takes as it is."""
+        return results.Handoff(self._stage("handoff", options), self.folder / "handoff")
+
+    def report(self) -> results.Report:
+        """Everything found so far; writes RUN/report.html and report.json."""
+        with self._job() as job:
+            return results.Report(verbs.report(job), self.folder)
+
+    def serve(self, ready: Callable[[Server], None], **settings: Any) -> int:
+        """Serve RUN/handoff with a real tritonserver until the process is told to stop; returns its exit code.
+
+        ``ready`` is called when it answers. ``settings``: toolkit.handoff.settings.ServeSettings.
+        """
+        return serve_run(RunFolder.open(self.folder), ServeSettings(**given(settings)), ready=ready)
+
+    @contextlib.contextmanager
+    def _job(self) -> Iterator[Job]:
+        with watched(self._progress) as progress, held(self.folder):
+            yield take_up(self.folder, progress)
+
+    def _stage(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one stage with changed settings; under a launcher the main process alone writes the recipe and report."""
+        with self._job() as job:
+            job = with_options(job, stage, options)
+            found = verbs.VERBS[stage](job)
+            if processes.is_main():
+                job.recipe.write(self.folder / "recipe.yaml")
+                verbs.report(job)
+        return found
+
+
+def _check_decidable(job: Job, gates: list[Gate]) -> None:
+    """Refuse, before minutes of measuring, a condition on what will not be measured."""
+    stale = verbs.stale(job)
+    for gate in gates:
+        check_decidable(gate, job.run, job.recipe.profile, stale)
+
+
+def compress(
+    model: Model = None,
+    *,
+    out: StrPath,
+    data: Data = None,
+    value_range: ValueRange | None = None,
+    conditions: Sequence[Condition] | None = None,
+    scheduler: Any = None,
+    recover: bool = True,
+    stream: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[CompressOptions],
+) -> Run:
+    """Prune ``model`` to ``target`` and recover its quality, into the run folder ``out``; a finished part is kept.
+
+    ``model``, ``data``, ``value_range``, ``conditions`` and ``scheduler`` as in ``prune``; what lies in memory is
+    stored in ``out``, so that the run can be repeated. ``recover=False`` prunes alone. ``stream``: of a data set of the
+    hub, read that many of its first rows. ``overwrite``: replace a run of another recipe.
+    """
+    folder = Path(out)
+    with watched(progress) as bars, held(folder, make=True):
+        source = stored_model(model, scheduler, folder)
+        images = stored_data(data, find_model(source), value_range, conditions, folder, bars)
+        requested = compress_recipe(source, images, options, recover=recover, stream=stream, device=device)
+        verbs.run_all(start(folder, requested, overwrite=overwrite, progress=bars))
+    return Run(folder, progress)
+
+
+def dry_run_compress(
+    model: StrPath | None,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+    **options: Unpack[CompressOptions],
+) -> results.Plan:
+    """What ``compress`` would lead to; writes nothing."""
+    requested = compress_recipe(None if model is None else str(model), None, options, device=device)
+    with watched(progress) as bars:
+        return results.Plan(dry_run(requested, bars))
+
+
+def open_run(folder: StrPath, *, progress: Progress | None = None) -> Run:
+    """The run in ``folder``. Raises DtkError if there is none, or if another version of dtk wrote it."""
+    return Run(folder, progress)
+
+
+def run_recipe(
+    recipe: StrPath,
+    *,
+    out: StrPath | None = None,
+    changes: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Do all that a recipe (YAML) says; ``changes`` such as "recover.steps=2000". Resumes an interrupted run.
+
+    ``out`` None is the run folder that the recipe lies in.
+    """
+    path = Path(recipe)
+    folder = Path(out) if out is not None else path.parent
+    if out is None and not (folder / "run.json").is_file():
+        raise UsageError(f"No run folder was given for {path}.", do="add -o RUN")
+    with watched(progress) as bars, held(folder, make=True):
+        verbs.run_all(start(folder, recipes.read(path, tuple(changes)), overwrite=overwrite, progress=bars))
+    return Run(folder, progress)
+
+
+def sweep(
+    model: StrPath | None = None,
+    *,
+    out: StrPath,
+    targets: Sequence[str],
+    data: str | Path | None = None,
+    images: int | None = None,
+    sampling_steps: int | None = None,
+    recover: bool = True,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[CompressOptions],
+) -> results.Sweep:
+    """Compress ``model`` to several targets, a run folder each below ``out``, and draw quality against latency.
+
+    ``images`` and ``sampling_steps`` are those of the evaluations. Resumes an interrupted sweep.
+    """
+    flat = dict(options)
+    measuring = {name: flat.pop(name, None) for name in ("runner", "batch")}
+    base: Recipe = compress_recipe(*(_text(model), _text(data), flat), recover=recover, device=device)
+    requested = sweeps.recipes(base, targets, {"images": images, "sampling_steps": sampling_steps}, measuring)
+    with watched(progress) as bars, held(Path(out), make=True):
+        return results.Sweep(sweeps.sweep(Path(out), requested, overwrite=overwrite, progress=bars), Path(out))
+
+
+def _text(path: StrPath | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def compare_profiles(runs: Sequence[StrPath], *, across_machines: bool = False) -> results.Comparison:
+    """The profiles of several runs side by side. Raises DtkError for runs of different machines, unless allowed."""
+    return results.Comparison(comparison.compare_runs(_folders(runs), across_machines=across_machines))
+
+
+def compare_evaluations(runs: Sequence[StrPath]) -> results.Comparison:
+    """The evaluations of several runs side by side. Raises DtkError for those that do not compare."""
+    return results.Comparison(comparison.compare_evaluations(_folders(runs)))
+
+
+def _folders(runs: Sequence[StrPath]) -> list[RunFolder]:
+    return [RunFolder.open(Path(run)) for run in runs]
+
+
+def import_checkpoint(
+    checkpoint: StrPath, *, out: StrPath, weights: Literal["ema", "plain"] = "ema", size: int | None = None
+) -> results.Imported:
+    """A diffusers folder from a checkpoint of the DDIM code base or of CompVis latent diffusion; runs no code of it."""
+    return results.Imported(convert(Path(checkpoint), Path(out), weights=weights, size=size), Path(out))

@@ -1,0 +1,68 @@
+"""Models and data from memory, stored in a run folder, so that the run can be repeated and taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import DiffusionPipeline, ModelMixin
+
+from toolkit.adapters.base import adapter_of
+from toolkit.api.models import Model
+from toolkit.core.errors import UsageError
+from toolkit.core.files import replacing
+from toolkit.core.progress import Progress
+from toolkit.core.run_folder import RunFolder
+from toolkit.data.conditions import COLUMNS, Condition
+from toolkit.data.memory import ArrayExamples, Data, ValueRange, open_examples
+from toolkit.models.autoencoder import image_shape
+from toolkit.models.folder import ModelFolder
+
+DENSE, DATA = "dense", "data.npz"
+
+
+def stored_model(model: Model, scheduler: Any, run: Path) -> str | None:
+    """The path or hub id of a model; one in memory is written to RUN/dense, a stock folder.
+
+    Raises UsageError for a denoiser without a scheduler.
+    """
+    if not isinstance(model, ModelMixin | DiffusionPipeline):
+        return None if model is None else str(model)
+    if isinstance(model, ModelMixin) and scheduler is None:
+        raise UsageError(
+            "A denoiser alone does not say its noise levels.", do="give scheduler=, the one it was trained with"
+        )
+    RunFolder.create(run)
+    with replacing(run / DENSE) as folder:
+        if isinstance(model, DiffusionPipeline):
+            model.save_pretrained(folder, safe_serialization=True)
+        else:
+            component = adapter_of(type(model).__name__).component
+            model.save_pretrained(folder / component, safe_serialization=True)
+            scheduler.save_pretrained(folder / "scheduler")
+    return str(run / DENSE)
+
+
+def stored_data(
+    data: Data,
+    model: ModelFolder,
+    value_range: ValueRange | None,
+    conditions: Sequence[Condition] | None,
+    run: Path,
+    progress: Progress,
+) -> str | None:
+    """The path or hub id of data; images in memory are written to RUN/data.npz, 8 bits a channel."""
+    if data is None or isinstance(data, str | Path):
+        return None if data is None else str(data)
+    if value_range == "latents":
+        raise UsageError("A run trains and judges on images.", found="latents", do="give images, or use prune()")
+    examples = open_examples(data, image_shape(model), value_range, conditions, progress)
+    assert isinstance(examples, ArrayExamples), "what lies in memory is read into memory"
+    arrays = {"images": ((examples.items + 1) * 127.5).round().clip(0, 255).astype(np.uint8)}
+    arrays |= {COLUMNS[kind][0]: np.array(values) for kind, values in examples.values.items()}
+    RunFolder.create(run)
+    with replacing(run / DATA) as path, path.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+    return str(run / DATA)

@@ -1,0 +1,76 @@
+"""``dtk report``, ``list``, ``doctor`` and ``serve``: what a run found, what dtk knows, what fits, and a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.app import Json, RunArgument, app, option
+
+
+@app.command()
+def report(run: RunArgument, json: Json = False) -> None:
+    """Print what a run found, and write it as one page: RUN/report.html."""
+    from toolkit.api import runs
+    from toolkit.cli.terminal import show, show_ending, terminal
+
+    with terminal(quiet=json) as progress:
+        result = runs.open_run(run, progress=progress).report()
+    show(result, json)
+    if not json:
+        show_ending(result)
+
+
+@app.command(name="list")
+def list_known(
+    kind: Annotated[str, typer.Argument(help="criteria, adapters, runners, exporters, samplers, losses or extractors")],
+    json: Json = False,
+) -> None:
+    """List what can be named in other commands."""
+    from toolkit.api.catalog import known
+    from toolkit.cli.terminal import show, terminal
+
+    with terminal(quiet=json):
+        result = known(kind)
+    show(result, json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check whether what is installed fits together, and which runners would run here; exit code 1 on a conflict."""
+    from toolkit.api.doctor import doctor as examine
+    from toolkit.cli.terminal import show, terminal
+
+    with terminal(quiet=json):
+        result = examine()
+    show(result, json)
+    raise typer.Exit(0 if result.ok else 1)
+
+
+@app.command()
+def serve(
+    run: RunArgument,
+    host: Annotated[str | None, option("address to bind [127.0.0.1]")] = None,
+    http_port: Annotated[int | None, option("HTTP port; 0 takes a free one [8000]")] = None,
+    grpc_port: Annotated[int | None, option("gRPC port [8001]")] = None,
+    metrics_port: Annotated[int | None, option("port of the metrics [8002]")] = None,
+    environment: Annotated[Path | None, option("virtual environment that holds nvidia-pytriton")] = None,
+    ready_timeout: Annotated[float | None, option("seconds that loading and warming up may take [600]")] = None,
+) -> None:
+    """Serve RUN/handoff with a real tritonserver until Ctrl-C or SIGTERM."""
+    from toolkit.api import runs
+    from toolkit.cli.terminal import terminal
+
+    with terminal() as progress:
+        code = runs.open_run(run).serve(
+            lambda server: progress.say(f"Serving on http://{server.http} (gRPC {server.grpc}). Ctrl-C ends it."),
+            host=host,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            environment=environment,
+            ready_timeout_s=ready_timeout,
+        )
+    raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, files, noise, the run folder, and where something ran. No framework."""

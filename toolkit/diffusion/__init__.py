@@ -1,0 +1,1 @@
+"""Diffusion itself: the training objective, the sampling loop and classifier-free guidance."""

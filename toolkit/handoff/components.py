@@ -1,0 +1,47 @@
+"""What the export left around the step graph: decoder, conditioner and tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.errors import DtkError
+from toolkit.core.files import file_sha256, read_json
+
+DECODER, CONDITIONER, TOKENIZER = "decoder.onnx", "conditioner.onnx", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """An exported graph beside the step graph: its file and the description beside it."""
+
+    path: Path
+    description: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Part | None:
+        """The part at ``path``, None where there is none. Raises DtkError where its files were changed."""
+        if not path.is_file():
+            return None
+        part = cls(path, read_json(path.with_suffix(".json")))
+        check_files(path.parent, part.description)
+        return part
+
+    @property
+    def files(self) -> list[Path]:
+        """The graph and, where it has external weights, their file."""
+        return [self.path.parent / name for name in self.description["sha256"]]
+
+    @property
+    def input(self) -> str:
+        """The name of its one input."""
+        (name,) = self.description["inputs"]
+        return str(name)
+
+
+def check_files(folder: Path, description: dict[str, Any]) -> None:
+    """Refuse files that are not those of the description."""
+    for name, sha256 in description["sha256"].items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
+            raise DtkError(f"{folder / name} is damaged or was changed.", do="export it again: `dtk export`")

@@ -1,1 +1,0 @@
-"""Files that travel with a handoff as they are; none of them is run by dtk itself."""

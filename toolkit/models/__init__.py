@@ -1,0 +1,1 @@
+"""diffusers models: folders and weights, what a denoiser takes, its conditions, autoencoder and precision."""

@@ -1,0 +1,225 @@
+"""diffusers models in, a denoiser with its scheduler and folder out; and back to a stock diffusers folder.
+
+A model is a folder: a pipeline (``model_index.json``), a folder of components (``unet/``, ``scheduler/``) where no
+stock pipeline exists, or one bare component (``config.json``).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.adapters.base import InputSpec, known_adapters
+from toolkit.adapters.inputs import input_specs
+from toolkit.core.errors import DtkError, first_line
+from toolkit.core.files import folder_sha256, read_json, value_sha256
+from toolkit.models.weights import PICKLES, WEIGHTS, load_module
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+
+
+DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
+"""The embedded default: a small real DDPM (UNet2DModel, 1.1 M parameters, 16x16 grey); a demo needs no network."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Where a diffusion model lies: ``root`` is what the user named, ``component`` the denoiser's folder in it.
+
+    ``component`` is "" where the root is itself the denoiser's folder.
+    """
+
+    root: Path
+    component: str
+
+    @property
+    def denoiser(self) -> Path:
+        return self.root / self.component
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The denoiser's config.json."""
+        config: dict[str, Any] = read_json(self.denoiser / "config.json")
+        return config
+
+    @property
+    def class_name(self) -> str:
+        return str(self.config.get("_class_name", "of config.json, which names no _class_name"))
+
+    def input_specs(self) -> dict[str, InputSpec]:
+        """The denoiser's inputs by its config alone; ``denoiser_inputs`` also knows the length of its context."""
+        return input_specs(self.class_name, self.config)
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash over every file of the folder, and over the scheduler where that lies beside it."""
+        inside = folder_sha256(self.root)
+        beside = {} if self.scheduler.is_relative_to(self.root) else folder_sha256(self.scheduler)
+        return value_sha256([inside, beside] if beside else inside)
+
+    @property
+    def scheduler(self) -> Path:
+        """The scheduler's folder: in the root, or beside a bare component."""
+        inside = self.root / "scheduler"
+        beside = self.root.parent / "scheduler"
+        return beside if not self.component and not inside.is_dir() and beside.is_dir() else inside
+
+
+def components() -> list[str]:
+    """The names that a denoiser's folder goes by in a pipeline."""
+    return list(dict.fromkeys(adapter.component for adapter in known_adapters().values()))
+
+
+def find_model(source: str | Path | None) -> ModelFolder:
+    """The folder of ``source``: None is the embedded default, otherwise a folder or a hub id.
+
+    Raises DtkError if nothing is there, if it is no diffusers model, or if its class is not known.
+    """
+    root = DEFAULT_MODEL if source is None else _local_folder(source)
+    places = [name for name in components() if (root / name / "config.json").is_file()]
+    if places:
+        folder = ModelFolder(root, places[0])
+    elif (root / "config.json").is_file() and "_class_name" in read_json(root / "config.json"):
+        folder = ModelFolder(root, "")
+    else:
+        raise DtkError(
+            f"{root} is neither a diffusers pipeline nor one of its components.",
+            found=", ".join(sorted(path.name for path in root.iterdir())[:8]) or "an empty folder",
+            expected="unet/config.json or transformer/config.json, or a config.json that names its _class_name",
+        )
+    if folder.class_name not in known_adapters():
+        raise DtkError(
+            f"dtk does not know the model class {folder.class_name}.",
+            found=f"{folder.denoiser / 'config.json'}",
+            expected=f"one of {', '.join(known_adapters())}",
+        )
+    return folder
+
+
+def _local_folder(source: str | Path) -> Path:
+    path = Path(source)
+    if path.suffix.lower() in PICKLES:
+        raise DtkError(
+            f"{path} is a pickled checkpoint, which dtk does not load as a model: unpickling can run any code.",
+            expected="a diffusers folder with safetensors",
+            do=f"convert it: dtk import {path} -o MODEL, or diffusers' save_pretrained where you trust it",
+        )
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise DtkError(f"{path} is a file.", expected="a diffusers folder (model_index.json or config.json)")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not str(source).startswith("."):
+        return _from_hub(str(source))
+    raise DtkError(
+        f"No such model: {source}.", expected="a diffusers folder, or a hub id such as google/ddpm-cifar10-32"
+    )
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS]))
+    except Exception as error:  # the hub client raises many kinds: not found, gated, offline
+        raise DtkError(
+            f"No such model: {name} is not a local folder, and the hub did not give it.",
+            found=first_line(error),
+            expected="a diffusers folder, or a hub id that can be reached",
+        ) from error
+
+
+def model_class(name: str) -> type[ModelMixin]:
+    """The diffusers class of a known name."""
+    import diffusers
+
+    found: type[ModelMixin] = getattr(diffusers, name)
+    return found
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own fields, as JSON has them: diffusers' notes (keys with a leading underscore) left out."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in config.items()
+        if not key.startswith("_")
+    }
+
+
+def build_model(class_name: str, config: Mapping[str, Any], device: str = "meta") -> ModelMixin:
+    """A fresh denoiser of a stock configuration; on ``meta`` it has shapes and no memory."""
+    import torch
+
+    with torch.device(device):
+        model: ModelMixin = model_class(class_name).from_config(plain_config(config))
+    return model.eval()
+
+
+def built_config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of its class for fields that it leaves out."""
+    return plain_config(build_model(class_name, config).config)
+
+
+def full_config(folder: ModelFolder) -> dict[str, Any]:
+    """The denoiser's configuration with the defaults of its class. Raises DtkError for one that describes no model."""
+    try:
+        return built_config(folder.class_name, folder.config)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DtkError(f"{folder.denoiser / 'config.json'} describes no {folder.class_name}.", found=error) from error
+
+
+def load_denoiser(folder: ModelFolder) -> ModelMixin:
+    """The denoiser with its weights, float32, in eval mode.
+
+    Raises DtkError where the weights are pickled, damaged, incomplete, of other shapes, or not finite.
+    """
+    model: ModelMixin = load_module(folder.denoiser, model_class(folder.class_name))
+    return model
+
+
+def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
+    """The model's scheduler, as the class its config names."""
+    import diffusers
+
+    path = folder.scheduler / "scheduler_config.json"
+    if not path.is_file():
+        raise DtkError(
+            f"{folder.root} has no scheduler, so its noise levels are not known.",
+            found=f"no {path}",
+            do="put the scheduler_config.json it was trained with into a folder scheduler/ there",
+        )
+    config = read_json(path)
+    name = str(config.get("_class_name"))
+    if not name.endswith("Scheduler") or not hasattr(diffusers, name):
+        raise DtkError(f"{path} names no scheduler of diffusers.", found=f"_class_name {name}")
+    scheduler: SchedulerMixin = getattr(diffusers, name).from_config(config)
+    return scheduler
+
+
+def save_model(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
+    """Write a stock diffusers folder at ``target``: ``folder``'s other components, and ``denoiser`` in its place."""
+    if folder.component:
+        shutil.copytree(folder.root, target, ignore=_everything_but_pickles_and(folder.component))
+    elif (folder.scheduler / "scheduler_config.json").is_file():
+        shutil.copytree(folder.scheduler, target / "scheduler")
+    try:
+        denoiser.save_pretrained(target / folder.component, safe_serialization=True)
+    except OSError:
+        raise
+    except Exception as error:  # safetensors reports a full disk as an error of its own
+        raise OSError(first_line(error)) from error
+
+
+def _everything_but_pickles_and(component: str) -> Any:
+    def ignored(place: str, names: list[str]) -> set[str]:
+        return {name for name in names if name == component or name.startswith(".") or Path(name).suffix in PICKLES}
+
+    return ignored
+
+
+MODEL = Path(__file__).parent / "fashion-ddpm-16"

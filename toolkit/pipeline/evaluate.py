@@ -1,0 +1,126 @@
+"""The evaluate stage: paired samples of both models, compared with each other and with real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.core import processes
+from toolkit.core.errors import DtkError
+from toolkit.core.files import read_json, write_json
+from toolkit.core.progress import Progress, silent
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.data.images import Images
+from toolkit.diffusion.guidance import check_guidance
+from toolkit.evaluation import similarity
+from toolkit.evaluation.controls import fewer_steps
+from toolkit.evaluation.features import Extractor, open_extractor
+from toolkit.evaluation.grid import grid
+from toolkit.evaluation.judging import Judged, Subjects, Workplace, judge
+from toolkit.evaluation.metrics import pair_metrics, real_metrics
+from toolkit.evaluation.neighbours import nearest_training_images
+from toolkit.evaluation.prediction_error import prediction_errors
+from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.evaluation.sharing import join, share_sampling
+from toolkit.models.autoencoder import image_shape
+from toolkit.models.conditioning import find_conditioning
+from toolkit.models.folder import ModelFolder
+
+COLUMNS = 16  # pairs in the picture
+
+
+def evaluate(
+    run: RunFolder,
+    settings: EvaluateSettings,
+    dense: ModelFolder,
+    compressed: ModelFolder,
+    reference: Images,
+    *,
+    train: Images | None = None,
+    extractor: Extractor | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Judge ``compressed`` by ``dense`` and both by ``reference``; write RUN/evaluate and return its metrics.json.
+
+    ``reference`` must hold no image that was trained on. ``train`` holds those that recovery trained on: samples are
+    compared with them, and the floor is taken from them where the reference is too small. ``extractor`` takes the place
+    of the one the settings name. Finished samples and features are kept in RUN/cache.
+    Raises DtkError for too few reference images or models that do not match, MissingToolError without the extra
+    ``metrics``. Under a launcher every process makes its share of the samples; the main one judges them and writes, the
+    others return nothing.
+    """
+    reference.require(settings.images, "evaluation (reference images, which were not trained on)")
+    _check_match(dense, compressed, reference)
+    check_guidance(find_conditioning(dense), settings.guidance)
+    similarity.check_installed()
+    subjects = Subjects(dense, compressed, reference, train, extractor or open_extractor(settings.features, device))
+    request = Request("evaluate", settings.model_dump(exclude={"batch_size"}), subjects.hashes())
+    if run.is_current(request):
+        earlier: dict[str, Any] = read_json(run.path / "evaluate" / "metrics.json")
+        return earlier
+    place = Workplace(run.path / "cache", device, progress)
+    if processes.count() > 1:
+        share_sampling(subjects, settings, place, join(device))
+        if not processes.is_main():
+            return {}
+    with run.writing(request, device=device, facts={"processes": processes.count()}) as folder:
+        judged = judge(subjects, settings, place)
+        metrics = _metrics(subjects, settings, judged, place)
+        _draw_pairs(folder / "pairs.png", reference, judged)
+        if train is not None:
+            record, rows = nearest_training_images(judged.samples["compressed"], reference, train)
+            metrics["nearest_training_images"] = record
+            grid(rows).save(folder / "nearest.png")
+        write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _check_match(dense: ModelFolder, compressed: ModelFolder, reference: Images) -> None:
+    shapes = {key: (dense.config.get(key), compressed.config.get(key)) for key in ("in_channels", "sample_size")}
+    if any(one != other for one, other in shapes.values()):
+        raise DtkError(
+            "The dense and the compressed model make images of different shapes, so they cannot be paired.",
+            found="; ".join(f"{key} {one} and {other}" for key, (one, other) in shapes.items()),
+            expected="a model and what was made of it",
+        )
+    channels = image_shape(dense)[0]
+    if channels != reference.shape[0]:
+        raise DtkError(
+            "The reference images do not have the model's number of channels.",
+            found=f"{reference.shape[0]} channels",
+            expected=f"{channels}",
+        )
+
+
+def _metrics(subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Workplace) -> dict[str, Any]:
+    reference = subjects.reference
+    metrics: dict[str, Any] = {
+        "settings": settings.model_dump(exclude={"batch_size"}),
+        "conditions": subjects.conditions(settings.seed).origin,
+        "reference": {
+            "source": reference.source,
+            "images": len(reference),
+            "preparation": reference.preparation,
+            "skipped": list(reference.skipped),
+        },
+        "pairs": pair_metrics(judged.samples["dense"], judged.samples["compressed"]),
+        **real_metrics(judged),
+        "prediction_errors": prediction_errors(
+            subjects.dense,
+            subjects.compressed,
+            reference,
+            settings.seed,
+            device=place.device,
+            progress=place.progress,
+        ),
+    }
+    if settings.controls:
+        metrics["controls"] = fewer_steps(subjects, settings, judged, place)
+    return metrics
+
+
+def _draw_pairs(path: Path, reference: Images, judged: Judged) -> None:
+    rows = {label: images[:COLUMNS] for label, images in judged.samples.items()}
+    real = reference.read_uint8(range(min(COLUMNS, judged.conditions.count)))
+    grid(rows | {"real": real}).save(path)

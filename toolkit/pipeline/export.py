@@ -1,0 +1,100 @@
+"""The export stage: dense and compressed as ONNX files, each proven equal to torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from exporters.base import NAMES, STEP, Exported, Exporter, exporter_called
+from exporters.component_parity import write_surroundings
+from exporters.ladder import Ladder, rungs
+from exporters.settings import ExportSettings, requested_exporters
+from toolkit.core.errors import UsageError
+from toolkit.core.files import write_json
+from toolkit.core.progress import Progress, silent
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.models.folder import ModelFolder, build_model
+from toolkit.models.precision import matching
+from toolkit.report.results import export_result
+
+
+def export(
+    run: RunFolder,
+    settings: ExportSettings,
+    dense: ModelFolder,
+    compressed: ModelFolder,
+    *,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write RUN/export/onnx/{dense,compressed,compressed_step}.onnx, a .json beside each, and RUN/export/parity.json.
+
+    Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
+    (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the
+    compressed model's step graph) and ``surroundings_parity``, and under a key of its own what each further exporter
+    wrote (exporters.base). A finished stage on the same models and settings is read, not repeated. Raises DtkError if
+    an export is out of tolerance, MissingToolError, with the ONNX files in place, if no TensorRT can work.
+    """
+    models = dict(zip(NAMES, (dense, compressed), strict=True))
+    further = [exporter_called(name) for name in requested_exporters(settings)]
+    for exporter in further:
+        exporter.check(models, settings)
+    request = Request(
+        stage="export",
+        settings=settings.model_dump(mode="json", exclude={"trt", "engine", "layout", "also"}),
+        inputs={name: model.sha256 for name, model in models.items()},
+    )
+    if not run.is_current(request):
+        with run.writing(request) as folder:
+            _write(folder, settings, models, progress)
+    found = export_result(run.path / "export")
+    exported = Exported(run.path, found["onnx"], models, settings)
+    return found | {exporter.key: _further(run, exporter, exported, progress) for exporter in further}
+
+
+def _further(run: RunFolder, exporter: Exporter, exported: Exported, progress: Progress) -> dict[str, Any]:
+    """What an exporter wrote to its folder of the run, a stage of its own."""
+    settings, inputs = exporter.inputs(exported)
+    request = Request(exporter.folder, settings, inputs)
+    if not run.is_current(request):
+        facts: dict[str, Any] = {}
+        with run.writing(request, facts=facts) as folder:
+            facts |= exporter.write(folder, exported, progress)
+    return exporter.result(exported, run.require(exporter.folder, f"dtk export {run.path}"))
+
+
+def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder], progress: Progress) -> None:
+
+    total, count = len(rungs(settings.dtype)) * len(models) + 1 + settings.surroundings, 0
+
+    def done() -> None:
+        nonlocal count
+        count += 1
+        progress("export", count, total)
+
+    _check_patterns(settings.keep_fp32, models)
+    progress("export", 0, total)
+    (folder / "onnx").mkdir()
+    ladders = {name: Ladder(model, settings, name) for name, model in models.items()}
+    parity = {name: ladder.climb(folder / "onnx" / f"{name}.onnx", done) for name, ladder in ladders.items()}
+    step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
+    done()
+    found: dict[str, Any] = {"parity": parity, "step_parity": step_parity}
+    if settings.surroundings:
+        around = write_surroundings(models["compressed"], settings, folder / "onnx")
+        found |= {"surroundings_parity": around} if around else {}
+        done()
+    write_json(folder / "parity.json", found)
+
+
+def _check_patterns(patterns: Sequence[str], models: dict[str, ModelFolder]) -> None:
+    """Refuse a pattern that names no layer of any model: a misspelt one would keep nothing."""
+    if not patterns:
+        return
+    names = [name for m in models.values() for name, _ in build_model(m.class_name, m.config).named_modules() if name]
+    for pattern in patterns:
+        if not matching(names, pattern):
+            raise UsageError(
+                f"--keep-fp32 {pattern} names no layer.",
+                expected=f"a name or a shell pattern of one, such as {names[-1]} or {names[0].partition('.')[0]}.*",
+            )

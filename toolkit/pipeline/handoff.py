@@ -1,0 +1,91 @@
+"""The handoff stage: a model repository that a server takes as it is, with the manifest it checks itself against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.errors import UsageError
+from toolkit.core.files import folder_sha256, read_json, value_sha256
+from toolkit.core.progress import Progress, silent
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.handoff.manifest import write_manifest
+from toolkit.handoff.plans import find_plans
+from toolkit.handoff.repository import write_repository
+from toolkit.handoff.settings import HandoffSettings
+from toolkit.handoff.step_graph import StepGraph
+
+STAGE = "handoff"
+
+
+def handoff(run: RunFolder, settings: HandoffSettings, *, progress: Progress = silent) -> dict[str, Any]:
+    """Write RUN/handoff from RUN/export and return its manifest (handoff.json).
+
+    The manifest holds the hashes of every file, the server's inputs and outputs, its limits, the versions it needs and
+    a known image. Raises DtkError where the run has no exported step graph or a plan does not fit it, UsageError where
+    the settings contradict each other or the graph.
+    """
+
+    run.require("export", f"dtk export {run.path}")
+    graph = StepGraph.read(run.path / "export" / "onnx" / "compressed_step.onnx")
+    plans = find_plans(run.path, settings, graph)
+    request = Request(
+        stage=STAGE,
+        settings=settings.model_dump(mode="json"),
+        inputs={
+            "graph": graph.sha256,
+            "server": value_sha256(folder_sha256(Path(__file__).parent)),
+            "plans": value_sha256([plan.description["sha256"] for plan in plans]),
+        },
+    )
+    if not run.is_current(request):
+        with run.writing(request) as folder:
+            _write(folder, graph, plans, settings, progress)
+    manifest: dict[str, Any] = read_json(run.path / STAGE / "handoff.json")
+    return manifest
+
+
+def _write(folder: Path, graph: Any, plans: Sequence[Any], settings: HandoffSettings, progress: Progress) -> None:
+
+    exported = [size for size in (graph.max_batch, *(plan.largest for plan in plans)) if size]
+    max_batch = batch_limit(settings, graph.image, min(exported, default=None))
+    check_steps(settings, graph.longest)
+    check_guidance(settings)
+    progress(STAGE, 0, 2)
+    version = write_repository(folder, graph, settings, max_batch, plans)
+    progress(STAGE, 1, 2)
+    write_manifest(folder, version, graph, settings, max_batch, plans)
+    progress(STAGE, 2, 2)
+
+
+def batch_limit(settings: HandoffSettings, image: Sequence[int], exported: int | None) -> int:
+    """The most images of one batch that the settings, the pixels and the exported graph allow."""
+    by_pixels = settings.max_pixels // (image[-1] * image[-2])
+    if by_pixels < 1:
+        raise UsageError(
+            f"An image of {image[-1]}x{image[-2]} has more pixels than a batch may have.",
+            found=f"max_pixels {settings.max_pixels}",
+            expected=f"at least {image[-1] * image[-2]}",
+        )
+    return min(settings.max_batch, by_pixels, exported or settings.max_batch)
+
+
+def check_steps(settings: HandoffSettings, longest: int) -> None:
+    """Refuse limits of steps that contradict each other or the tables that were exported."""
+    if not settings.default_steps <= settings.max_steps <= longest:
+        raise UsageError(
+            "The limits of steps contradict each other.",
+            found=f"default_steps {settings.default_steps}, max_steps {settings.max_steps}",
+            expected=f"default_steps <= max_steps <= {longest}, the longest loop that was exported",
+        )
+
+
+def check_guidance(settings: HandoffSettings) -> None:
+    """Refuse a default guidance beyond the limit."""
+    if settings.default_guidance > settings.max_guidance:
+        raise UsageError(
+            "The limits of guidance contradict each other.",
+            found=f"default_guidance {settings.default_guidance:g}, max_guidance {settings.max_guidance:g}",
+            expected="default_guidance <= max_guidance",
+        )

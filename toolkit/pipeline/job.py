@@ -1,0 +1,167 @@
+"""A run folder with its recipe: made, taken up, or refused before anything in it is touched."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toolkit.core.environment import resolve_device
+from toolkit.core.errors import DtkError
+from toolkit.core.progress import Progress, silent
+from toolkit.core.run_folder import RunFolder
+from toolkit.data.examples import Examples
+from toolkit.data.images import Images
+from toolkit.data.open import open_images, split
+from toolkit.data.prepare import Fit
+from toolkit.models.autoencoder import find_autoencoder, image_shape
+from toolkit.models.conditioning import check_data, denoiser_inputs, find_conditioning
+from toolkit.models.folder import ModelFolder, find_model, full_config
+from toolkit.models.latents import Latents
+from toolkit.pipeline import prune as prune_stage
+from toolkit.pipeline import recipe
+from toolkit.pipeline.recipe import Recipe
+from toolkit.pruning.criteria.base import criterion_called
+from toolkit.pruning.latency import Latencies, latencies_for
+
+logger = logging.getLogger(__name__)
+REPLACED = (
+    *("recover", "model", "evaluate", "export", "optimum", "tensorrt", "profile", "handoff", "against"),
+    *("report.html", "report.json"),
+)
+"""What --overwrite removes. prune/ and cache/ stay: their keys tell whether scores and samples still serve."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run folder with its recipe, and who is told about progress."""
+
+    run: RunFolder
+    recipe: Recipe
+    progress: Progress = silent
+
+    @cached_property
+    def dense(self) -> ModelFolder:
+        """The model the run started from."""
+        return find_model(self.recipe.model)
+
+    @property
+    def compressed(self) -> ModelFolder:
+        """The run's result."""
+        if not (self.run.path / "model").is_dir():
+            raise DtkError(f"{self.run.path} has no model yet.", do=f"dtk compress -o {self.run.path}")
+        return find_model(self.run.path / "model")
+
+    @cached_property
+    def device(self) -> str:
+        """Where to compute."""
+        return resolve_device(self.recipe.device)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether images are read: given ones always, others only where something needs them."""
+
+        asked = self.recipe
+        given = asked.data.source is not None or asked.model is None
+        return given or bool(asked.recover or asked.evaluate) or criterion_called(asked.prune.criterion).reads_images
+
+    @cached_property
+    def images(self) -> tuple[Images, Images]:
+        """Images to train on, and images to judge by."""
+
+        data, shape = self.recipe.data, image_shape(self.dense)
+        fit = Fit(data.resize, data.crop)
+        source = self._opened(open_images(data.source, shape, self.progress, fit=fit, stream=data.stream))
+        if data.reference is not None:
+            return source, self._opened(open_images(data.reference, shape, self.progress, fit=fit))
+        return split(source, data.holdout, data.seed)
+
+    @cached_property
+    def examples(self) -> Examples:
+        """What the denoiser is trained on: the training images, or their latents where the model works on those.
+
+        Conditions that do not fit the model are refused; missing ones are told.
+        """
+
+        autoencoder, train = find_autoencoder(self.dense), self.images[0]
+        told = check_data(find_conditioning(self.dense), train)
+        if told:
+            logger.warning(told)
+        if autoencoder is None:
+            return train
+        return Latents(train, autoencoder, self.run.path / "cache", self.device)
+
+    def _opened(self, images: Images) -> Images:
+        """The images, with what was skipped among them told."""
+        for skipped in images.skipped[:5]:
+            logger.warning("Skipped %s", skipped)
+        if len(images.skipped) > 5:
+            logger.warning("Skipped %d files of %s in all.", len(images.skipped), images.source)
+        return images
+
+
+def dry_run(asked: Recipe, progress: Progress = silent) -> dict[str, Any]:
+    """The plan a recipe leads to, by width alone: loads no weights, reads no data, writes nothing into a run.
+
+    A target in latency is measured, which fills the table of latencies in the user's cache.
+    """
+    dense = find_model(asked.model)
+    with measured(asked, dense, progress) as found:
+        return prune_stage.dry_run(dense, asked.prune, latencies=found, progress=progress)
+
+
+def measured(requested: Recipe, dense: ModelFolder, progress: Progress) -> AbstractContextManager[Latencies | None]:
+    """What measures latencies if the recipe's target is one."""
+    config, specs = full_config(dense), denoiser_inputs(dense)
+    return latencies_for(dense.class_name, config, specs, requested.prune, requested.device, progress)
+
+
+def start(path: Path, asked: Recipe, *, overwrite: bool = False, progress: Progress = silent) -> Job:
+    """Make or take up the run folder. One of another recipe is refused, or emptied with ``overwrite``.
+
+    Whatever can be checked without work is checked first, so that a command that cannot succeed changes nothing.
+    """
+    asked = recipe.resolved(asked)
+    job = Job(RunFolder(path), asked, progress)
+    dry_run(asked, progress)
+    differ = _differences(path, asked)
+    if differ and not overwrite:
+        raise DtkError(
+            f"{path} holds a run of another recipe.",
+            found="; ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""),
+            do="choose another folder with -o, or add --overwrite to replace it",
+        )
+    _ = job.device, job.reads_images and job.examples
+    if differ:
+        _clear(job.run)
+    RunFolder.create(path)
+    recipe.kept(asked, path).write(path / "recipe.yaml")
+    return job
+
+
+def _differences(path: Path, asked: Recipe) -> list[str]:
+    """Where the recipe of a run that has got somewhere differs in what its model was made by."""
+    if not (path / "run.json").is_file() or not (path / "recipe.yaml").is_file():
+        return []
+    begun = RunFolder.open(path).record()["stages"] or (path / "recover").is_dir()
+    return recipe.differences(recipe.read(path / "recipe.yaml"), asked) if begun else []
+
+
+def _clear(run: RunFolder) -> None:
+    run.forget()
+    for name in REPLACED:
+        entry = run.path / name
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def take_up(path: Path, progress: Progress = silent) -> Job:
+    """The job of an existing run folder."""
+    run = RunFolder.open(path)
+    return Job(run, recipe.read(path / "recipe.yaml"), progress)

@@ -1,0 +1,87 @@
+"""Options as users give them, flat and by keyword, into the settings of a recipe's stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from toolkit.core.errors import UsageError
+from toolkit.core.settings import Settings
+from toolkit.pipeline import recipe
+from toolkit.pipeline.job import Job
+from toolkit.pipeline.recipe import Recipe
+from toolkit.pruning.settings import PruneSettings
+from toolkit.pruning.targets import parse_target
+from toolkit.recovery.settings import RecoverSettings
+
+MEASURING = ("runner", "batch")
+"""The options of compression that say how a latency is measured."""
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def prune_settings(options: Mapping[str, Any]) -> PruneSettings:
+    """The settings of pruning alone; None takes the default. Raises UsageError for a wrong or idle option."""
+    flat = given(options)
+    measuring = {name: flat.pop(name) for name in MEASURING if name in flat}
+    nested = {"latency": measuring} if measuring else {}
+    settings: PruneSettings = recipe.make({"prune": flat | nested}, "The options").prune
+    if measuring and parse_target(settings.target).figure != "latency":
+        raise UsageError(
+            f"{' and '.join(f'--{name}' for name in measuring)} would change nothing.",
+            found=f"--target {settings.target}",
+            expected="--target latency=..., the only one that is measured",
+        )
+    return settings
+
+
+def compress_recipe(
+    model: str | None,
+    data: str | None,
+    options: Mapping[str, Any],
+    *,
+    recover: bool = True,
+    stream: int | None = None,
+    device: str = "auto",
+) -> Recipe:
+    """The recipe of `dtk compress`: prune and recover alone. An option that is None takes its default.
+
+    ``options`` are flat: those of PruneSettings, LatencySettings' runner and batch, and those of RecoverSettings;
+    ``seed`` is everybody's. Raises UsageError for one that is unknown, wrong, or would change nothing.
+    """
+    flat = given(options)
+    pruning = {*PruneSettings.model_fields, *MEASURING} - {"latency"}
+    training = set(RecoverSettings.model_fields)
+    if unknown := flat.keys() - pruning - training:
+        raise UsageError(f"Unknown option {sorted(unknown)[0]!r}.", expected=", ".join(sorted(pruning | training)))
+    prune = prune_settings({name: flat[name] for name in flat.keys() & pruning})
+    values = {
+        "model": model,
+        "data": given({"source": data, "stream": stream, "seed": flat.get("seed")}),
+        "device": device,
+        "prune": prune.model_dump(mode="json"),
+        "recover": {name: flat[name] for name in flat.keys() & training} if recover else None,
+        **dict.fromkeys(("evaluate", "export", "profile", "handoff")),
+    }
+    return recipe.make(values, "The options")
+
+
+def with_options(job: Job, stage: str, options: Mapping[str, Any]) -> Job:
+    """The job with other settings of one stage: the recipe's, and each option that is not None; validated."""
+    old = getattr(job.recipe, stage)
+    values = _merged(old.model_dump(mode="json") if old else {}, options)
+    settings: Settings = getattr(recipe.make({stage: values}, f"The {stage} settings"), stage)
+    return replace(job, recipe=job.recipe.model_copy(update={stage: settings}))
+
+
+def _merged(old: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for name, option in options.items():
+        value = _merged(old.get(name) or {}, option) or None if isinstance(option, dict) else option
+        if value is not None:
+            merged[name] = value
+    return merged

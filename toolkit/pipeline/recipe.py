@@ -1,0 +1,142 @@
+"""The recipe of a run: one YAML file that says all of it, validated once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from exporters.settings import ExportSettings
+from profiles.settings import ProfileSettings
+from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import write_text
+from toolkit.core.settings import Settings
+from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.handoff.settings import HandoffSettings
+from toolkit.pruning.settings import PruneSettings
+from toolkit.recovery.settings import RecoverSettings
+
+
+class DataSettings(Settings):
+    """Where images come from: ``source`` None is the embedded default.
+
+    ``reference`` names images that are judged by and never trained on; without it the share ``holdout`` of the source
+    is kept apart for that. ``stream``: of a data set of the hub, read that many of its first rows as they come instead
+    of downloading all of it. ``resize``: the filter, widened where it shrinks. ``crop``: "centre" resizes until the
+    image covers the model's size and keeps the middle; "none" keeps everything and stretches it.
+    """
+
+    source: str | None = None
+    reference: str | None = None
+    holdout: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    stream: int | None = Field(default=None, ge=1)
+    resize: Literal["bicubic", "bilinear", "lanczos", "box"] = "bicubic"
+    crop: Literal["centre", "none"] = "centre"
+
+
+class Recipe(Settings):
+    """A run: the model, its data, and the settings of each stage; a stage that is None is left out."""
+
+    model: str | None = None
+    data: DataSettings = DataSettings()
+    device: str = "auto"
+    prune: PruneSettings = PruneSettings()
+    recover: RecoverSettings | None = RecoverSettings()
+    evaluate: EvaluateSettings | None = EvaluateSettings()
+    export: ExportSettings | None = ExportSettings()
+    profile: ProfileSettings | None = ProfileSettings()
+    handoff: HandoffSettings | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the resolved recipe; ``dtk run`` repeats it."""
+        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def make(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe from plain values; a wrong one is a UsageError that names the keys."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"{where} is not a recipe dtk can follow.", found=faults) from error
+
+
+def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe and apply ``changes`` such as ``recover.steps=2000``."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DtkError(f"Cannot read the recipe {path}.", found=error, expected="a YAML file") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a recipe dtk can follow.", expected="a mapping of stages to settings")
+    for change in changes:
+        _apply(values, change)
+    return make(values, str(path))
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    place, equals, text = change.partition("=")
+    if not equals:
+        raise UsageError(f"Cannot apply {change!r}.", expected="key.subkey=value, such as recover.steps=2000")
+    *parents, last = place.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        values[parent] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[parent]
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"Cannot read the value in {change!r}.", found=error) from error
+
+
+LATER = ("evaluate", "export", "profile", "handoff")
+"""The stages behind the model; their own hashes tell whether they are still current."""
+FREE = tuple(
+    f"recover.{name}"
+    for name in (
+        *("steps", "checkpoint_every", "keep_checkpoints", "log_every"),
+        *("micro_batch_size", "channels_last", "compile"),
+    )
+)
+"""What may differ and be the same run: how far it goes, how often it says so, what changes memory or rounding alone."""
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with local paths made absolute, so that it means the same from every folder."""
+    data = recipe.data
+    places = {"source": _absolute(data.source), "reference": _absolute(data.reference)}
+    return recipe.model_copy(update={"model": _absolute(recipe.model), "data": data.model_copy(update=places)})
+
+
+def _absolute(source: str | None) -> str | None:
+    return str(Path(source).resolve()) if source is not None and Path(source).exists() else source
+
+
+def kept(asked: Recipe, folder: Path) -> Recipe:
+    """What to write into a run folder: ``asked``, and the later stages that its recipe already has."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        return asked
+    old = read(path)
+    return asked.model_copy(update={s: getattr(old, s) for s in LATER if getattr(asked, s) is None})
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """The dotted keys at which two recipes make their model differently, with both values."""
+    ignore = {"device", *LATER}
+    before, after = (_flat(recipe.model_dump(mode="json", exclude=ignore)) for recipe in (old, new))
+    return [
+        f"{key}: {before.get(key)} there, {after.get(key)} asked"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in FREE
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

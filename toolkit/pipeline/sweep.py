@@ -1,0 +1,135 @@
+"""Several targets in one go: a run folder each, and what they say together."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.core.environment import resolve_device
+from toolkit.core.errors import UnreachableError, UsageError
+from toolkit.core.files import read_json, write_json
+from toolkit.core.progress import Progress, silent
+from toolkit.core.run_lock import held
+from toolkit.models.conditioning import denoiser_inputs
+from toolkit.models.folder import find_model, full_config, load_denoiser
+from toolkit.pipeline import verbs
+from toolkit.pipeline.job import start
+from toolkit.pipeline.options import given
+from toolkit.pipeline.recipe import Recipe, make
+from toolkit.pruning.latency import latencies
+from toolkit.pruning.targets import parse_target
+from toolkit.report.pareto import Point, dominated, draw
+
+if TYPE_CHECKING:
+    from toolkit.report.pareto import Point
+
+
+logger = logging.getLogger(__name__)
+SCHEMA_VERSION = 1
+SWEEP, PICTURE = "sweep.json", "pareto.svg"
+
+
+def recipes(
+    base: Recipe, targets: Sequence[str], judging: dict[str, Any], measuring: dict[str, Any]
+) -> dict[str, Recipe]:
+    """A recipe a target, by the name of its run folder; each evaluates with the control of fewer dense steps.
+
+    ``judging`` are settings of the evaluation, ``measuring`` of the latency, None where the default stands. Raises
+    UsageError for no target, or the same one twice.
+    """
+    names = [re.sub(r"[^\w.]+", "-", target.replace(" ", "")) for target in targets]
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError("A sweep takes several targets.", found=", ".join(targets), expected="each once, by comma")
+    for target in targets:
+        parse_target(target)
+    prune = base.prune.model_dump(mode="json") | {"latency": given(measuring)}
+    plain = base.model_dump(mode="json") | {"evaluate": {**given(judging), "controls": True}}
+    return {
+        name: make(plain | {"prune": prune | {"target": target}}, "The command line")
+        for name, target in zip(names, targets, strict=True)
+    }
+
+
+def sweep(
+    folder: Path, asked: dict[str, Recipe], *, overwrite: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
+    """Run every recipe in a folder of its own below ``folder``; measure what came of them, each in turns with dense.
+
+    Writes sweep.json, which is returned, and pareto.svg. Finished runs and measurements are taken as they are. A target
+    that cannot be reached is told and left out; where none can, its error is raised.
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    refused: dict[str, str] = {}
+    for name, one in asked.items():
+        try:
+            with held(folder / name, make=True):
+                job = start(folder / name, one, overwrite=overwrite, progress=progress)
+                reports[name] = verbs.run_all(job)
+        except UnreachableError as error:
+            if len(refused) == len(asked) - 1:
+                raise
+            refused[name] = str(error)
+            logger.warning("%s is left out. %s", name, error)
+    timings = _timings(folder, {name: asked[name] for name in reports}, progress)
+    found = _points(reports, timings)
+
+    metric = next(iter(reports.values()))["stages"]["evaluate"]["frechet_distance"]["dense"]["metric"]
+    draw(found, metric, folder / PICTURE)
+    points = [asdict(point) | {"dominated_by": by} for point, by in zip(found, dominated(found), strict=True)]
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "metric": metric,
+        "machine": next(iter(reports.values()))["machine"],
+        "latency": next(iter(asked.values())).prune.latency.model_dump(mode="json"),
+        "points": points,
+        "runs": {name: _run(report, timings[name]) for name, report in reports.items()},
+        "refused": refused,
+    }
+    write_json(folder / SWEEP, value)
+    return value
+
+
+def _timings(folder: Path, asked: dict[str, Recipe], progress: Progress) -> dict[str, dict[str, Any]]:
+    """The latency of every run's model over the dense one's; one that was measured before is not measured again."""
+    first = next(iter(asked.values()))
+    earlier = read_json(folder / SWEEP)["runs"] if (folder / SWEEP).is_file() else {}
+    measured: dict[str, dict[str, Any]] = {}
+    dense, device = find_model(first.model), resolve_device(first.device)
+    specs, settings = denoiser_inputs(dense), first.prune.latency
+    with latencies(dense.class_name, full_config(dense), specs, settings, device, progress) as found:
+        progress("latency", 0, len(asked))
+        for done, name in enumerate(asked, start=1):
+            model = find_model(folder / name / "model")
+            known = earlier.get(name, {}).get("timing", {})
+            if known.get("model_sha256") != model.sha256:
+                known = asdict(found.check(load_denoiser(model))) | {"model_sha256": model.sha256}
+            measured[name] = known
+            progress("latency", done, len(asked))
+    return measured
+
+
+def _points(reports: dict[str, dict[str, Any]], timings: dict[str, dict[str, Any]]) -> list[Point]:
+    """Every model in all steps, and the dense one in as few as the compressed ones cost."""
+
+    dense: dict[int, Point] = {}
+    compressed = []
+    for name, report in reports.items():
+        judged, timing = report["stages"]["evaluate"], timings[name]
+        full = judged["settings"]["sampling_steps"]
+        for control in judged["controls"]["curves"]["dense"]:
+            steps, cost = control["steps"], control["steps"] / full
+            label = f"dense, {steps} steps"
+            dense[steps] = Point(label, "dense", steps, cost, control["frechet_distance"], cost, cost)
+        distance = judged["frechet_distance"]["compressed"]["value"]
+        bounds = timing["fraction"], distance, timing["low"], timing["high"]
+        compressed.append(Point(name, "compressed", full, *bounds))
+    return [*compressed, *(dense[steps] for steps in sorted(dense, reverse=True))]
+
+
+def _run(report: dict[str, Any], timing: dict[str, Any]) -> dict[str, Any]:
+    plan = report["stages"]["prune"]
+    return {"achieved": plan["achieved"], "widths": plan["widths"], "retained": plan["retained"], "timing": timing}

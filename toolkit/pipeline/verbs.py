@@ -1,0 +1,166 @@
+"""Stage after stage over one run folder; a stage whose inputs have not changed is skipped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from exporters.settings import ExportSettings
+from profiles.settings import ProfileSettings
+from toolkit.core.errors import DtkError
+from toolkit.core.files import write_json
+from toolkit.core.run_folder import RunFolder
+from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.handoff.settings import HandoffSettings
+from toolkit.models.autoencoder import image_shape
+from toolkit.models.folder import find_model
+from toolkit.pipeline import evaluate as evaluate_stage
+from toolkit.pipeline import export as export_stage
+from toolkit.pipeline import handoff as handoff_stage
+from toolkit.pipeline import profile as profile_stage
+from toolkit.pipeline import prune as prune_stage
+from toolkit.pipeline import recover as recover_stage
+from toolkit.pipeline.job import Job, measured
+from toolkit.recovery.prepare import check
+from toolkit.report import results
+from toolkit.report.headline import sentence
+from toolkit.report.page import write
+from toolkit.runners.base import runner_reads
+
+logger = logging.getLogger(__name__)
+
+
+def prune(job: Job) -> dict[str, Any]:
+    """The prune stage; without recovery its model is the result."""
+    if job.recipe.recover is not None:
+        check(job.recipe.recover, job.examples)
+    with measured(job.recipe, job.dense, job.progress) as found:
+        facts = prune_stage.prune(
+            job.run,
+            job.recipe.prune,
+            job.dense,
+            job.examples if job.reads_images else None,
+            latencies=found,
+            device=job.device,
+            progress=job.progress,
+        )
+    if "latency" in facts and facts["latency"]["missed"]:
+        logger.warning(facts["latency"]["missed"])
+    if job.recipe.recover is None:
+        job.run.publish_model(job.run.path / "prune" / "model")
+    return facts
+
+
+def recover(job: Job) -> dict[str, Any]:
+    """The recover stage."""
+    if job.recipe.recover is None:
+        raise DtkError("This recipe has no recovery.", do="dtk recover RUN --steps N")
+    job.run.require("prune", f"dtk compress -o {job.run.path}")
+    return recover_stage.recover(
+        job.run,
+        job.recipe.recover,
+        job.dense,
+        job.examples,
+        device=job.device,
+        progress=job.progress,
+    )
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """The evaluate stage."""
+    settings = job.recipe.evaluate or EvaluateSettings()
+    train, reference = job.images
+    return evaluate_stage.evaluate(
+        job.run,
+        settings,
+        job.dense,
+        job.compressed,
+        reference,
+        train=train,
+        device=job.device,
+        progress=job.progress,
+    )
+
+
+def export(job: Job) -> dict[str, Any]:
+    """The export stage."""
+    settings = job.recipe.export or ExportSettings()
+    return export_stage.export(job.run, settings, job.dense, job.compressed, progress=job.progress)
+
+
+def profile(job: Job) -> dict[str, Any]:
+    """The profile stage."""
+    return profile_stage.profile(job.run, _profile_settings(job), job.dense, job.compressed, progress=job.progress)
+
+
+def _profile_settings(job: Job) -> ProfileSettings:
+    """The recipe's, with the run's own device where they name none."""
+    settings = job.recipe.profile or ProfileSettings()
+    return settings.model_copy(update={"device": job.device}) if settings.device == "auto" else settings
+
+
+def profile_against(job: Job, source: str) -> dict[str, Any]:
+    """The run's result measured against any stock model in the dense one's place; kept in RUN/against, not reported."""
+    other, settings = find_model(source), _profile_settings(job)
+    if image_shape(other) != image_shape(job.dense):
+        shapes = f"{image_shape(other)} and {image_shape(job.dense)}"
+        raise DtkError(f"{source} makes images of another shape.", found=shapes, expected="equal (C, H, W)")
+    run = RunFolder.create(job.run.path / "against" / other.sha256[:12])
+    reads = {runner_reads(name) for name in settings.runners}
+    if reads - {"model"}:
+        exporting = (job.recipe.export or ExportSettings()).model_copy(update={"trt": "engine" in reads})
+        export_stage.export(run, exporting, other, job.compressed, progress=job.progress)
+    profiled = profile_stage.profile(run, settings, other, job.compressed, progress=job.progress)
+    return {"against": source} | profiled
+
+
+def handoff(job: Job) -> dict[str, Any]:
+    """The handoff stage."""
+    return handoff_stage.handoff(job.run, job.recipe.handoff or HandoffSettings(), progress=job.progress)
+
+
+VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "prune": prune,
+    "recover": recover,
+    "evaluate": evaluate,
+    "export": export,
+    "profile": profile,
+    "handoff": handoff,
+}
+
+
+def run_all(job: Job) -> dict[str, Any]:
+    """Every stage the recipe has, then the report."""
+    for stage, verb in VERBS.items():
+        if getattr(job.recipe, stage) is not None:
+            verb(job)
+    return report(job)
+
+
+def report(job: Job) -> dict[str, Any]:
+    """Write RUN/report.json, what each finished stage found, and RUN/report.html, which shows it; returns the value."""
+    found = results.read(job.run)
+    value = {
+        "model": job.recipe.model or "the embedded default",
+        "data": job.recipe.data.source or "the embedded default",
+        "verdict": sentence(found["stages"]),
+        "dense_missing": _is_gone(job.recipe.model),
+        "stale": stale(job),
+        **found,
+    }
+    write_json(job.run.path / "report.json", value)
+    write(job.run.path, value)
+    return value
+
+
+def stale(job: Job) -> list[str]:
+    """The finished stages whose figures are of an earlier model than the run holds now."""
+    return results.stale(job.run, job.compressed.sha256) if (job.run.path / "model").is_dir() else []
+
+
+def _is_gone(model: str | None) -> bool:
+    """Whether a model was named by a path where nothing lies any more; a hub id is not looked for."""
+    named = model is not None and (Path(model).is_absolute() or model.startswith("."))
+    return bool(model and named and not Path(model).is_dir())

@@ -1,0 +1,186 @@
+"""Latency targets: what measures the networks of a configuration in a runner, and what a plan says of it."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from exporters.engines import write_engine
+from exporters.onnx import export_onnx
+from exporters.settings import BF16_OPSET, BatchRange, ExportSettings
+from profiles.latency_table import LatencyTable, Timing
+from profiles.settings import Rounds
+from toolkit.adapters.base import InputSpec
+from toolkit.adapters.inputs import example_inputs
+from toolkit.adapters.space import Config, Values
+from toolkit.core.environment import machine, resolve_device, versions
+from toolkit.core.errors import DtkError
+from toolkit.core.files import read_json, user_cache
+from toolkit.core.progress import Progress, silent
+from toolkit.models.folder import ModelFolder, build_model
+from toolkit.pruning.latency_cost import LatencyCost
+from toolkit.pruning.prunable import Prunable
+from toolkit.pruning.settings import LatencySettings, PruneSettings
+from toolkit.pruning.targets import Target, parse_target
+from toolkit.runners.base import Runner, check_available, open_runner, runner_reads
+from toolkit.runners.tensorrt_api import load_tensorrt
+
+
+def latency_cost(
+    prunable: Prunable, target: Target, latencies: Latencies | None, progress: Progress
+) -> LatencyCost | None:
+    """The cost function of a target in latency, its table measured; None for another target."""
+    if target.figure != "latency":
+        return None
+    if latencies is None:
+        raise DtkError("A target in latency needs a runner to measure with.", found="none was given")
+    return LatencyCost(prunable.space, latencies.measure, progress)
+
+
+def latency_facts(
+    cost: LatencyCost, values: Values, target: Target, settings: PruneSettings, again: Timing | None = None
+) -> dict[str, Any]:
+    """What was measured of a choice, for the plan: ``again`` is the pruned model itself, else the table's entry counts.
+
+    ``missed`` says in words where the target was not met when measured ``again``, else it is None.
+    """
+    goal = target.goal(cost.dense_ms)
+    timing = again or cost.timings.get(values)
+    figures = _figures(timing) if timing else {"dense_ms": cost.dense_ms, "ms": cost.dense_ms, **_AS_DENSE}
+    shown = figures["ms"] / goal if target.absolute else figures["fraction"] / target.value
+    return {
+        **settings.latency.model_dump(mode="json"),
+        "goal_ms": goal,
+        **figures,
+        "table": {"dense_ms": cost.dense_ms, "fraction": cost.fraction(values), "entries": len(cost.timings)},
+        "prediction_errors": sorted(cost.surprises.values()),
+        "missed": None if abs(shown - 1) <= target.tolerances[-1] else _missed(figures, target, shown),
+    }
+
+
+_AS_DENSE: Mapping[str, Any] = {"fraction": 1.0, "low": 1.0, "high": 1.0, "clock": "none"}
+
+
+def _figures(timing: Timing) -> dict[str, Any]:
+    return {name: getattr(timing, name) for name in ("dense_ms", "ms", "fraction", "low", "high", "clock")}
+
+
+def _missed(figures: Mapping[str, Any], target: Target, shown: float) -> str:
+    reached = f"{figures['ms']:.3g} ms" if target.absolute else f"{figures['fraction']:.3f} of dense"
+    asked = target.shown(target.value) if target.absolute else f"{target.value:g}"
+    return (
+        f"Measured again, the model takes {reached} and not {asked} ({shown - 1:+.1%}): "
+        "the table met it, the machine has changed or is too noisy."
+    )
+
+
+class Latencies:
+    """The latency of configurations and of networks of one dense model, as the prune stage asks for them."""
+
+    def __init__(self, table: LatencyTable, open_network: Callable[[nn.Module], Any]) -> None:
+        self._table, self._open_network = table, open_network
+
+    def measure(self, config: Mapping[str, Any]) -> Timing:
+        """A configuration's entry in the table, measured now where it has none."""
+        return self._table.measure(config)
+
+    def check(self, network: nn.Module) -> Timing:
+        """A network as it is, measured now."""
+        with self._open_network(copy.deepcopy(network).cpu()) as runner:
+            return self._table.compare(runner)
+
+
+@contextmanager
+def latencies_for(
+    class_name: str,
+    dense: Config,
+    specs: Mapping[str, InputSpec],
+    settings: PruneSettings,
+    device: str,
+    progress: Progress,
+) -> Iterator[Latencies | None]:
+    """What measures latencies if the target is one, else None; ``device`` may be "auto"."""
+    if parse_target(settings.target).figure != "latency":
+        yield None
+        return
+    with latencies(class_name, dense, specs, settings.latency, resolve_device(device), progress) as measuring:
+        yield measuring
+
+
+@contextmanager
+def latencies(
+    class_name: str,
+    dense: Config,
+    specs: Mapping[str, InputSpec],
+    settings: LatencySettings,
+    device: str,
+    progress: Progress = silent,
+) -> Iterator[Latencies]:
+    """What measures latencies of a class's configurations, interleaved with those of the ``dense`` one.
+
+    Raises MissingToolError if the runner cannot run on ``device``.
+    """
+    check_available(settings.runner, device)
+
+    def open_network(network: nn.Module) -> Any:
+        return opened(network, specs, settings, device, progress)
+
+    def open_config(config: Mapping[str, Any]) -> Any:
+        with torch.random.fork_rng(devices=[]):  # any weights will do
+            network = build_model(class_name, config, device="cpu")
+        return open_network(network)
+
+    facts = {
+        "class": class_name,
+        **settings.model_dump(mode="json", exclude={"seconds"}),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "machine": machine(device),
+        "versions": versions(),
+    }
+    inputs = example_inputs(specs, settings.batch, device=device)
+    rounds = Rounds(seconds=settings.seconds)
+    with LatencyTable(user_cache("latency"), facts, dense, open_config, inputs, rounds) as table:
+        yield Latencies(table, open_network)
+
+
+@contextmanager
+def opened(
+    network: nn.Module, specs: Mapping[str, InputSpec], settings: LatencySettings, device: str, progress: Progress
+) -> Iterator[Runner]:
+    """``network`` in the runner of the settings, in the form it reads; the network may be changed."""
+    reads = runner_reads(settings.runner)
+    with tempfile.TemporaryDirectory(prefix="dtk-latency-") as scratch:
+        options = {}
+        if reads == "model":
+            network.save_pretrained(scratch)  # type: ignore[operator]
+            source: ModelFolder | Path = ModelFolder(Path(scratch), "")
+            options["dtype"] = settings.dtype
+        else:
+            source = _exported(network, specs, settings, Path(scratch) / "denoiser.onnx")
+            source = _engine(source, settings, progress) if reads == "engine" else source
+        with closing(open_runner(settings.runner, source, device=device, **options)) as runner:
+            yield runner
+
+
+def _exported(network: nn.Module, specs: Mapping[str, InputSpec], settings: LatencySettings, path: Path) -> Path:
+    opset = ExportSettings().opset
+    opset = max(opset, BF16_OPSET) if settings.dtype == "bf16" else opset
+    export_onnx(network, specs, path, dtype=settings.dtype, opset=opset)
+    return path
+
+
+def _engine(onnx: Path, settings: LatencySettings, progress: Progress) -> Path:
+    plan = onnx.with_suffix(".plan")
+    batch = BatchRange(min=settings.batch, opt=settings.batch, max=settings.batch)
+    exporting = ExportSettings(dtype=settings.dtype, batch=batch, trt=True)
+    description, cache = read_json(onnx.with_suffix(".json")), onnx.parent / "engines"  # measured once, kept as a time
+    write_engine(load_tensorrt(), onnx, description, plan, exporting, progress, cache=cache)
+    return plan

@@ -1,0 +1,102 @@
+"""A dense model made ready for pruning: its layout, its space, and what a choice of values keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from toolkit.adapters.base import Adapter, Limits, adapter_of
+from toolkit.adapters.blocks import Orders, Rename, Stack, default_orders, stay
+from toolkit.adapters.inputs import example_inputs, input_specs
+from toolkit.adapters.space import Config, Space, Values
+from toolkit.core.files import value_sha256
+from toolkit.models.folder import build_model
+from toolkit.pruning import selection
+from toolkit.pruning.couplings import couple, norm_groups
+from toolkit.pruning.layout import FIXED, Layout
+from toolkit.pruning.trace import trace
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """Everything about a dense configuration that choosing channels needs; holds shapes, no weights.
+
+    ``orders`` says in which order blocks go, where that is known better than by their place.
+    """
+
+    class_name: str
+    config: Config
+    limits: Limits
+    orders: Orders = field(default_factory=dict)
+    _known_sizes: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def adapter(self) -> Adapter:
+        return adapter_of(self.class_name)
+
+    @cached_property
+    def stacks(self) -> dict[str, Stack]:
+        """The stacks of which blocks may go under the limits."""
+        free = {variable.name for variable in self.space.variables if variable.kind == "blocks"}
+        return {name: stack for name, stack in self.adapter.blocks.stacks(self.config).items() if name in free}
+
+    def blocks(self, config: Config) -> dict[str, tuple[int, ...]]:
+        """The blocks that stay when the model takes the shape of ``config``, of every stack."""
+        stacks = self.adapter.blocks.stacks(self.config)
+        sizes = {name: stack.size for name, stack in self.adapter.blocks.stacks(config).items()}
+        return stay(stacks, {**default_orders(stacks), **self.orders}, sizes)
+
+    def rename(self, config: Config) -> Rename:
+        """What the dense model's tensors are called in the model of ``config``."""
+        return self.adapter.blocks.rename(self.config, self.blocks(config))
+
+    @cached_property
+    def space(self) -> Space:
+        """The stock configurations within reach."""
+        return self.adapter.space(self.config, self.limits)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Coupled groups, bound by the group policy; traced on the meta device. None where the class has no widths."""
+        if not self.adapter.has_widths:
+            return Layout({}, {})
+        model = build_model(self.class_name, self.config)
+        inputs = example_inputs(input_specs(self.class_name, self.config), batch=2, device="meta")
+        whole_heads = self.adapter.whole_heads(self.config)
+        coupled = couple(trace(model, inputs), model, whole_heads=whole_heads)
+        return selection.bind(coupled, norm_groups(model), self.limits.groups)
+
+    def sizes(self, config: Config) -> dict[str, int]:
+        """How many channels each group has in the stock model of ``config``, read off its shapes."""
+        key = value_sha256([config, self.blocks(config)])
+        if key not in self._known_sizes:
+            self._known_sizes[key] = self._read_sizes(config)
+        return self._known_sizes[key]
+
+    def _read_sizes(self, config: Config) -> dict[str, int]:
+        shapes = {name: tensor.shape for name, tensor in build_model(self.class_name, config).state_dict().items()}
+        rename = self.rename(config)
+        found = dict.fromkeys(self.layout.groups, 0)  # what no tensor holds any more has gone with its block
+        for tensor, dim, segments in self.layout.dimensions():
+            groups, name = {segment.group for segment in segments}, rename(tensor)
+            if len(groups) == 1 and name is not None:  # the whole dimension is one group, perhaps repeated
+                found[groups.pop()] = shapes[name][dim] // len(segments)
+        found.pop(FIXED, None)
+        return found
+
+    def kept(self, scores: selection.Scores, config: Config) -> dict[str, np.ndarray]:
+        """The channels that stay when the model takes the shape of ``config``."""
+        return selection.keep_all(self.layout, scores, self.sizes(config), self._successors(config))
+
+    def _successors(self, config: Config) -> dict[str, str]:
+        """For each group whose block goes, the group whose channels take the place of its own."""
+        pairs = self.adapter.blocks.successors(self.config, self.blocks(config))
+        first = {tensor: dims[0][0].group for tensor, dims in self.layout.tensors.items() if 0 in dims}
+        return {first[gone]: first[stays] for gone, stays in pairs.items()}
+
+    def retained(self, scores: Mapping[str, np.ndarray], values: Values) -> float:
+        """The mean share of score that the configuration with these values keeps."""
+        return selection.retained(scores, self.kept(scores, self.space.configure(values)))

@@ -1,0 +1,47 @@
+"""Settings of the recover stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.core.settings import Settings
+
+
+class RecoverSettings(Settings):
+    """How the pruned model is trained.
+
+    ``losses``: weight of each loss by name; None is the mix that won in benchmarks/recovery.py, as far as it fits the
+    model (toolkit.recovery.mix). ``min_snr_gamma``: weigh images by their timesteps as Min-SNR does with
+    this gamma (5 is usual; None = all alike). ``batch_size``: images a step over all processes; ``micro_batch_size``:
+    how many of them at once in a process (None = all), which changes memory and not the result. ``warmup_steps``:
+    linear rise of the learning rate, which then falls to zero along a cosine ("cosine"; going on to more steps starts
+    it again at a higher rate) or stays ("constant"). ``ema``: the largest decay of the averaged weights; early on it is
+    (1 + step) / (10 + step). ``flip``: mirror half of the images. ``condition_dropout``: the share of images that
+    are trained without their class or caption, where the model has a null condition, so that guidance still works.
+    ``compile`` and ``channels_last``: torch.compile, and the memory layout that many GPUs (and some CPUs) convolve
+    faster in; both change rounding alone.
+    ``keep_checkpoints``: how many of the last ones stay on disk.
+    """
+
+    steps: int = Field(default=500, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    losses: dict[str, float] | None = Field(default=None, min_length=1)
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.995, ge=0, lt=1)
+    flip: bool = False
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    compile: bool = False
+    channels_last: bool = False
+    checkpoint_every: int = Field(default=100, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    seed: int = Field(default=0, ge=0)

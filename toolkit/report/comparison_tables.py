@@ -1,0 +1,103 @@
+"""Comparisons as tables: runs side by side, a sweep's points, and an installation's findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.report.tables import table_of
+
+MARKS = {"fits": ("fits", "green"), "note": ("note", "yellow"), "conflict": ("CONFLICT", "bold red")}
+
+
+def doctor(found: dict[str, Any]) -> Iterator[Any]:
+    """What fits and what does not, then which runner would run on which device."""
+    table = Table("", "", "found", title="Installation", title_justify="left")
+    for finding in found["findings"]:
+        told = finding["found"] + (f"\n-> {finding['do']}" if finding["do"] else "")
+        table.add_row(finding["name"], Text(*MARKS[finding["status"]]), Text(told))
+    yield table
+    for device, reasons in found["runners"].items():
+        table = Table("runner", "would it run?", title=f"Runners on {device}", title_justify="left")
+        for name, reason in reasons.items():
+            table.add_row(name, Text("yes", "green") if reason is None else Text(f"no: {reason}"))
+        yield table
+    yield "Nothing is in conflict." if found["ok"] else "What is in conflict above has to be mended first."
+
+
+def runs(found: dict[str, Any]) -> Iterator[Any]:
+    """The profiles of several runs side by side, with what keeps them from being compared plainly."""
+    yield "\n".join(f"{number}: {run['name']} ({_machine(run['machine'])})" for number, run in _numbered(found["runs"]))
+    size = Table("", *(str(number) for number, _ in _numbered(found["runs"])), title="Size", title_justify="left")
+    for name in ("params", "macs", "weights_bytes"):
+        size.add_row(name, *(f"{run[name]:,}" for run in found["runs"]))
+    yield size
+    columns = [f"{number}: ms (speed-up over its dense)" for number, _ in _numbered(found["runs"])]
+    table = Table("p50 of", "batch", *columns, title="Latency of the compressed models", title_justify="left")
+    for row in found["rows"]:
+        table.add_row(row["runner"], str(row["batch"]), *(_latency(cell) for cell in row["runs"]))
+    yield table
+    yield from (f"note: {note}" for note in found["notes"])
+
+
+def _numbered(found: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    return list(enumerate(found, start=1))
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    return str(machine.get("gpu") or f"{machine['processor']}, {machine['cores']} cores")
+
+
+def _latency(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "not measured"
+    faster = "inconclusive" if cell["verdict"] == "inconclusive" else f"{cell['value']:.2f}x"
+    return f"{cell['compressed_ms']:.2f} ({faster})"
+
+
+def evaluations(compared: dict[str, Any]) -> Iterator[Any]:
+    """Each metric of several compressed models, and in brackets how far it is from the first one's."""
+    runs = [run["name"] for run in compared["runs"]]
+    table = table_of("Quality of the compressed models", "", *runs, "images")
+    for row in compared["rows"]:
+        values = [f"{value:.3f}" for value in row["values"]]
+        others = [f"{value} ({gap:+.3f})" for value, gap in zip(values[1:], row["differences"], strict=True)]
+        table.add_row(row["metric"], values[0], *others, f"{row['count']:,}")
+    sampled = [f"{run['sampler']}, {run['sampling_steps']}" for run in compared["runs"]]
+    table.add_row("sampler, steps", *sampled, "")
+    yield table
+
+
+def points(value: dict[str, Any]) -> Iterator[Any]:
+    """Every point by its time, and what makes those that are dominated not worth having."""
+    measured = f"{value['latency']['runner']}, batch {value['latency']['batch']}"
+    columns = ("", "steps", "time of an image, of dense", value["metric"], "dominated by")
+    table = Table(*columns, title=f"Quality against latency ({measured})", title_justify="left")
+    for point in sorted(value["points"], key=lambda point: point["cost"]):
+        interval = "" if point["kind"] == "dense" else f" ({point['cost_low']:.3f}-{point['cost_high']:.3f})"
+        cost = f"{point['cost']:.3f}{interval}"
+        table.add_row(
+            point["name"], str(point["steps"]), cost, f"{point['distance']:.3f}", point["dominated_by"] or "-"
+        )
+    yield table
+    yield from (f"left out: {name}: {reason}" for name, reason in value["refused"].items())
+
+
+def either(compared: dict[str, Any]) -> Iterator[Any]:
+    """Profiles or evaluations of several runs."""
+    return evaluations(compared) if "metric" in next(iter(compared["rows"]), {}) else runs(compared)
+
+
+def imported(made: dict[str, Any]) -> Iterator[str]:
+    """What a checkpoint became."""
+    side = made["sample_size"]
+    yield f"{made['layout']}: a {made['class']} of {made['params']:,} parameters for {side}x{side}"
+    yield f"Written: {made['folder']}"
+
+
+def known(names: dict[str, str]) -> Iterator[str]:
+    """A line per name."""
+    yield from (f"{name:<22} {description}" for name, description in names.items())

@@ -1,0 +1,134 @@
+"""What a run found, in one sentence and a few figures above all others.
+
+Nothing is claimed that was not measured, and no more than the interval allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.report import words
+
+LOST_SHARE = 0.9  # of the share realised at the largest batch: less than that at batch 1 is worth saying
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A headline figure: ``before`` and ``after`` are the places of the two values in report.json, if it has two."""
+
+    name: str
+    after: tuple[str, ...]
+    style: str
+    before: tuple[str, ...] | None = None
+    unit: str = ""
+
+
+def facts(stages: dict[str, Any]) -> list[Fact]:
+    """The headline figures that the finished stages have."""
+    found = []
+    if "prune" in stages:
+        for name, figure in (("parameters", "params"), ("MACs", "macs")):
+            found.append(_pair(name, ("stages", "prune"), ("dense", figure), ("achieved", figure), "count"))
+    if "profile" in stages:
+        profile = ("stages", "profile", "models")
+        found.append(
+            _pair("weights on disk", profile, ("dense", "weights_bytes"), ("compressed", "weights_bytes"), "size")
+        )
+        if best := fastest(stages["profile"]):
+            runner, batch, _ = best
+            cell = ("stages", "profile", "runners", runner, "latency", batch)
+            name = f"{runner}, batch {batch}"
+            found.append(_pair(name, cell, ("dense", "p50_ms"), ("compressed", "p50_ms"), "figure", "ms"))
+    if "evaluate" in stages:
+        metric = stages["evaluate"]["frechet_distance"]["dense"]["metric"]
+        place = ("stages", "evaluate", "frechet_distance")
+        found.append(_pair(metric, place, ("dense", "value"), ("compressed", "value"), "figure"))
+    return found
+
+
+def _pair(
+    name: str, place: tuple[str, ...], before: tuple[str, ...], after: tuple[str, ...], style: str, unit: str = ""
+) -> Fact:
+    return Fact(name, (*place, *after), style, (*place, *before), unit)
+
+
+def launch_bound(runners: dict[str, Any]) -> list[str]:
+    """The runners whose smallest batch wins clearly less than their largest: there the time goes into launching work.
+
+    Only those count where both were measured well enough for their intervals not to touch.
+    """
+    return [name for name, found in runners.items() if _small_wins_less(found["latency"])]
+
+
+def _small_wins_less(latency: dict[str, Any]) -> bool:
+    cells = [latency[batch] for batch in sorted(latency, key=int)]
+    if len(cells) < 2 or "inconclusive" in (cells[0]["speedup"]["verdict"], cells[-1]["speedup"]["verdict"]):
+        return False
+    apart = cells[0]["speedup"]["high"] < cells[-1]["speedup"]["low"]
+    return bool(apart and cells[0]["realised_share"] < LOST_SHARE * cells[-1]["realised_share"])
+
+
+def outlying(runners: dict[str, Any]) -> list[str]:
+    """The outliers among the times of each runner and batch size, with the largest of them."""
+    told = []
+    for name, found in runners.items():
+        for batch, cell in found["latency"].items():
+            far = [one for model in ("dense", "compressed") for one in cell[model].get("outliers_ms", ())]
+            if far:
+                told.append(f"{name} at batch {batch}: {len(far)} of {2 * cell['rounds']}, up to {max(far):.3g} ms")
+    return told
+
+
+def unclear(parts: dict[str, Any]) -> list[str]:
+    """The parts of a network of which nothing can be said."""
+    return [name for name, part in parts.items() if part["speedup"]["verdict"] == "inconclusive"]
+
+
+def sentence(stages: dict[str, Any]) -> str:
+    """The verdict on the finished ``stages`` of a run (the value under "stages" in report.json)."""
+    return "; ".join((_size(stages), _speed(stages), _quality(stages))) + "."
+
+
+def fastest(profile: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | None:
+    """Runner, batch size and figures of where the compressed model makes the most images a second."""
+    cells = [
+        (name, size, cell) for name, found in profile["runners"].items() for size, cell in found["latency"].items()
+    ]
+    return max(cells, key=lambda cell: cell[2]["compressed"]["images_per_s"], default=None)
+
+
+def _size(stages: dict[str, Any]) -> str:
+    if "prune" not in stages:
+        return "Nothing was pruned"
+    got = stages["prune"]["achieved"]
+    return f"{got['params_fraction']:.0%} of the parameters and {got['macs_fraction']:.0%} of the MACs are left"
+
+
+def _speed(stages: dict[str, Any]) -> str:
+    best = fastest(stages["profile"]) if "profile" in stages else None
+    if best is None:
+        return "speed was not measured"
+    runner, batch, cell = best
+    faster = cell["speedup"]
+    return f"{words.speed(faster)} in {runner} at batch {batch} ({faster['confidence']:.0%}: {words.interval(faster)}x)"
+
+
+def _quality(stages: dict[str, Any]) -> str:
+    if "evaluate" not in stages:
+        return "quality was not evaluated"
+    found = stages["evaluate"]["frechet_distance"]
+    dense, compressed = found["dense"], found["compressed"]
+    values = f"{words.figure(compressed['value'])} against the dense model's {words.figure(dense['value'])}"
+    return f"{compressed['metric']} over {compressed['count']:,} images {values}{_difference(found)}"
+
+
+def _difference(found: dict[str, Any]) -> str:
+    """What the paired interval of dense minus compressed lets one say; nothing where there is none."""
+    blocks = found.get("intervals")
+    if not blocks:
+        return ""
+    gap = blocks["dense_minus_compressed"]
+    if gap["low"] <= 0 <= gap["high"]:
+        return ", a difference within the noise"
+    return ", worse" if gap["high"] < 0 else ", better"

@@ -1,0 +1,193 @@
+"""A run's figures as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from toolkit.report.headline import launch_bound
+
+
+def table_of(title: str, *columns: str) -> Table:
+    """An empty table whose columns but the first are aligned to the right."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    return table
+
+
+def plan(facts: dict[str, Any]) -> Iterator[Any]:
+    """Asked and got, and the widths of the levels."""
+    dense, got = facts["dense"], facts["achieved"]
+    table = table_of(f"Plan (asked: {facts['requested']['target']})", "", "dense", "compressed", "of dense")
+    table.add_row("parameters", f"{dense['params']:,}", f"{got['params']:,}", f"{got['params_fraction']:.1%}")
+    table.add_row("MACs", f"{dense['macs']:,}", f"{got['macs']:,}", f"{got['macs_fraction']:.1%}")
+    for width in facts["widths"]:
+        table.add_row(
+            width["name"], str(width["dense"]), str(width["achieved"]), f"{width['achieved'] / width['dense']:.1%}"
+        )
+    latency = facts.get("latency")
+    if latency:
+        name = f"{latency['runner']}, batch {latency['batch']}"
+        table.add_row(name, f"{latency['dense_ms']:.3g} ms", f"{latency['ms']:.3g} ms", f"{latency['fraction']:.1%}")
+    yield table
+    if latency:
+        how = "processor time, as the machine is too busy for the wall clock" if latency["clock"] == "processor" else ""
+        interval = f"{latency['low']:.3f} to {latency['high']:.3f}"
+        yield f"latency of dense: {latency['fraction']:.3f} ({interval}), in turns{', ' if how else ''}{how}"
+        yield from [latency["missed"]] if latency["missed"] else []
+    yield from _levels(facts)
+    yield f"chosen by {facts['chosen_by']}"
+    fit = facts.get("reconstruction")
+    if fit:
+        held = f"sliced {facts['held_out_loss']['one_shot']:.4f}, reconstructed {fit['held_out_loss']:.4f}"
+        yield f"loss on held-out images: {held}{'' if fit['taken'] else ', which is not taken'}"
+    stability = facts.get("stability")
+    if stability:
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in stability.items())
+        yield f"scores of two halves of the calibration images: {told} (1 equal, 0 as chance has it)"
+
+
+def _levels(facts: dict[str, Any]) -> Iterator[Any]:
+    if not facts.get("macs_by_level"):  # a run of an earlier version
+        return
+    table = table_of("MACs by level, down and up", "", "dense", "compressed", "of dense")
+    for name, macs in facts["macs_by_level"].items():
+        table.add_row(name, f"{macs['dense']:,}", f"{macs['achieved']:,}", f"{macs['achieved'] / macs['dense']:.1%}")
+    yield table
+
+
+def recovery(result: dict[str, Any]) -> Iterator[Any]:
+    """The last losses of recovery."""
+    losses = ", ".join(f"{name} {value:.5f}" for name, value in result["losses"].items())
+    yield f"Recovered in {result['steps']} steps: {losses}"
+
+
+def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
+    """Distances to real images, and how near the compressed model stays to the dense one."""
+    distances, settings = metrics["frechet_distance"], metrics["settings"]
+    dense = distances["dense"]
+    sampler = f"{settings['sampler']}, {settings['sampling_steps']} steps"
+    table = table_of(f"Quality ({dense['count']:,} samples, {sampler})", "", "dense", "compressed", "real against real")
+    floor = f"{distances['floor']['value']:.3f}" if "floor" in distances else "-"
+    table.add_row(dense["metric"], f"{dense['value']:.3f}", f"{distances['compressed']['value']:.3f}", floor)
+    yield table
+    if distances["excess_ratio"] is not None:
+        yield f"excess over real against real: {distances['excess_ratio']:.2f} x the dense model's"
+    pairs = metrics["pairs"]
+    psnr = "equal images" if pairs["psnr_db"] is None else f"PSNR {pairs['psnr_db']:.1f} dB"
+    yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, {psnr}"
+    if "controls" in metrics:
+        yield f"control: {metrics['controls']['verdict']}"
+
+
+def parity(exported: dict[str, Any]) -> Iterator[Any]:
+    """How far each export is from torch."""
+    table = table_of("ONNX against torch", "", "relative error", "tolerance", "images after the whole loop")
+    for model, rungs in exported["parity"].items():
+        for dtype, found in rungs.items():
+            if "not_run" in found:
+                table.add_row(f"{model} {dtype}", found["not_run"], "", "")
+                continue
+            predictions, least = found["predictions"], found["loop"]["least_psnr_db"]
+            error, tolerance = f"{predictions['worst']['relative_error']:.1e}", f"{predictions['tolerance']:.0e}"
+            table.add_row(f"{model} {dtype}", error, tolerance, "equal" if least is None else f"{least:.0f} dB")
+    yield table
+    yield from engines(exported.get("engines", {}))
+
+
+def engines(built: dict[str, Any]) -> Iterator[Any]:
+    """What TensorRT made of the ONNX files."""
+    if not built:
+        return
+    table = table_of("TensorRT engines", "", "builder", "MiB", "build s", "weights typed half")
+    for model, engine in built.items():
+        facts, precision = engine["facts"], engine["precision"] or {}
+        half = f"{precision['typed_share']:.0%}" if "typed_share" in precision else "-"
+        size = f"{engine['size_bytes'] / 2**20:.1f}"
+        table.add_row(model, f"{facts['builder']} {facts['version']}", size, f"{engine['build_s']:.1f}", half)
+    yield table
+    yield from {engine["not_run"] for engine in built.values() if engine.get("not_run")}
+
+
+def profile(figures: dict[str, Any]) -> Iterator[Any]:
+    """Size, latency and what of the MACs ratio became speed."""
+    if "against" in figures:
+        yield f"In the place of the dense model: {figures['against']}"
+    models, ratios = figures["models"], figures["ratios"]
+    size = table_of("Size", "", "dense", "compressed", "ratio")
+    for name in ("params", "macs", "weights_bytes"):
+        size.add_row(name, *(f"{models[m][name]:,}" for m in ("dense", "compressed")), f"{ratios[name]:.2f}x")
+    yield size
+    columns = ("p50 of", "batch", "dense ms", "compressed ms", "speed-up (95 %)", "of the MACs ratio")
+    table = table_of(f"Latency on {figures['device']}, interleaved", *columns)
+    for runner, measured in figures["runners"].items():
+        for batch, cell in measured["latency"].items():
+            p50 = [f"{cell[model]['p50_ms']:.2f}" for model in ("dense", "compressed")]
+            faster = cell["speedup"]
+            speedup = f"{faster['value']:.2f}x ({faster['low']:.2f}-{faster['high']:.2f})"
+            share = "inconclusive" if faster["verdict"] == "inconclusive" else f"{cell['realised_share']:.0%}"
+            table.add_row(runner, batch, *p50, speedup, share)
+    yield table
+    yield from bound(figures["runners"])
+    yield from no_faster(figures)
+    yield from loops(figures["runners"])
+    memory = table_of("Peak memory", "runner", "dense MiB", "compressed MiB")
+    for runner, measured in figures["runners"].items():
+        for where, name in (("process", "peak_rss_mib"), ("device", "peak_device_mib")):
+            if name in measured["memory"]["dense"]:
+                peaks = (f"{measured['memory'][m][name]:.0f}" for m in ("dense", "compressed"))
+                memory.add_row(f"{runner}, {where}", *peaks)
+    yield memory
+
+
+def bound(runners: dict[str, Any]) -> Iterator[Any]:
+    """What keeps a small batch from gaining what the MACs promise."""
+    names = launch_bound(runners)
+    if names:
+        yield f"{' and '.join(names)}: less is won at the smallest batch: launches bind it, not arithmetic."
+
+
+def no_faster(figures: dict[str, Any]) -> Iterator[Any]:
+    """The parts of the network that gained nothing, by what timed them."""
+    timed = [figures.get("parts"), *(found.get("parts") for found in figures["runners"].values())]
+    for parts in timed:
+        if parts and parts["no_faster"]:
+            yield f"No faster than before in {parts['runner']}: {', '.join(parts['no_faster'])}."
+
+
+def loops(runners: dict[str, Any]) -> Iterator[Any]:
+    """Seconds an image over the whole sampling loop, where it was measured."""
+    measured = {runner: found["loop"] for runner, found in runners.items() if "loop" in found}
+    if not measured:
+        return
+    table = table_of("Whole sampling loop, s an image", "runner", "batch", "steps", "dense", "compressed", "speed-up")
+    for runner, loop in measured.items():
+        seconds = [f"{loop[model]['seconds_per_image']:.3g}" for model in ("dense", "compressed")]
+        faster = loop["speedup"]
+        told = "inconclusive" if faster["verdict"] == "inconclusive" else f"{faster['value']:.2f}x"
+        table.add_row(runner, str(loop["batch"]), str(loop["steps"]), *seconds, told)
+    yield table
+
+
+def handed(manifest: dict[str, Any]) -> Iterator[Any]:
+    """What a server gets."""
+    yield f"Model repository for {manifest['container']}: `dtk serve RUN` runs it here."
+
+
+STAGES = {
+    "prune": plan,
+    "recover": recovery,
+    "evaluate": evaluation,
+    "export": parity,
+    "profile": profile,
+    "handoff": handed,
+}
+
+
+def report(value: dict[str, Any]) -> Iterator[Any]:
+    """Every finished stage's table."""
+    for stage, found in value["stages"].items():
+        yield from STAGES[stage](found)
