@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread a process: pytest runs a process a core, and the models of the tests are too small to gain from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
-# The CPU build of torch, so that no CUDA libraries arrive; where the index in use has none, PyTorch's own has.
+# The CPU build of torch, so that no CUDA libraries arrive; if the index in use has none, PyTorch's own index has it.
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # The tritonserver that tests and `dtk serve --environment` run: in an environment of its own, as its Python backend was
@@ -41,7 +41,7 @@ lint: $(VENV)/.installed-dev  ## style, types and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.installed-dev  ## let ruff mend what it can
+format: $(VENV)/.installed-dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -32,6 +32,10 @@ class CachedEngine:
         found: dict[str, Any] = read_json(self.folder / DESCRIPTION)
         return found
 
+    def describe(self, **facts: Any) -> None:
+        """Add to the description what was found out about the engine."""
+        write_json(self.folder / DESCRIPTION, self.description | facts)
+
 
 def cache_folder() -> Path:
     """Where engines are kept."""

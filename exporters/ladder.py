@@ -104,16 +104,19 @@ class Ladder:
 
         Raises DtkError where it is out of tolerance. A loop of more images than the engine takes is not run.
         """
-        with closing(open_runner("tensorrt", plan)) as candidate:
+        rounded = self.settings.engine.tf32 and self.settings.dtype == "fp32"
+        with closing(open_runner("tensorrt", plan, device="cuda")) as candidate:
             return self._climbed(
-                lambda *x, **given: candidate(*x, **given).cpu(), "TensorRT engine", self.settings.dtype
+                lambda *x, **given: candidate(*x, **given).cpu(),
+                "TensorRT engine",
+                "tf32" if rounded else self.settings.dtype,
             )
 
     def _compare(self, path: Path, dtype: DtypeName) -> dict[str, Any]:
         with closing(open_runner("onnxruntime", path)) as candidate:
             return self._climbed(candidate, "ONNX", dtype)
 
-    def _climbed(self, candidate: Callable[..., torch.Tensor], form: str, dtype: DtypeName) -> dict[str, Any]:
+    def _climbed(self, candidate: Callable[..., torch.Tensor], form: str, dtype: str) -> dict[str, Any]:
         batch, engine = self.settings.batch, form != "ONNX"
         predictions = compare(
             self.reference,
@@ -133,7 +136,7 @@ class Ladder:
         }
 
     def _compare_images(
-        self, expected: torch.Tensor, got: torch.Tensor, sampler: str, form: str, dtype: DtypeName
+        self, expected: torch.Tensor, got: torch.Tensor, sampler: str, form: str, dtype: str
     ) -> dict[str, Any]:
         name = f"The {self.name} model as {form} {dtype}"
         if self._autoencoder:

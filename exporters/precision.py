@@ -26,7 +26,7 @@ from toolkit.runners.tensorrt_api import TensorRT, has_gpu
 
 LEAST_SHARE = 0.95
 LEAST_FOUND = 0.5  # of the weight bytes: fewer found in the plan prove nothing
-TENSORS, VECTORS = 64, 6  # looked for: the largest tensors, so many places in each
+TENSORS, VECTORS = 12, 6  # looked for: the largest tensors, that many places in each; each look scans the whole plan
 INSPECTED = {"Half": 2, "BFloat16": 2, "BF16": 2, "FP16": 2, "Float": 4, "FP32": 4}  # bytes by the inspector's names
 VECTOR_BYTES = 16  # channels that every layout keeps side by side
 

@@ -52,6 +52,7 @@ class EngineSettings(Settings):
     compute_capability: tuple[str, ...] = ()
     level: int = Field(default=3, ge=0, le=5)
     workspace_mib: int | None = Field(default=None, ge=1)
+    tf32: bool = Field(default=False, description="float32 products with 10 bits of mantissa: faster, less exact")
     one_per_shape: bool = Field(default=False, description="also an engine for each batch of min:opt:max alone")
 
 

@@ -54,6 +54,8 @@ def build_plan(
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.builder_optimization_level = settings.level
+    if not settings.tf32:  # on by default: float32 would then mean something else than for torch
+        config.clear_flag(trt.BuilderFlag.TF32)
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib * 2**20)
     _set_targets(api, config, settings.compute_capability)

@@ -24,7 +24,7 @@ from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder, build_model, load_denoiser
 from toolkit.models.precision import BorderedDenoiser
 from toolkit.models.weights import WEIGHTS
-from toolkit.runners.base import Runner, open_node_times, open_runner, runner_reads
+from toolkit.runners.base import Runner, open_node_times, open_runner, precision_options
 
 CONVENTION = "one MAC is two FLOPs; convolutions, linear layers and attention products, batch 1"
 
@@ -67,7 +67,7 @@ def compare_runner(
     speed-up over the MACs ratio: 1 where every MAC saved is time saved.
     """
     specs = denoiser_inputs(model, settings.tokens)
-    options: dict[str, str] = {"dtype": settings.dtype} if runner_reads(name) == "model" else {}
+    options = precision_options(name, settings.dtype)
     measured: dict[str, Any] = {"threads": torch.get_num_threads(), "open_s": {}, "latency": {}}
     opened: dict[str, Runner] = {}
     with ExitStack() as stack:

@@ -13,8 +13,8 @@ import yaml
 
 from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.shapes import write_shape
-from toolkit.api.catalog import known
 from toolkit.core.files import read_json, write_json
+from toolkit.runners.base import unavailable
 
 BATCHES = {"cifar10-32": (1, 16, 64, 256), "lsun-256": (1, 4, 16), "ldm4-64": (1, 8, 32)}
 DTYPES = {
@@ -49,8 +49,7 @@ def at_hand(dtype: str, device: str) -> list[str]:
     """The runners of a dtype that run here; half precision and CUDA graphs are a GPU's business."""
     if device == "cpu" and dtype != "fp32":
         return []
-    told = known("runners")
-    return [runner for runner in DTYPES[dtype] if told.get(runner) == "available"]
+    return [runner for runner in DTYPES[dtype] if unavailable(runner, device) is None]
 
 
 def _noise(dense: Path, path: Path) -> Path:
@@ -72,7 +71,6 @@ def _recipe(run: Path, dtype: str, runners: list[str], batches: tuple[int, ...],
         "device": device,
         "loop_steps": 2 if toy else 50,
         "rounds": {"seconds": 0.1, "least": 6, "most": 6} if toy else {"seconds": 4},
-        "tokens": 1,
     }
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path

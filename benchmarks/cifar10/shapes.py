@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from safetensors.torch import save_file
+
+from toolkit.models.conditioning import CLASS_EMBEDDING
 
 
 def _ddpm(size: int, widths: tuple[int, ...], attention: int) -> dict[str, Any]:
@@ -33,8 +36,9 @@ LDM4 = {
     "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 3),
     "up_block_types": (*("CrossAttnUpBlock2D",) * 3, "UpBlock2D"),
     "cross_attention_dim": 512,
-    "attention_head_dim": (6, 12, 18, 30),
+    "attention_head_dim": 1,  # one head at every attention: num_heads of the published configuration
 }
+LDM4_CLASSES = 1001  # the null class included; the context is a row of their embedding, one token
 SHAPES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     # name: class, config, what --toy changes
     "cifar10-32": (
@@ -52,7 +56,6 @@ SHAPES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
         LDM4,
         {
             "block_out_channels": (16, 32, 32, 64),
-            "attention_head_dim": (2, 4, 4, 8),
             "sample_size": 16,
         },
     ),
@@ -74,4 +77,6 @@ def write_shape(name: str, folder: Path, toy: bool = False) -> Path:
         else:
             model.save_pretrained(folder / "unet")
             scheduler.save_pretrained(folder / "scheduler")
+            embedding = torch.randn(LDM4_CLASSES, model.config.cross_attention_dim)
+            save_file({"embedding": embedding}, folder / CLASS_EMBEDDING)
     return folder

@@ -12,7 +12,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks.cifar10 import curve, weights
+from benchmarks.cifar10 import curve, latency, weights
 from benchmarks.cifar10.__main__ import app, legs
 from benchmarks.cifar10.features import CifarResNet
 from benchmarks.cifar10.images import sheet_images
@@ -75,6 +75,21 @@ def test_shapes_are_the_published_ones(name: str) -> None:
         params = sum(parameter.numel() for parameter in kind(**config).parameters())
     published = {"cifar10-32": 35_746_307, "lsun-256": 113_673_219, "ldm4-64": 400_920_000}
     assert params == pytest.approx(published[name], rel=0 if kind is UNet2DModel else 1e-4)
+
+
+def test_every_runner_at_hand_is_asked_on_the_device_it_would_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for name in ("toolkit.runners.tensorrt.unavailable", "toolkit.runners.compiled.unavailable"):
+        monkeypatch.setattr(name, lambda device: None)
+    assert "cudagraph" in latency.at_hand("bf16", "cuda") and latency.at_hand("bf16", "cpu") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_latency_of_every_shape_is_measured_at_toy_size(name: str, tmp_path: Path) -> None:
+    study("latency", name, "--work", tmp_path / "work", "--results", tmp_path / "results", "--toy")
+    found = json.loads((tmp_path / "results" / f"cifar10-latency-{name}-fp32.json").read_text())
+    assert found["toy"] and set(found["profile"]["runners"]) == {"torch", "onnxruntime"}
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -33,6 +33,10 @@ class Config:
         self.limits: dict[Any, int] = {}
         self.profiles: list[Any] = []
         self.given = b"not set"
+        self.flags = {"TF32"}  # as TensorRT sets it
+
+    def clear_flag(self, flag: str) -> None:
+        self.flags.remove(flag)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         self.limits[pool] = size
@@ -70,6 +74,7 @@ MODULE: Any = SimpleNamespace(
     __version__="11.4.0",
     ILogger=Logger,
     IProgressMonitor=type("IProgressMonitor", (), {}),
+    BuilderFlag=SimpleNamespace(TF32="TF32"),
     ProfilingVerbosity=enum.Enum("ProfilingVerbosity", ["DETAILED"]),
     MemoryPoolType=enum.Enum("MemoryPoolType", ["WORKSPACE"]),
     LayerInformationFormat=enum.Enum("LayerInformationFormat", ["JSON"]),
@@ -94,6 +99,13 @@ def test_the_settings_reach_the_builder() -> None:
     sample = ((1, 3, 8, 8), (8, 3, 8, 8), (64, 3, 8, 8))
     assert config.profiles == [{"sample": sample, "timestep": ((1,), (8,), (64,))}]
     assert hasattr(config.progress_monitor, "step_complete")
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_float32_is_rounded_only_on_request(tf32: bool) -> None:
+    builder = Builder()
+    build(builder, EngineSettings(tf32=tf32))
+    assert builder.config.flags == ({"TF32"} if tf32 else set())
 
 
 def test_timings_are_saved_and_used_by_the_next_build(tmp_path: Path) -> None:

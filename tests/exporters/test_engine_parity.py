@@ -25,8 +25,9 @@ def rung(monkeypatch: pytest.MonkeyPatch, fault: Callable[[torch.Tensor], torch.
             assert batch.min <= len(sample) <= batch.max, "an engine takes no other batch"
             return fault(super().__call__(sample, timestep, **conditioning))
 
-    def opened(name: str, plan: Path) -> Engine:
-        assert (name, plan.name) == ("tensorrt", "dense.plan")
+    def opened(name: str, source: Path, *, device: str = "cpu") -> Engine:
+        assert (name, source.name) == ("tensorrt", "dense.plan")
+        assert device.startswith("cuda"), "TensorRT computes on a GPU alone"
         return Engine(exported())
 
     monkeypatch.setattr(ladder, "open_runner", opened)

@@ -11,8 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from exporters import engines
+from exporters.onnx import describe
 from exporters.precision import prove, stored_share, typed_share
-from exporters.settings import BatchRange, EngineSettings
+from exporters.settings import BatchRange, EngineSettings, ExportSettings
 from exporters.tensorrt import build_plan, collecting_logger, parse, progress_monitor
 from tests.exported import exported
 from toolkit.core.errors import DtkError, MissingToolError, UsageError
@@ -136,3 +138,16 @@ def test_with_no_tensorrt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyP
     ) as raised:
         load_tensorrt()
     assert raised.value.exit_code == 3
+
+
+def test_an_interrupted_proof_costs_no_second_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTK_CACHE", str(tmp_path / "cache"))
+    path, settings = exported(), ExportSettings.model_validate({"batch": "1:2:4"})
+    arguments = (load_tensorrt(), path, describe(path) | {"dtype": "fp32"}, tmp_path / "out.plan", settings, silent)
+    with monkeypatch.context() as broken:
+        broken.setattr(engines, "prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            engines.write_engine(*arguments)
+    monkeypatch.setattr(engines, "build_plan", lambda *_: pytest.fail("built again"))
+    found = engines.write_engine(*arguments)
+    assert found["precision"]["typed_share"] == 0.0 and found["rebuilt"] is None

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
 
+from benchmarks.cifar10.shapes import SHAPES
 from tests.tiny import randomise
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.core.errors import DtkError
@@ -157,6 +158,7 @@ def test_what_was_written_is_read_back(context: bool, tmp_path: Path, monkeypatc
     torch.testing.assert_close(scheduler.betas, tensors["betas"])
     assert find_conditioning(folder).kind == ("class" if context else "none")
     if context:
+        assert imported.config.attention_head_dim == SHAPES["ldm4-64"][1]["attention_head_dim"] == 1
         assert find_conditioning(folder).classes == 5  # the last row is the null class
 
 

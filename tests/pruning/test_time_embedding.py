@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
+from tests.elsewhere import elsewhere
 from toolkit.core.noise import normal
 from toolkit.pruning.time_embedding import refit, sinusoid
 
@@ -57,3 +58,16 @@ def test_half_precision_can_bear_the_new_weights(narrow: int, tolerance: float) 
     wanted = sinusoid(config(128, 0, True), T) @ weight.double().T
     got = sinusoid(narrow_config, T) @ new_weight.bfloat16().double().T + new_bias.bfloat16().double()
     assert (got - wanted).abs().max() / wanted.abs().max() < tolerance
+
+
+def test_weights_on_a_gpu_are_fitted_as_those_of_the_cpu() -> None:
+    weight, bias = (torch.from_numpy(normal("weight", n, shape=s)) for n, s in enumerate(((128, 32), (128,))))
+    configs = config(32, 0, True), config(24, -4, True)
+    expected = refit(weight, bias, *configs, T)
+    found = refit(elsewhere(weight), elsewhere(bias), *configs, T)
+    assert all(torch.equal(one, other) for one, other in zip(expected[:2], found[:2], strict=True))
+
+
+def test_a_tensor_elsewhere_refuses_to_be_mixed() -> None:
+    with pytest.raises(RuntimeError, match="same device"):
+        _ = torch.ones(2, 2) @ elsewhere(torch.ones(2, 2))

@@ -7,7 +7,7 @@ say (two packages that write the same files, a driver, a library that does not l
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires
@@ -19,8 +19,9 @@ from packaging.requirements import Requirement
 from toolkit.api.results import Diagnosis
 from toolkit.core.environment import PACKAGES, installed_version, machine, versions
 from toolkit.core.errors import DtkError, first_line
-from toolkit.runners.base import known_runners, unavailable
+from toolkit.runners.base import Runner, known_runners, unavailable
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
+from toolkit.runners.openvino import OpenVINORunner
 from toolkit.runners.tensorrt_api import load_tensorrt
 
 WATCHED = (*PACKAGES, "optimum-onnx", "onnxruntime-extensions", "huggingface-hub", "tokenizers", "triton", "peft")
@@ -171,8 +172,8 @@ def _try_torch(device: str) -> str | None:
     return None
 
 
-def _try_onnxruntime(device: str) -> str | None:
-    """Open a graph of one node: a provider can be built in and still not load its libraries."""
+def _try_graph(open_graph: Callable[..., Runner], device: str) -> str | None:
+    """Open a graph of one node: a library can be there and still not load what it needs."""
     import torch
     from onnx import save
     from onnx.parser import parse_model
@@ -181,7 +182,7 @@ def _try_onnxruntime(device: str) -> str | None:
         path = Path(folder) / "attempt.onnx"
         save(parse_model(NEGATION), path)
         try:
-            with closing(OnnxRuntimeRunner(path, device=device)) as runner:
+            with closing(open_graph(path, device=device)) as runner:
                 given = torch.ones(2, 1, device=device)
                 right = torch.equal(runner(given, torch.zeros(2, dtype=torch.int64, device=device)), -given)
         except (DtkError, RuntimeError) as error:
@@ -189,4 +190,8 @@ def _try_onnxruntime(device: str) -> str | None:
     return None if right else "it computed a wrong value"
 
 
-ATTEMPTS = {"torch": _try_torch, "onnxruntime": _try_onnxruntime}
+ATTEMPTS = {
+    "torch": _try_torch,
+    "onnxruntime": lambda device: _try_graph(OnnxRuntimeRunner, device),
+    "openvino": lambda device: _try_graph(OpenVINORunner, device),
+}

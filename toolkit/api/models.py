@@ -11,14 +11,22 @@ from typing import Any, TypeAlias
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
-from toolkit.adapters.base import InputSpec, adapter_of
+from toolkit.adapters.base import TOKENS, InputSpec, adapter_of
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import UsageError
 from toolkit.data.conditions import Condition
 from toolkit.models.autoencoder import PLACES, Autoencoder, open_autoencoder
 from toolkit.models.conditioners import CaptionEncoder, ClassLabels, Conditioner, Unconditional, open_conditioner
 from toolkit.models.conditioning import Conditioning, denoiser_inputs
-from toolkit.models.folder import components, find_model, load_denoiser, load_scheduler, plain_config
+from toolkit.models.folder import (
+    components,
+    find_model,
+    full_config,
+    load_denoiser,
+    load_scheduler,
+    plain_config,
+    refuse_quantised,
+)
 
 Model: TypeAlias = "str | Path | ModelMixin | DiffusionPipeline | None"
 """A denoiser in memory, a pipeline, a diffusers folder or hub id; None is the embedded default."""
@@ -35,15 +43,16 @@ class DenseModel:
     autoencoder: Autoencoder | None = None
 
 
-def config_of(model: Model) -> tuple[str, dict[str, Any]]:
-    """Class name and configuration of a denoiser; reads no weights."""
+def shape_of(model: Model, tokens: int | None = None) -> tuple[str, dict[str, Any], dict[str, InputSpec]]:
+    """Class name, full configuration and inputs of a denoiser; reads no weights. ``tokens``: length of its context."""
     if isinstance(model, DiffusionPipeline):
         model = _denoiser_of(model)
     if isinstance(model, ModelMixin):
-        adapter_of(type(model).__name__)
-        return type(model).__name__, plain_config(model.config)
+        class_name, config = type(model).__name__, plain_config(model.config)
+        return class_name, config, input_specs(class_name, config, tokens=tokens or TOKENS)
     folder = find_model(model)
-    return folder.class_name, dict(folder.config)
+    refuse_quantised(folder)
+    return folder.class_name, full_config(folder), denoiser_inputs(folder, tokens)
 
 
 def open_dense(model: Model, scheduler: Any, context: torch.Tensor | None, device: str) -> DenseModel:
@@ -90,8 +99,8 @@ def _of_denoiser(model: ModelMixin, scheduler: Any, context: torch.Tensor | None
         raise UsageError(
             "A denoiser alone does not say its noise levels.", do="give scheduler=, the one it was trained with"
         )
-    tokens = {} if context is None else {"tokens": context.shape[1]}
-    specs = input_specs(type(model).__name__, model.config, **tokens)
+    tokens = TOKENS if context is None else context.shape[1]
+    specs = input_specs(type(model).__name__, model.config, tokens=tokens)
     return DenseModel(_copied(model, device), specs, scheduler, _conditioner(model, specs, context, device))
 
 

@@ -77,6 +77,7 @@ class EngineOptions(TypedDict, total=False):
     compute_capability: tuple[str, ...]
     level: int
     workspace_mib: int
+    tf32: bool
     one_per_shape: bool
 
 

@@ -8,11 +8,10 @@ from typing import Any, Unpack
 import torch
 from diffusers import ModelMixin
 
-from toolkit.adapters.inputs import input_specs
-from toolkit.api.models import Model, config_of, open_dense
+from toolkit.api.models import Model, open_dense, shape_of
 from toolkit.api.options import PruneOptions
 from toolkit.api.progress import watched
-from toolkit.api.results import Plan
+from toolkit.api.results import PlanSummary
 from toolkit.core.environment import resolve_device
 from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress
@@ -32,7 +31,7 @@ from toolkit.pruning.settings import PruneSettings
 
 def plan(
     model: Model = None, *, device: str = "auto", progress: Progress | None = None, **options: Unpack[PruneOptions]
-) -> Plan:
+) -> PlanSummary:
     """The configuration that ``target`` leads to, by width alone: reads no data and no weights.
 
     ``model``: a UNet2DModel, UNet2DConditionModel or DiTTransformer2DModel, a DiffusionPipeline, a diffusers folder or
@@ -40,13 +39,11 @@ def plan(
     that cannot be meant, DtkError if no configuration meets the target.
     """
     settings = prune_settings(options)
-    class_name, config = config_of(model)
-    config = built_config(class_name, config)
-    specs = input_specs(class_name, config, **({"tokens": settings.tokens} if settings.tokens else {}))
+    class_name, config, specs = shape_of(model, settings.tokens)
     with watched(progress) as bars, latencies_for(class_name, config, specs, settings, device, bars) as latencies:
         count = counter(class_name, config, specs)
         prunable = prunable_for(class_name, config, settings)
-        return Plan(plan_by_width(prunable, settings, count, latencies=latencies, progress=bars))
+        return PlanSummary(plan_by_width(prunable, settings, count, latencies=latencies, progress=bars))
 
 
 def prune(
@@ -86,7 +83,7 @@ def prune(
             progress=bars,
         )
     module: Any = pruned.model.cpu()
-    module.plan = Plan(pruned.plan.facts)
+    module.plan = PlanSummary(pruned.plan.facts)
     stock: ModelMixin = module
     return stock
 

@@ -15,28 +15,31 @@ from rich.console import Console
 from toolkit.report import comparison_tables, tables
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-Tables = Callable[[Any], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Result:
     """What a verb found. ``folder`` is what it wrote, None if nothing."""
 
-    record: Mapping[str, Any] = field(repr=False)
+    _record: Mapping[str, Any] = field(repr=False)
     folder: Path | None = None
-    tables: ClassVar[Tables]
-    pictures: ClassVar[tuple[str, ...]] = ()
+    _tables: ClassVar[Callable[[Any], Iterable[Any]]]
+    _pictures: ClassVar[tuple[str, ...]] = ()
 
     def to_json(self) -> dict[str, Json]:
         """All of it: what the command prints with --json."""
-        return deepcopy(dict(self.record))
+        return deepcopy(dict(self._record))
+
+    def tables(self) -> Iterable[object]:
+        """Lines and rich's tables of what was found, as the command prints them."""
+        yield from type(self)._tables(self._record)
 
     def _repr_html_(self) -> str:
         console = Console(record=True, file=io.StringIO(), width=110)
-        for part in type(self).tables(self.record):
+        for part in self.tables():
             console.print(part, highlight=False)
         text = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-        paths = [self.folder / name for name in self.pictures] if self.folder else []
+        paths = [self.folder / name for name in self._pictures] if self.folder else []
         return text + "".join(_picture(path) for path in paths if path.is_file())
 
 
@@ -55,105 +58,110 @@ class Size:
     macs: int
 
 
-class Plan(Result):
+class PlanSummary(Result):
     """The configuration a target leads to."""
 
-    tables = tables.plan
+    _tables = tables.plan
 
     @property
     def dense(self) -> Size:
-        return Size(**self.record["dense"])
+        return Size(**self._record["dense"])
 
     @property
     def achieved(self) -> Size:
         """The size of the compressed model."""
-        return Size(self.record["achieved"]["params"], self.record["achieved"]["macs"])
+        return Size(self._record["achieved"]["params"], self._record["achieved"]["macs"])
 
     @property
     def params_fraction(self) -> float:
         """Compressed over dense."""
-        return float(self.record["achieved"]["params_fraction"])
+        return float(self._record["achieved"]["params_fraction"])
 
     @property
     def macs_fraction(self) -> float:
         """Compressed over dense."""
-        return float(self.record["achieved"]["macs_fraction"])
+        return float(self._record["achieved"]["macs_fraction"])
 
     @property
     def widths(self) -> dict[str, tuple[int, int]]:
         """The level widths or numbers of blocks by name: (dense, compressed)."""
-        return {width["name"]: (width["dense"], width["achieved"]) for width in self.record["widths"]}
+        return {width["name"]: (width["dense"], width["achieved"]) for width in self._record["widths"]}
+
+    @property
+    def chosen_by(self) -> str:
+        """What decided among the configurations that meet the target."""
+        return str(self._record["chosen_by"])
 
     @property
     def latency_fraction(self) -> float | None:
         """Measured latency, compressed over dense; None if the target is no latency."""
-        return self.record["latency"]["fraction"] if self.record.get("latency") else None
+        return self._record["latency"]["fraction"] if self._record.get("latency") else None
 
 
 class Recovery(Result):
     """How far recovery went."""
 
-    tables = tables.recovery
+    _tables = tables.recovery
 
     @property
     def steps(self) -> int:
         """Training steps done in all."""
-        return int(self.record["steps"])
+        return int(self._record["steps"])
 
     @property
     def losses(self) -> dict[str, float]:
         """Each loss in the last step, and their weighted sum as ``total``."""
-        return dict(self.record["losses"])
+        return dict(self._record["losses"])
 
 
 class Evaluation(Result):
     """How good both models are, against real images and against each other from the same noise."""
 
-    tables = tables.evaluation
-    pictures = ("pairs.png",)
+    _tables = tables.evaluation
+    _pictures = ("pairs.png",)
 
     @property
     def metric(self) -> str:
         """The Frechet distance's name, with its feature extractor."""
-        return str(self.record["frechet_distance"]["dense"]["metric"])
+        return str(self._record["frechet_distance"]["dense"]["metric"])
 
     @property
     def distances(self) -> dict[str, float]:
         """Frechet distances to real images: ``dense``, ``compressed``, and ``floor`` (other real images) if known."""
-        found = self.record["frechet_distance"]
+        found = self._record["frechet_distance"]
         return {name: found[name]["value"] for name in ("dense", "compressed", "floor") if name in found}
 
     @property
     def excess_ratio(self) -> float | None:
         """(compressed - floor) / (dense - floor): 1 is as good as dense; None if there is no floor below dense."""
-        return self.record["frechet_distance"]["excess_ratio"]
+        return self._record["frechet_distance"]["excess_ratio"]
 
     @property
     def ssim(self) -> float:
         """Mean structural similarity of pairs of the same noise."""
-        return float(self.record["pairs"]["ssim"])
+        return float(self._record["pairs"]["ssim"])
 
     @property
     def psnr_db(self) -> float | None:
         """Peak signal-to-noise ratio of pairs of the same noise; None if they are equal."""
-        return self.record["pairs"]["psnr_db"]
+        return self._record["pairs"]["psnr_db"]
 
 
 class Export(Result):
     """The ONNX files and how far each is from torch."""
 
-    tables = tables.parity
+    _tables = tables.parity
 
     @property
     def files(self) -> dict[str, str]:
         """ONNX files by name, and engines by name, relative to the run folder."""
-        built = self.record["onnx"] | self.record.get("engines", {})
+        built = self._record["onnx"] | self._record.get("engines", {})
         return {Path(entry["file"]).name: entry["file"] for entry in built.values()}
 
     @property
     def relative_error(self) -> float:
         """The largest error of the compressed model's files, relative to the largest value."""
-        compared = self.record["parity"]["compressed"].values()
+        compared = self._record["parity"]["compressed"].values()
         return max(found["predictions"]["worst"]["relative_error"] for found in compared if "predictions" in found)
 
 
@@ -171,42 +179,42 @@ class Speedup:
 class Profile(Result):
     """Size, latency and memory, dense beside compressed."""
 
-    tables = tables.profile
+    _tables = tables.profile
 
     @property
     def runners(self) -> list[str]:
-        return list(self.record["runners"])
+        return list(self._record["runners"])
 
     @property
     def batches(self) -> list[int]:
-        return [int(batch) for batch in next(iter(self.record["runners"].values()))["latency"]]
+        return [int(batch) for batch in next(iter(self._record["runners"].values()))["latency"]]
 
     def speedup(self, runner: str, batch: int) -> Speedup:
         """How many times faster the compressed model is. Raises KeyError for what was not measured."""
-        return Speedup(**self.record["runners"][runner]["latency"][str(batch)]["speedup"])
+        return Speedup(**self._record["runners"][runner]["latency"][str(batch)]["speedup"])
 
     def latency_ms(self, runner: str, batch: int) -> tuple[float, float]:
         """Median latency of one call in milliseconds: (dense, compressed)."""
-        cell = self.record["runners"][runner]["latency"][str(batch)]
+        cell = self._record["runners"][runner]["latency"][str(batch)]
         return cell["dense"]["p50_ms"], cell["compressed"]["p50_ms"]
 
 
 class Handoff(Result):
     """A model repository that a server takes as it is."""
 
-    tables = tables.handed
+    _tables = tables.handed
 
 
 class Report(Result):
     """Everything a run found; ``RUN/report.html`` shows it."""
 
-    tables = tables.report
-    pictures = ("evaluate/pairs.png",)
+    _tables = tables.report
+    _pictures = ("evaluate/pairs.png",)
 
     @property
     def verdict(self) -> str:
         """The run in one sentence."""
-        return str(self.record["verdict"])
+        return str(self._record["verdict"])
 
     @property
     def page(self) -> Path | None:
@@ -215,44 +223,44 @@ class Report(Result):
     @property
     def missing(self) -> dict[str, str]:
         """The stages that have not run, each with the command that runs it."""
-        return dict(self.record["missing"])
+        return dict(self._record["missing"])
 
 
 class Comparison(Result):
     """Several runs side by side."""
 
-    tables = comparison_tables.either
+    _tables = comparison_tables.either
 
 
 class Sweep(Result):
     """Quality against latency over several targets."""
 
-    tables = comparison_tables.points
-    pictures = ("pareto.svg",)
+    _tables = comparison_tables.points
+    _pictures = ("pareto.svg",)
 
 
 class Imported(Result):
     """A checkpoint of another code base as a diffusers folder."""
 
-    tables = comparison_tables.imported
+    _tables = comparison_tables.imported
 
 
 class Diagnosis(Result):
     """Whether what is installed fits together, and which runners would run here."""
 
-    tables = comparison_tables.doctor
+    _tables = comparison_tables.doctor
 
     @property
     def ok(self) -> bool:
         """Whether nothing is in conflict."""
-        return bool(self.record["ok"])
+        return bool(self._record["ok"])
 
 
 class Known(Result):
     """Names and descriptions of one kind."""
 
-    tables = comparison_tables.known
+    _tables = comparison_tables.known
 
     @property
     def names(self) -> list[str]:
-        return list(self.record)
+        return list(self._record)

@@ -36,7 +36,7 @@ from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pipeline import recipe as recipes
 from toolkit.pipeline import sweep as sweeps
 from toolkit.pipeline import verbs
-from toolkit.pipeline.job import Job, dry_run, start, take_up
+from toolkit.pipeline.job import Job, start, take_up
 from toolkit.pipeline.options import compress_recipe, given, with_options
 from toolkit.pipeline.recipe import Recipe
 from toolkit.report import comparison
@@ -59,9 +59,9 @@ class Run:
         """The compressed denoiser with its weights, a stock module, float32 in eval mode."""
         return load_denoiser(find_model(self.folder / "model"))
 
-    def plan(self) -> results.Plan:
+    def plan(self) -> results.PlanSummary:
         """What was pruned."""
-        return results.Plan(self.report().record["stages"]["prune"], self.folder / "prune")
+        return results.PlanSummary(self._report()["stages"]["prune"], self.folder / "prune")
 
     def recover(self, **options: Unpack[RecoverOptions]) -> results.Recovery:
         """Train the pruned model up to ``steps`` in all, with the dense one as teacher; resumes where it was."""
@@ -106,8 +106,7 @@ class Run:
 
     def report(self) -> results.Report:
         """Everything found so far; writes RUN/report.html and report.json."""
-        with self._job() as job:
-            return results.Report(verbs.report(job), self.folder)
+        return results.Report(self._report(), self.folder)
 
     def serve(self, ready: Callable[[Server], None], **settings: Any) -> int:
         """Serve RUN/handoff with a real tritonserver until the process is told to stop; returns its exit code.
@@ -115,6 +114,10 @@ class Run:
         ``ready`` is called when it answers. ``settings``: toolkit.handoff.settings.ServeSettings.
         """
         return serve_run(RunFolder.open(self.folder), ServeSettings(**given(settings)), ready=ready)
+
+    def _report(self) -> dict[str, Any]:
+        with self._job() as job:
+            return verbs.report(job)
 
     @contextlib.contextmanager
     def _job(self) -> Iterator[Job]:
@@ -167,19 +170,6 @@ def compress(
         requested = compress_recipe(source, images, options, recover=recover, stream=stream, device=device)
         verbs.run_all(start(folder, requested, overwrite=overwrite, progress=bars))
     return Run(folder, progress)
-
-
-def dry_run_compress(
-    model: StrPath | None,
-    *,
-    device: str = "auto",
-    progress: Progress | None = None,
-    **options: Unpack[CompressOptions],
-) -> results.Plan:
-    """What ``compress`` would lead to; writes nothing."""
-    requested = compress_recipe(None if model is None else str(model), None, options, device=device)
-    with watched(progress) as bars:
-        return results.Plan(dry_run(requested, bars))
 
 
 def open_run(folder: StrPath, *, progress: Progress | None = None) -> Run:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DDPMPipeline, DiffusionPipeline, ModelMixin, UNet2DModel
 
 from toolkit.adapters.base import adapter_of
 from toolkit.api.models import Model
@@ -36,7 +36,9 @@ def stored_model(model: Model, scheduler: Any, run: Path) -> str | None:
         )
     RunFolder.create(run)
     with replacing(run / DENSE) as folder:
-        if isinstance(model, DiffusionPipeline):
+        if isinstance(model, UNet2DModel):
+            DDPMPipeline(model, scheduler).save_pretrained(folder, safe_serialization=True)
+        elif isinstance(model, DiffusionPipeline):
             model.save_pretrained(folder, safe_serialization=True)
         else:
             component = adapter_of(type(model).__name__).component

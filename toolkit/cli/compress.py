@@ -86,19 +86,24 @@ def compress(
         "learning_rate": learning_rate,
         "seed": seed,
         "condition_dropout": condition_dropout,
-        "device": device,
     }
     from toolkit.api import runs
-    from toolkit.cli.terminal import show, terminal
+    from toolkit.api.options import PruneOptions
+    from toolkit.api.pruning import plan
+    from toolkit.cli.terminal import say, show, terminal
     from toolkit.core.errors import UsageError
 
     with terminal(quiet=json) as progress:
         if dry_run:
-            show(runs.dry_run_compress(model, progress=progress, **options), json)
+            planned = {name: option for name, option in options.items() if name in PruneOptions.__annotations__}
+            show(plan(model, device=device, progress=progress, **planned), json)
+            if not json:
+                say("Nothing was written. Next: the same command with -o RUN instead of --dry-run")
             return
         if out is None:
             raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see the plan alone")
         storage: dict[str, Any] = {"data": data, "stream": stream, "recover": recover, "overwrite": overwrite}
+        storage["device"] = device
         run = runs.compress(model, out=out, progress=progress, **storage, **options)
         report = run.report()
     _end(report, json)

@@ -20,7 +20,7 @@ def import_checkpoint(
 ) -> None:
     """Convert a checkpoint of the DDIM code base or of CompVis latent diffusion to a diffusers folder."""
     from toolkit.api import runs
-    from toolkit.cli.terminal import show, terminal
+    from toolkit.cli.terminal import say, show, terminal
     from toolkit.core.errors import unknown
 
     with terminal(quiet=json):
@@ -29,3 +29,5 @@ def import_checkpoint(
         chosen: Literal["ema", "plain"] = "ema" if weights == "ema" else "plain"
         result = runs.import_checkpoint(checkpoint, out=out, weights=chosen, size=size)
     show(result, json)
+    if not json:
+        say(f"Next: dtk compress {out} --data IMAGES -o RUN")

@@ -99,13 +99,16 @@ def export(
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
     level: Annotated[int | None, option("how hard TensorRT optimises, 0 to 5 [3]")] = None,
     workspace_mib: Annotated[int | None, option("largest workspace of an engine")] = None,
+    tf32: Annotated[
+        bool | None, typer.Option("--tf32/--no-tf32", help="engines may round float32 products to 10 bits [no]")
+    ] = None,
     one_per_shape: Annotated[
         bool | None, typer.Option("--one-per-shape/--one-for-all", help="with --trt, one engine per batch size")
     ] = None,
     json: Json = False,
 ) -> None:
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
-    engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape}
+    engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape, "tf32": tf32}
     engine |= {"compute_capability": compute_capability and compute_capability.split(",")}
     changes: dict[str, Any] = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt}
     changes |= {"dynamic_size": dynamic_size, "layout": layout, "also": also}

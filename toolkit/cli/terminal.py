@@ -62,7 +62,7 @@ def show(result: Result, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
         return
-    for part in type(result).tables(result.record):
+    for part in result.tables():
         say(part)
 
 

@@ -173,6 +173,12 @@ def full_config(folder: ModelFolder) -> dict[str, Any]:
         raise DtkError(f"{folder.denoiser / 'config.json'} describes no {folder.class_name}.", found=error) from error
 
 
+def refuse_quantised(folder: ModelFolder) -> None:
+    """Raise DtkError for a model whose config says that it is quantised."""
+    if "quantization_config" in folder.config:
+        raise DtkError(f"{folder.root} is quantised.", expected="float weights", do="prune first, quantise afterwards")
+
+
 def load_denoiser(folder: ModelFolder) -> ModelMixin:
     """The denoiser with its weights, float32, in eval mode.
 

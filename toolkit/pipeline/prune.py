@@ -6,13 +6,12 @@ from functools import partial
 from typing import Any
 
 from toolkit.adapters.inputs import input_specs
-from toolkit.core.errors import DtkError
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import context_tokens
-from toolkit.models.folder import ModelFolder, full_config, load_denoiser, load_scheduler, save_model
+from toolkit.models.folder import ModelFolder, full_config, load_denoiser, load_scheduler, refuse_quantised, save_model
 from toolkit.pruning.calibration import draw
 from toolkit.pruning.cost import Count, counter
 from toolkit.pruning.latency import Latencies
@@ -26,8 +25,7 @@ from toolkit.pruning.settings import PruneSettings
 
 def dense_prunable(dense: ModelFolder, settings: PruneSettings) -> Prunable:
     """A dense model's configuration under the settings; refuses what cannot be pruned."""
-    if "quantization_config" in dense.config:
-        raise DtkError(f"{dense.root} is quantised.", expected="float weights", do="prune first, quantise afterwards")
+    refuse_quantised(dense)
     return prunable_for(dense.class_name, full_config(dense), settings)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from exporters.engines import write_engine
 from exporters.onnx import export_onnx
-from exporters.settings import BF16_OPSET, BatchRange, ExportSettings
+from exporters.settings import BF16_OPSET, BatchRange, DtypeName, ExportSettings
 from profiles.latency_table import LatencyTable, Timing
 from profiles.settings import Rounds
 from toolkit.adapters.base import InputSpec
@@ -29,7 +29,7 @@ from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.settings import LatencySettings, PruneSettings
 from toolkit.pruning.targets import Target, parse_target
-from toolkit.runners.base import Runner, check_available, open_runner, runner_reads
+from toolkit.runners.base import Runner, check_available, open_runner, precision_options, runner_reads
 from toolkit.runners.tensorrt_api import load_tensorrt
 
 
@@ -158,22 +158,22 @@ def opened(
     """``network`` in the runner of the settings, in the form it reads; the network may be changed."""
     reads = runner_reads(settings.runner)
     with tempfile.TemporaryDirectory(prefix="dtk-latency-") as scratch:
-        options = {}
+        options = precision_options(settings.runner, settings.dtype)
         if reads == "model":
             network.save_pretrained(scratch)  # type: ignore[operator]
             source: ModelFolder | Path = ModelFolder(Path(scratch), "")
-            options["dtype"] = settings.dtype
         else:
-            source = _exported(network, specs, settings, Path(scratch) / "denoiser.onnx")
+            dtype = "fp32" if options else settings.dtype  # a runner with precisions of its own reads float32
+            source = _exported(network, specs, dtype, Path(scratch) / "denoiser.onnx")
             source = _engine(source, settings, progress) if reads == "engine" else source
         with closing(open_runner(settings.runner, source, device=device, **options)) as runner:
             yield runner
 
 
-def _exported(network: nn.Module, specs: Mapping[str, InputSpec], settings: LatencySettings, path: Path) -> Path:
+def _exported(network: nn.Module, specs: Mapping[str, InputSpec], dtype: DtypeName, path: Path) -> Path:
     opset = ExportSettings().opset
-    opset = max(opset, BF16_OPSET) if settings.dtype == "bf16" else opset
-    export_onnx(network, specs, path, dtype=settings.dtype, opset=opset)
+    opset = max(opset, BF16_OPSET) if dtype == "bf16" else opset
+    export_onnx(network, specs, path, dtype=dtype, opset=opset)
     return path
 
 

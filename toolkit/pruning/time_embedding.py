@@ -37,6 +37,7 @@ def refit(
     ``weight`` (H, w) and ``bias`` (H,) are the dense layer's. The error is max |new - old| / max |old| over all
     timesteps, with the new weights rounded to the dtype they are stored in.
     """
+    weight, bias = weight.cpu(), bias.cpu()  # small, and the sinusoids lie there
     wanted = sinusoid(dense, timesteps) @ weight.double().T + bias.double()
     inputs = torch.nn.functional.pad(sinusoid(narrow, timesteps), (0, 1), value=1.0)  # the last column is the bias
     u, s, vh = torch.linalg.svd(inputs, full_matrices=False)

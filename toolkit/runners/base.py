@@ -65,6 +65,7 @@ class RunnerKind:
     reads: Reads
     open: Callable[..., Runner]
     unavailable: Callable[[str], str | None] = lambda device: None
+    takes_dtype: bool = False
     node_times: Callable[[Path, str], NodeTimes | None] = lambda source, device: None
 
 
@@ -76,6 +77,11 @@ def known_runners() -> list[str]:
 def runner_reads(name: str) -> Reads:
     """What ``open_runner`` wants as source."""
     return _kind(name).reads
+
+
+def precision_options(name: str, dtype: str) -> dict[str, str]:
+    """The options that make a runner compute in ``dtype``; none for one whose file has its own precision."""
+    return {"dtype": dtype} if _kind(name).takes_dtype else {}
 
 
 def unavailable(name: str, device: str = "cpu") -> str | None:

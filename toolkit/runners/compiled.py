@@ -59,4 +59,4 @@ def unavailable(device: str) -> str | None:
     return None
 
 
-RUNNER = RunnerKind("compile", "model", CompiledRunner, unavailable)
+RUNNER = RunnerKind("compile", "model", CompiledRunner, unavailable, takes_dtype=True)

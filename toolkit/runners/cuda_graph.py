@@ -99,4 +99,4 @@ def unavailable(device: str) -> str | None:
     return None if device.startswith("cuda") else "CUDA graphs are of an NVIDIA GPU: --device cuda"
 
 
-RUNNER = RunnerKind("cudagraph", "model", CudaGraphRunner, unavailable)
+RUNNER = RunnerKind("cudagraph", "model", CudaGraphRunner, unavailable, takes_dtype=True)

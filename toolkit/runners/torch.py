@@ -29,4 +29,4 @@ class TorchRunner:
             torch.cuda.empty_cache()
 
 
-RUNNER = RunnerKind("torch", "model", TorchRunner)
+RUNNER = RunnerKind("torch", "model", TorchRunner, takes_dtype=True)

@@ -1,0 +1,66 @@
+"""OpenVINO: its precisions, its cache, and files that it cannot read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openvino
+import pytest
+import torch
+
+from exporters.onnx import export_onnx
+from tests.exported import exported, specs_of, tiny_model
+from tests.tiny import tiny_folder
+from toolkit.adapters.inputs import example_inputs
+from toolkit.core.errors import DtkError, MissingToolError
+from toolkit.models.folder import load_denoiser
+from toolkit.runners.base import open_runner
+from toolkit.runners.openvino import OpenVINORunner
+
+INPUTS = example_inputs(specs_of(tiny_model()), 2)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DTK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_bfloat16_is_rounded_to_the_order_that_torch_rounds_it() -> None:
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has neither AMX nor AVX512-BF16")
+    exact, half = (OpenVINORunner(exported(), dtype=dtype)(**INPUTS) for dtype in ("fp32", "bf16"))
+    assert half.dtype == torch.float32
+    of_torch = open_runner("torch", tiny_model(), dtype="bf16")(**INPUTS) - exact
+    assert 0.1 * of_torch.norm() < (half - exact).norm() < 10 * of_torch.norm()  # 4.4 times on an AMD EPYC
+
+
+def test_models_that_differ_in_weights_alone_do_not_share_a_cached_compilation(tmp_path: Path, cache: Path) -> None:
+    for seed in (0, 1):
+        folder = tiny_folder(tmp_path / f"model {seed}", seed)
+        export_onnx(load_denoiser(folder), specs_of(folder), tmp_path / f"{seed}.onnx", dtype="fp32", opset=21)
+        expected = open_runner("torch", folder)(**INPUTS)
+        for _ in ("compiled", "from the cache"):
+            found = OpenVINORunner(tmp_path / f"{seed}.onnx")(**INPUTS)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert len(list((cache / "openvino").iterdir())) == 2
+
+
+def test_a_processor_without_bfloat16_is_named_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openvino.Core.get_property", lambda self, device, name: ["FP32", "INT8"])
+    with pytest.raises(MissingToolError, match=r"cannot compute in bf16[\s\S]*FP32, INT8[\s\S]*expected: fp32"):
+        OpenVINORunner(exported(), dtype="bf16")
+    with pytest.raises(MissingToolError, match="cannot compute in fp16"):
+        OpenVINORunner(exported(), dtype="fp16")
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(exported().read_bytes()[:1000])
+    with pytest.raises(DtkError, match=r"OpenVINO cannot convert .*broken\.onnx"):
+        OpenVINORunner(path)
+
+
+def test_inputs_the_file_does_not_have_are_refused() -> None:
+    with pytest.raises(DtkError, match=r"takes other inputs[\s\S]*sample, timestep"):
+        OpenVINORunner(exported())(**INPUTS, class_labels=torch.zeros(2, dtype=torch.int64))
