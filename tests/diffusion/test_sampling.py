@@ -173,3 +173,15 @@ def test_unknown_sampler_names_the_known_ones():
 def test_impossible_number_of_steps(steps):
     with pytest.raises(UsageError, match="1 to 1000"):
         sample(linear, DDPMScheduler(), SEEDS, SHAPE, steps)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS.keys() - {"ddpm"}))  # which draws from a generator of the device
+def test_the_loop_never_waits_for_the_device(sampler: str) -> None:
+    """A tensor on the meta device has no values: whoever asks for one, as a synchronisation does, fails."""
+    scheduler = DDPMScheduler(num_train_timesteps=100)
+
+    def predict(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        assert timestep.shape == (2,) and timestep.device.type == "meta"
+        return torch.empty_like(x)
+
+    assert sample(predict, scheduler, [0, 1], (3, 4, 4), 5, sampler, device="meta").shape == (2, 3, 4, 4)

@@ -108,8 +108,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
-    engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape, "tf32": tf32}
-    engine |= {"compute_capability": compute_capability and compute_capability.split(",")}
+    engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape}
+    engine |= {"tf32": tf32, "compute_capability": compute_capability and compute_capability.split(",")}
     changes: dict[str, Any] = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt}
     changes |= {"dynamic_size": dynamic_size, "layout": layout, "also": also}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]

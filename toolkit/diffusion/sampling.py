@@ -65,13 +65,13 @@ def sample(
     """
     import torch
 
-    stepper = build_scheduler(scheduler, sampler, steps, device)
+    stepper = build_scheduler(scheduler, sampler, steps)  # on the CPU: to read it must not wait for the device
 
     def noise(number: int) -> torch.Tensor:
         return torch.from_numpy(sample_noise(seeds, number, shape)).to(device)
 
-    batched = (timestep.to(device=device, dtype=torch.int64).expand(len(seeds)) for timestep in stepper.timesteps)
-    steps_to_take = ((int(one), many) for one, many in zip(stepper.timesteps, batched, strict=True))
+    timesteps = [int(timestep) for timestep in stepper.timesteps]
+    steps_to_take = ((t, torch.full((len(seeds),), t, dtype=torch.int64, device=device)) for t in timesteps)
     with torch.no_grad():
         start = noise(0) * stepper.init_noise_sigma
         return denoise(predict, stepper, sampler, start, steps_to_take, conditioning or {}, noise)
@@ -101,7 +101,7 @@ def _none(number: int) -> torch.Tensor:
     raise AssertionError("a sampler without noise asked for some")
 
 
-def build_scheduler(scheduler: Any, sampler: str, steps: int, device: str = "cpu") -> Any:
+def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
     """The sampler's scheduler with the noise levels of the model's own, set to ``steps`` steps.
 
     ``from_config`` would drop what the config marks as left at its default, and diffusers marks positional arguments so
@@ -116,7 +116,7 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int, device: str = "cpu
         raise UsageError(f"Cannot sample in {steps} steps.", expected=f"1 to {longest}, the steps it was trained with")
     config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
     built = getattr(diffusers, SAMPLERS[sampler].scheduler_class).from_config(config)
-    built.set_timesteps(steps, device=device)
+    built.set_timesteps(steps)
     return built
 
 

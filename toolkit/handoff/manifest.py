@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version as installed
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toolkit.core.environment import machine, versions
+from toolkit.core.environment import installed_version, machine, versions
+from toolkit.core.errors import MissingToolError
 from toolkit.core.files import folder_sha256, write_json
 from toolkit.core.noise import sample_noise
 from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION
@@ -28,6 +29,14 @@ KNOWN_IMAGE = "expected.npy"
 NUMPY = "1.24"  # the Philox and ziggurat streams are the same from there on; tried with 1.26 and 2.4
 
 
+def onnxruntime_version() -> str:
+    """The installed version of ONNX Runtime, under either of its two names. Raises MissingToolError for none."""
+    installed = [found for name in ("onnxruntime", "onnxruntime-gpu") if (found := installed_version(name))]
+    if not installed:
+        raise MissingToolError("A handoff needs ONNX Runtime.", do='pip install ".[cpu]" or ".[gpu]"')
+    return installed[0]
+
+
 def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> None:
     """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG where it can be."""
     everywhere = manifest | {"engine": manifest["engine"] | {"runtime": "onnxruntime"}}
@@ -42,8 +51,8 @@ def write_manifest(
     folder: Path, version: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int, plans: Sequence[Plan] = ()
 ) -> dict[str, Any]:
     """Write the files around the repository, then handoff.json: once for people, once beside the model it checks."""
-    packages = {"onnxruntime": installed("onnxruntime")}
-    packages |= {"tokenizers": installed("tokenizers")} if graph.tokenizer else {}
+    packages = {"onnxruntime": onnxruntime_version()}
+    packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizer else {}
     write_surroundings(folder, _words(settings, packages, plans))
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
