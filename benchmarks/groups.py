@@ -4,7 +4,7 @@
 
 On the embedded default, over three seeds (calibration images and noise; order and noise of recovery), at the widths
 that both policies can reach: 0.75 (0.56 of the MACs) and 0.5 (0.25; the next that `within` alone reaches is 0.34).
-Beside them channels chosen at random. The same command goes on where an interrupted one stopped.
+Beside them channels chosen at random. The same command resumes where an interrupted one stopped.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def scores(bench: Trials, seed: int, criterion: str) -> Scores:
     stored = read_scores(path)
     if stored is None:
         scheduler = load_scheduler(bench.dense)
-        images, conditioner = SETTINGS.calibration_images, open_conditioner(bench.dense, "cpu")
-        batch, _ = calibration.draw(bench.train, images, seed, scheduler, conditioner, "cpu")
+        settings, conditioner = SETTINGS.model_copy(update={"seed": seed}), open_conditioner(bench.dense, "cpu")
+        batch = calibration.draw(bench.train, settings, scheduler, conditioner, "cpu").scored
         model, layout = load_denoiser(bench.dense), dense_prunable(bench.dense, SETTINGS).layout
         effort = Effort(timesteps=SETTINGS.score_timesteps)
         stored = criterion_called(criterion).score(
@@ -79,7 +79,7 @@ def scores(bench: Trials, seed: int, criterion: str) -> Scores:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs") / "groups", help="holds what to go on from")
+    parser.add_argument("--work", type=Path, default=Path("runs") / "groups", help="holds what to continue from")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "groups.json")
     return parser.parse_args()
 

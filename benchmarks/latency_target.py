@@ -21,12 +21,14 @@ from toolkit.adapters.space import Space, Values
 from toolkit.core.environment import machine, versions
 from toolkit.core.errors import DtkError
 from toolkit.core.files import write_json
+from toolkit.core.progress import silent
 from toolkit.models.folder import find_model, load_denoiser
-from toolkit.pipeline import verbs
+from toolkit.pipeline import stages
+from toolkit.pipeline.job import measured, start_job
 from toolkit.pipeline.prune import count_for, dense_prunable
-from toolkit.pipeline.recipe import Recipe, make
+from toolkit.pipeline.recipe import make
 from toolkit.pruning.cost import Count, price
-from toolkit.pruning.latency import Latencies, latencies
+from toolkit.pruning.latency import Latencies
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import parse_target
@@ -77,18 +79,17 @@ def row(folder: Path, target: str, base: dict[str, Any], found: Latencies) -> di
 
 def finished(folder: Path, target: str, base: dict[str, Any], found: Latencies) -> dict[str, Any]:
     """What a run keeps at once, what recovery leaves, and its latency measured again."""
-    asked: Recipe = make(base | {"prune": base["prune"] | {"target": target}}, "The benchmark's recipe")
-    job = verbs.start(folder, asked, overwrite=False, progress=lambda *_: None, notice=print)
-    stages = verbs.run_all(job)["stages"]
-    plan = stages["prune"]
+    job = start_job(folder, make(base | {"prune": base["prune"] | {"target": target}}, "The benchmark's recipe"))
+    facts = stages.run_all(job)["stages"]
+    plan = facts["prune"]
     return {
         "widths": [width["achieved"] for width in plan["widths"]],
         "macs_fraction": plan["achieved"]["macs_fraction"],
         "retained": plan["retained"],
         "one_shot_loss": plan["held_out_loss"]["one_shot"],
         "dense_loss": plan["held_out_loss"]["dense"],
-        "recovered": stages.get("recover"),
-        "distance": stages["evaluate"]["frechet_distance"] if "evaluate" in stages else None,
+        "recovered": facts.get("recover"),
+        "distance": facts["evaluate"]["frechet_distance"] if "evaluate" in facts else None,
         "latency": asdict(found.check(load_denoiser(job.compressed))),
     }
 
@@ -107,13 +108,14 @@ def main() -> None:
     """Fill in what is missing of the results."""
     given = arguments()
     base = recipe_of(given)
-    asked = make(base, "The benchmark's recipe")
+    recipe = make(base | {"prune": base["prune"] | {"target": "latency=0.8"}}, "The benchmark's recipe")
     dense = find_model(given.model)
-    prunable, counted, rows = dense_prunable(dense, asked.prune), count_for(dense), []
+    prunable, counted, rows = dense_prunable(dense, recipe.prune), count_for(dense), []
     model = Path(given.model).name if given.model else "the embedded default"
     facts = {"model": model, "machine": machine(), "versions": versions()}
     facts |= {name: getattr(given, name) for name in ("batch", "steps", "images", "criterion")}
-    with latencies(dense, asked.prune.latency, "cpu") as found:
+    with measured(recipe, dense, silent) as found:
+        assert found is not None
         cost = LatencyCost(prunable.space, found.measure)
         for goal in map(float, given.goals.split(",")):
             for figure, target in rivals(prunable.space, counted, cost, goal).items():

@@ -1,12 +1,12 @@
 """Make a small latent model to compress: ``python benchmarks/latent.py DATA OUT [--steps N]``.
 
 Trains an AutoencoderKL (64x64 to 16x16x4) on DATA, a folder or zip with one subfolder a class, and writes the folder
-OUT: ``vae``, ``scheduler``, a fresh class-conditional ``unet``, and ``class_embedding.safetensors`` beside them. The
+OUT: ``vae``, ``scheduler``, a fresh class-conditional ``unet``, and ``class_embedding.safetensors`` next to them. The
 embedding is a fixed random table: the cross-attention learns to read it. Then recipes/latent-train.yaml trains the
-denoiser and recipes/latent.yaml compresses it. An interrupted training goes on at its last checkpoint.
+denoiser and recipes/latent.yaml compresses it. An interrupted training resumes at its last checkpoint.
 
 The loss is L1 plus a small Kullback-Leibler term, without the perceptual and adversarial terms of Rombach et al.
-(2022), so its images are soft. What it costs in quality stands beside the figures: the reconstruction's PSNR.
+(2022), so its images are soft. What it costs in quality stands next to the figures: the reconstruction's PSNR.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Does a server sample what dtk samples? ``python benchmarks/latent_served.py RUN --environment .venv-server``.
 
 RUN is a handed-off run of a class-conditional latent model that was evaluated. A real tritonserver is started on it and
-asked for the first evaluated images by seed, class, guidance and steps; what it answers is compared with the pixels the
+requested the first evaluated images by seed, class, guidance and steps; what it answers is compared with the pixels the
 evaluation judged, in levels of 255. The figures go into ``--into``, a result of record.py, under "served".
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,13 @@ import tritonclient.http as triton
 
 from toolkit.core.files import read_json, write_json
 from toolkit.evaluation.image_maker import SampleConditions
-from toolkit.evaluation.judging import sampling_plan
+from toolkit.evaluation.judging import sampling_settings
 from toolkit.evaluation.samples import sample_images
 from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import running
 from toolkit.handoff.settings import ServeSettings
 from toolkit.models.conditioning import find_conditioning
-from toolkit.pipeline import verbs
+from toolkit.pipeline.job import open_job
 
 TYPES = {"SEED": np.uint64, "STEPS": np.int32, "CLASS": np.int64, "GUIDANCE": np.float32}
 
@@ -42,14 +43,14 @@ def main() -> None:
 
 def compare(run: Path, environment: Path, count: int) -> dict[str, float]:
     """The first samples of the compressed model, from the evaluation and from a server."""
-    job = verbs.take_up(run)
+    job = open_job(run)
     settings = job.recipe.evaluate
     if settings is None:
         raise SystemExit(f"{run} was not evaluated")
     conditions = SampleConditions(find_conditioning(job.dense), settings.seed, job.images[1])
-    plan = sampling_plan(settings)
-    expected = sample_images(job.compressed, plan, count, run / "cache", conditions=conditions)
-    request = {
+    sampling = sampling_settings(settings)
+    expected = sample_images(job.compressed, sampling, count, run / "cache", conditions=conditions)
+    request: dict[str, Sequence[object]] = {
         "SEED": [settings.seed + number for number in range(count)],
         "STEPS": [settings.sampling_steps] * count,
         "CLASS": conditions(range(count)),
@@ -67,7 +68,7 @@ def compare(run: Path, environment: Path, count: int) -> dict[str, float]:
     }
 
 
-def ask(client: triton.InferenceServerClient, request: dict[str, list[object]]) -> np.ndarray:
+def ask(client: triton.InferenceServerClient, request: Mapping[str, Sequence[object]]) -> np.ndarray:
     """Images float32 (N, C, H, W) in [0, 1]."""
     inputs = []
     for name, values in request.items():

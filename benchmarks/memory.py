@@ -92,7 +92,7 @@ def main() -> None:
             "timesteps": TIMESTEPS,
             "options": options,
             "seconds": round(seconds, 1),
-            "seconds_note": "other work ran beside it: the time says nothing, the memory does",
+            "seconds_note": "other work ran next to it: the time says nothing, the memory does",
             "machine": machine("cpu"),
             "versions": versions(),
         },

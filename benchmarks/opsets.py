@@ -3,8 +3,8 @@
     python benchmarks/opsets.py [MODEL] --output benchmarks/results/opsets.json
 
 One model is exported to each opset: 18 (norms in parts), 21 (GroupNormalization), 23 (Attention as well). Each is
-measured in turns with 21 on each runner that reads ONNX and is available here; its figure is the median of the paired
-ratios with an interval, above 1 where it is faster than 21. The count of nodes says what the form of the graph is.
+measured interleaved with 21 on each runner that reads ONNX and is available here; its figure is the median of the
+paired ratios with an interval, above 1 if it is faster than 21. The count of nodes says what the form of the graph is.
 """
 
 from __future__ import annotations

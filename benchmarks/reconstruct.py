@@ -3,7 +3,7 @@
     python -m benchmarks.reconstruct --work runs/groups
 
 On the embedded default at width 0.75, over three seeds: not at all, fitted on the dense model's activations, and on
-those of the sliced model. Goes on where it was interrupted; reads the scores that benchmarks.groups left in its work
+those of the sliced model. Resumes after an interruption; reads the scores that benchmarks.groups left in its work
 folder, or makes them.
 """
 
@@ -47,8 +47,8 @@ def row(bench: Trials, case: Row) -> dict[str, Any]:
     steps = timesteps_and_kind(scheduler)[0]
     pruned, _ = surgery.slice_model(model, config, prunable.layout, kept, steps)
     if case["arm"] != "none":
-        images, conditioner = SETTINGS.calibration_images, open_conditioner(bench.dense, "cpu")
-        batch, _ = calibration.draw(bench.train, images, case["seed"], scheduler, conditioner, "cpu")
+        settings, conditioner = SETTINGS.model_copy(update={"seed": case["seed"]}), open_conditioner(bench.dense, "cpu")
+        batch = calibration.draw(bench.train, settings, scheduler, conditioner, "cpu").scored
         points = [int(steps * (i + 0.5) / POINTS) for i in range(POINTS)]
         reconstruct(model, pruned, prunable.layout, kept, batch, points, inputs=case["arm"])
     return bench.one_shot_and_recovered(f"reconstruct-{case['arm']}-{case['seed']}", pruned, case["seed"])
@@ -56,7 +56,7 @@ def row(bench: Trials, case: Row) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs") / "groups", help="holds what to go on from")
+    parser.add_argument("--work", type=Path, default=Path("runs") / "groups", help="holds what to continue from")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "reconstruct.json")
     return parser.parse_args()
 

@@ -2,8 +2,8 @@
 
 ``python benchmarks/recovery.py RUNS`` prunes the embedded default to 0.57 of its MACs, recovers it with every mix of
 losses, and judges each by its held-out loss and by the Fréchet distance that ``dtk evaluate`` reports. Runs and samples
-stay in the folder RUNS, rows in benchmarks/results/recovery.json: finished rows are skipped and the same command goes
-on where an interrupted one stopped. ``--rows NAME …`` does only those rows; a name
+stay in the folder RUNS, rows in benchmarks/results/recovery.json: finished rows are skipped and the same command
+resumes. ``--rows NAME …`` does only those rows; a name
 that ends in / stands for all that begin so.
 """
 
@@ -23,14 +23,16 @@ import torch
 from toolkit.core.environment import machine, versions
 from toolkit.core.files import read_json, write_json
 from toolkit.core.noise import generator, normal
+from toolkit.core.run_folder import RunFolder
 from toolkit.data.images import Images
 from toolkit.diffusion.objective import noisy, target, timesteps_and_kind
 from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.features import open_extractor
 from toolkit.evaluation.judging import features_of, floor_images
-from toolkit.evaluation.samples import SamplingPlan, sample_images
+from toolkit.evaluation.samples import SamplingSettings, sample_images
 from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
-from toolkit.pipeline import recipe, verbs
+from toolkit.pipeline import recipe, stages
+from toolkit.pipeline.job import Job, start_job
 
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
 BATCH, RATE, TARGET = 16, 2e-3, "macs=0.57"
@@ -79,7 +81,7 @@ class Place:
 
     def features(self, model: ModelFolder, count: int) -> np.ndarray:
         """Features of ``count`` samples of a model, DDIM 20."""
-        images = sample_images(model, SamplingPlan("ddim", 20, 0), count, self.folder / "cache")
+        images = sample_images(model, SamplingSettings("ddim", 20, 0), count, self.folder / "cache")
         return open_extractor("efficientnet-lite0")(images)
 
     def real(self, images: Images) -> np.ndarray:
@@ -87,12 +89,12 @@ class Place:
 
 
 def open_place(folder: Path) -> Place:
-    train, reference = verbs.Job(verbs.Run(folder), recipe.Recipe()).images
+    train, reference = Job(RunFolder(folder), recipe.Recipe()).images
     return Place(folder, train, reference)
 
 
 def references(place: Place, count: int) -> dict[str, Any]:
-    """The dense model's distance and the floor, at ``count`` images a side; the floor's are real and the next ones."""
+    """The dense model's distance and the floor, at ``count`` images per side; the floor's are the next real ones."""
     real = place.real(place.reference.subset(range(count)))
     floor, what = floor_images(place.reference, place.train, count)
     dense = find_model(None)
@@ -116,11 +118,11 @@ def measure(row: Row, place: Place) -> dict[str, Any]:
     base = pruned(row.criterion, place)
     if not folder.exists():
         shutil.copytree(base, folder, ignore=shutil.ignore_patterns("recipe.yaml", "model"))
-    job = verbs.start(folder, recipe.make(values, row.name), overwrite=False, progress=told(row.name), notice=print)
-    verbs.prune(job)
+    job = start_job(folder, recipe.make(values, row.name), progress=printed(row.name))
+    stages.prune(job)
     resumed = (folder / "recover").exists()
     cpu = time.process_time()
-    verbs.recover(job)
+    stages.recover(job)
     cpu_s = None if resumed else (time.process_time() - cpu) / row.steps
     real = place.real(place.reference.subset(range(row.images)))
     return {
@@ -141,8 +143,8 @@ def pruned(criterion: str, place: Place) -> Path:
     """The pruned run of a criterion, which every training of it starts from."""
     folder = place.folder / f"pruned-{criterion}"
     values = {"device": "cpu", "prune": {"target": TARGET, "criterion": criterion}, "recover": None}
-    job = verbs.start(folder, recipe.make(values, criterion), overwrite=False, progress=told("pruning"), notice=print)
-    verbs.prune(job)
+    job = start_job(folder, recipe.make(values, criterion), progress=printed("pruning"))
+    stages.prune(job)
     return folder
 
 
@@ -165,7 +167,7 @@ def held_out(model: ModelFolder, place: Place, count: int = 2000) -> dict[str, f
     return {"to_target": float(sums[0] / elements), "to_dense": float(sums[1] / elements)}
 
 
-def told(name: str) -> Any:
+def printed(name: str) -> Any:
     last = {"at": 0.0}
 
     def progress(work: str, done: int, total: int) -> None:

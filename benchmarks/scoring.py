@@ -3,7 +3,7 @@
     python -m benchmarks.scoring
 
 On the embedded default. The reference visits every timestep before the stop, as the paper does. Beside it: fewer
-timesteps of the same images and noise, the same with noise draws that take turns, and the reference itself under other
+timesteps of the same images and noise, the same with noise draws that alternate, and the reference itself under other
 noise, which is how much its choice means. Cost is counted in forward passes of one image, a backward pass as two.
 """
 
@@ -19,10 +19,10 @@ from toolkit.core.environment import machine, versions
 from toolkit.core.files import write_json
 from toolkit.core.progress import silent
 from toolkit.data.open import open_images, split
+from toolkit.models.autoencoder import image_shape
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
-from toolkit.pipeline.job import count, image_shape
-from toolkit.pipeline.prune import dense_prunable
+from toolkit.pipeline.prune import count_for, dense_prunable
 from toolkit.pruning import calibration, selection
 from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.criteria.base import Task, criterion_called
@@ -42,15 +42,16 @@ def main() -> None:
     dense = find_model(None)
     train, _ = split(open_images(None, image_shape(dense)), holdout=0.5, seed=0)
     scheduler, conditioner = load_scheduler(dense), open_conditioner(dense, "cpu")
-    many, _ = calibration.draw(train, options.images, 0, scheduler, conditioner, "cpu", DRAWS)
+    settings = PruneSettings(calibration_images=options.images, noise_draws=DRAWS)
+    many = calibration.draw(train, settings, scheduler, conditioner, "cpu").scored
     one = replace(many, more_noise=())
-    prunable = dense_prunable(dense, PruneSettings())
+    prunable = dense_prunable(dense, settings)
     task = Task(load_denoiser(dense), prunable.layout, one, (THRESHOLD,), False, 0, silent)
     reference, facts = scored(task)
     report: dict[str, Any] = {"machine": machine(), "versions": versions(), "images": options.images}
     report |= {"threshold": THRESHOLD, "reference": facts, "rows": []}
-    for name, asked in cases(task, one, many):
-        found, facts = scored(asked)
+    for name, variant in cases(task, one, many):
+        found, facts = scored(variant)
         cheaper = report["reference"]["image_passes"] / facts["image_passes"]
         kept = {f"kept_overlap_{width}": overlap(prunable, reference, found, width, dense) for width in WIDTHS}
         ranks = selection.rank_correlation(reference.scores, found.scores)
@@ -70,16 +71,17 @@ def scored(task: Task) -> tuple[Scored, dict[str, Any]]:
     found = criterion_called("diff-pruning").score(task)[THRESHOLD]
     seconds = time.process_time() - started
     visited, looked = found.facts["timesteps_visited"], len(found.facts.get("timesteps_looked_at", [0]))
+    assert task.calibration is not None
     passes = (3 * visited + looked) * len(task.calibration.images)
     stop = found.facts["stop_timestep"]
     return found, {"stop_timestep": stop, "timesteps": visited, "image_passes": passes, "cpu_s": round(seconds, 1)}
 
 
 def overlap(prunable: Prunable, one: Scored, other: Scored, width: float, dense: ModelFolder) -> float:
-    values = solve(prunable.space, parse_target(f"width={width}"), count(dense)).uniform
+    values = solve(prunable.space, parse_target(f"width={width}"), count_for(dense)).uniform
     config = prunable.space.configure(values)
     sizes = {name: group.size for name, group in prunable.layout.groups.items()}
-    return selection.overlap(prunable.kept(one.scores, config), prunable.kept(other.scores, config), sizes)
+    return selection.kept_overlap(prunable.kept(one.scores, config), prunable.kept(other.scores, config), sizes)
 
 
 def arguments() -> argparse.Namespace:

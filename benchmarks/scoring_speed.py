@@ -3,9 +3,9 @@
     python -m benchmarks.scoring_speed [MODEL] [--data DATA] --output benchmarks/results/scoring-speed.json
 
 The plain loop is the paper's: one timestep after the other, forward, summed squared error, backward, the gradients
-added up in the parameters. Both visit the same evenly spread timesteps with the same images and noise, in turns; the
+added up in the parameters. Both visit the same evenly spread timesteps with the same images and noise, interleaved; the
 figure is the median of the paired ratios of their times with an interval, above 1 where dtk is faster. In fp32 both do
-the same arithmetic, so that 1 is what to expect; their gradients' distance stands beside it. How many timesteps are
+the same arithmetic, so that 1 is what to expect; their gradients' distance stands next to it. How many timesteps are
 enough is another question: ``python -m benchmarks.scoring``.
 """
 
@@ -32,6 +32,7 @@ from toolkit.models.folder import find_model, load_denoiser, load_scheduler
 from toolkit.pruning import calibration
 from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.gradients import Effort, accumulate
+from toolkit.pruning.settings import PruneSettings
 from toolkit.pruning.timesteps import visits
 
 Gradients = dict[str, torch.Tensor]
@@ -69,7 +70,7 @@ def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor])
 
 
 def measure(model: nn.Module, images: Calibration, options: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Both loops in turns, for each way to save."""
+    """Both loops interleaved, for each way to save."""
     rounds = Rounds(seconds=options.seconds, least=options.rounds, most=max(200, options.rounds))
     reference, found = plain(model, images, options.timesteps), {}
     for name, effort in EFFORTS.items():
@@ -93,13 +94,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--timesteps", type=int, default=8, help="timesteps a turn")
     parser.add_argument("--seconds", type=float, default=60, help="measure each for about this long")
-    parser.add_argument("--rounds", type=int, default=11, help="but take so many turns at least")
+    parser.add_argument("--rounds", type=int, default=11, help="but take that many turns at least")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = find_model(options.model)
     data, scheduler = open_images(options.data, image_shape(folder)), load_scheduler(folder)
-    images, _ = calibration.draw(data, options.images, 0, scheduler, open_conditioner(folder, device), device)
+    settings = PruneSettings(calibration_images=options.images)
+    images = calibration.draw(data, settings, scheduler, open_conditioner(folder, device), device).scored
     facts = {
         "machine": machine(device),
         "versions": versions(),

@@ -3,8 +3,8 @@
     python benchmarks/serving.py RUN --environment .venv-server
 
 RUN has an export stage; it is handed off with and without dynamic batching, into a folder that is removed again. The
-overhead is that of one client's requests of eight images over the same code called in this process, taken in turns; the
-throughput is that of many clients with one image a request.
+overhead is that of one client's requests of eight images over the same code called in this process, taken interleaved;
+the throughput is that of many clients with one image a request.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tritonclient.http as triton
@@ -38,7 +39,7 @@ CLIENTS, REQUESTS = 16, 160
 
 def main() -> None:
     options = arguments()
-    results = {"machine": machine(), "versions": versions(), "batch": BATCH, "steps": STEPS}
+    results: dict[str, Any] = {"machine": machine(), "versions": versions(), "batch": BATCH, "steps": STEPS}
     with served(options, dynamic_batching=True) as (server, version):
         results["overhead"] = overhead(server, version)
         results["images_per_s_batched"] = throughput(server)
@@ -62,7 +63,7 @@ def served(options: argparse.Namespace, dynamic_batching: bool) -> Iterator[tupl
 
 
 def overhead(server: Server, version: Path) -> dict[str, float]:
-    """Medians of a request of ``BATCH`` images and of the same call in this process, in turns after three of each."""
+    """Medians of a request of ``BATCH`` images and of the same call in this process, interleaved after warming up."""
     stored = read_json(version / "handoff.json")
     service = Service(version, stored, sample_noise, device="cpu", device_id=0, threads=1)
     client = triton.InferenceServerClient(server.http, network_timeout=300)

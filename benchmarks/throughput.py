@@ -1,11 +1,12 @@
-"""How many images a second does recovery train, against a plain diffusers training loop on the same model and machine?
+"""How many images per second does recovery train, against a plain diffusers training loop on the same model and
+machine?
 
     python benchmarks/throughput.py [MODEL] [--data DATA] --output benchmarks/results/throughput.json
 
 The plain loop is what diffusers' own unconditional example does: a shuffled DataLoader that normalises image by image,
 noise and timesteps from torch's generator, mean squared error, accelerate, clipping, AdamW, a cosine schedule and
 EMAModel. Both loops train the same network from the same weights on the same images, without logging or checkpoints,
-in turns of a few steps; the figure is the median of the paired ratios of their times with an interval, above 1 where
+interleaved of a few steps; the figure is the median of the paired ratios of their times with an interval, above 1 where
 dtk is faster. Beside plain training stands distillation, which pays for the teacher's pass as well.
 """
 
@@ -87,7 +88,7 @@ def ours(folder: ModelFolder, images: Images, settings: RecoverSettings, device:
 
 
 def several(loop: Iterator[Any], steps: int) -> Callable[[], None]:
-    """A call that does so many steps of a loop."""
+    """A call that does that many steps of a loop."""
 
     def call() -> None:
         for _ in range(steps):
@@ -102,8 +103,8 @@ def measure(folder: ModelFolder, images: Images, options: argparse.Namespace, de
     found = {}
     for name, losses in MIXES.items():
         settings = RecoverSettings(steps=ENDLESS, batch_size=options.batch, losses=losses)
-        loops = [several(make(folder, images, settings, device), options.steps) for make in (plain, ours)]
-        times = interleave(*loops, clock_of(device), rounds, warm_up=1)
+        theirs, own = (several(make(folder, images, settings, device), options.steps) for make in (plain, ours))
+        times = interleave(theirs, own, clock_of(device), rounds, warm_up=1)
         found[name] = {"losses": losses, "rounds": len(times[0]), "times_as_fast": asdict(speedup(*times))}
     return found
 
@@ -113,9 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", nargs="?", help="an unconditional diffusers folder on pixels that predicts noise")
     parser.add_argument("--data", help="images of the model's kind")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=5, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=5, help="steps per turn")
     parser.add_argument("--seconds", type=float, default=120, help="measure each mix for about this long")
-    parser.add_argument("--rounds", type=int, default=11, help="but take so many turns at least")
+    parser.add_argument("--rounds", type=int, default=11, help="but take that many turns at least")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"

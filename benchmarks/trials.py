@@ -28,7 +28,7 @@ from toolkit.pruning.calibration import Calibration, held_out_loss
 from toolkit.recovery.settings import RecoverSettings
 
 JUDGED, TIMESTEPS = 256, 10
-RECOVERY = {
+RECOVERY: dict[str, Any] = {
     "losses": {"noise": 1.0, "distillation": 1.0},  # not the default: features compare only where a plan is written
     "steps": 300,
     "batch_size": 16,
@@ -52,7 +52,7 @@ class Trials:
         return held_out_loss(model, self.judged, TIMESTEPS)
 
     def one_shot_and_recovered(self, name: str, pruned: ModelMixin, seed: int) -> dict[str, float]:
-        """The losses of a pruned model before and after recovery; an interrupted recovery goes on."""
+        """The losses of a pruned model before and after recovery; an interrupted recovery continues."""
         folder = self.work / name
         run = RunFolder.create(folder)
         if not (folder / "prune" / "model").is_dir():
@@ -65,7 +65,7 @@ class Trials:
 
 
 def trials(work: Path) -> Trials:
-    """Open the embedded default; ``work`` holds what an interrupted benchmark goes on from."""
+    """Open the embedded default; ``work`` holds what an interrupted benchmark continues from."""
     dense = find_model(None)
     train, reference = split(open_images(None, image_shape(dense)), holdout=0.5, seed=0)
     images = torch.from_numpy(reference.read(list(range(JUDGED))))

@@ -51,7 +51,7 @@ class Exporter(Protocol):
         ...
 
     def write(self, folder: Path, exported: Exported, progress: Progress) -> dict[str, Any]:
-        """Write the files to ``folder``; returns what is to be recorded beside them."""
+        """Write the files to ``folder``; returns what is to be recorded next to them."""
         ...
 
     def result(self, exported: Exported, record: Mapping[str, Any]) -> dict[str, Any]:

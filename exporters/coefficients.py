@@ -1,4 +1,4 @@
-"""The numbers of a sampler's update, one row a step, so that whoever runs the loop computes none of them.
+"""The numbers of a sampler's update, one row per step, so that whoever runs the loop computes none of them.
 
 With x the sample at t, p the prediction and n fresh noise, every step of DDIM (eta 0; Song et al. 2021, equation 12)
 and of ancestral DDPM (Ho et al. 2020, equation 7) is, for epsilon, v and sample prediction alike,
@@ -66,7 +66,7 @@ def trajectory(scheduler: Any, sampler: SamplerName, steps: int) -> dict[str, li
 
 
 def clip_range(scheduler: Any, sampler: SamplerName) -> float | None:
-    """Where the clean image is clipped, None where it is not."""
+    """Where the clean image is clipped, None if it is not."""
     config = build_scheduler(scheduler, sampler, 1).config
     return float(config.clip_sample_range) if config.clip_sample else None
 

@@ -20,13 +20,13 @@ from toolkit.models.folder import ModelFolder
 from toolkit.runners.onnxruntime import Session
 
 BATCHES = (1, 3)
-STRETCH = {2: 2, 3: 3}  # an axis that is dynamic is also compared at so many times its size
+STRETCH = {2: 2, 3: 3}  # an axis that is dynamic is also compared at that many times its size
 
 
 def write_surroundings(model: ModelFolder, settings: ExportSettings, folder: Path) -> dict[str, Any]:
     """Write the components of ``model`` to ``folder``; their worst deviations from torch by name.
 
-    A model of pixels without a context has none. Raises DtkError where one is out of tolerance.
+    A model of pixels without a context has none. Raises DtkError if one is out of tolerance.
     """
     if has_conditioner(model):
         write_tokenizer(open_conditioner(model), folder / TOKENIZER)

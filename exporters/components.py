@@ -48,7 +48,7 @@ class Component:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path, *, dtype: DtypeName, opset: int) -> Path:
-        """Write ``folder``/<name>.onnx with its description beside it; returns the path."""
+        """Write ``folder``/<name>.onnx with its description next to it; returns the path."""
         path = folder / f"{self.name}.onnx"
         module = self.module(dtype)
         facts = {"dtype": dtype, **self.facts}

@@ -54,7 +54,7 @@ class EngineCache:
     def get(
         self, facts: Mapping[str, Any], build: Callable[[], tuple[bytes, dict[str, Any]]], waiting: Callable[[], None]
     ) -> CachedEngine:
-        """The engine of ``facts``, built by ``build`` (plan, description) where it is absent or damaged.
+        """The engine of ``facts``, built by ``build`` (plan, description) if it is absent or damaged.
 
         ``waiting`` is called if another process is building it. What ``build`` raises leaves the cache as it was.
         """

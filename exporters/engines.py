@@ -24,7 +24,7 @@ NOT_RUN = "built without a GPU: nothing was run, and no latency is claimed"
 
 
 def batch_ranges(settings: ExportSettings) -> dict[str, BatchRange]:
-    """The ranges to build an engine for, by the ending of its name: the whole, and each shape alone where asked."""
+    """The ranges to build an engine for, by the ending of its name: the whole, and each shape alone if requested."""
     whole, sizes = settings.batch, sorted({settings.batch.min, settings.batch.opt, settings.batch.max})
     alone = {f"-b{size}": BatchRange(min=size, opt=size, max=size) for size in sizes}
     return {"": whole} | (alone if settings.engine.one_per_shape else {})
@@ -40,10 +40,10 @@ def write_engine(
     *,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the plan of ``onnx`` (described by ``description``) to ``target`` and its description beside it (.json).
+    """Write the plan of ``onnx`` (described by ``description``) to ``target`` and its description next to it (.json).
 
     ``cache``: where engines are kept, None = the user's; kernels' timings are kept in the user's always. Raises
-    DtkError where the parser refuses an operator, the build fails or the precision is not what was asked for.
+    DtkError if the parser refuses an operator, the build fails or the precision is not what was requested.
     """
     engine = EngineCache(cache or cache_folder()).get(
         engine_facts(api, description, settings),
@@ -93,7 +93,7 @@ def _proof(
 
 
 class TensorRTExporter:
-    """RUN/tensorrt/{dense,compressed,compressed_step}.plan, a .json beside each.
+    """RUN/tensorrt/{dense,compressed,compressed_step}.plan, a .json next to each.
 
     The step graph's engine is a server's, which serves any batch of the range and compares its known image. With a GPU
     the other engines are held against torch: ``parity`` in the .json.

@@ -1,4 +1,4 @@
-"""The parity ladder: torch float32, then ONNX float32, then ONNX in the precision that was asked for.
+"""The parity ladder: torch float32, then ONNX float32, then ONNX in the precision that was requested.
 
 Each rung is held against torch float32, so a fault of the export is told from what half precision costs.
 """
@@ -41,7 +41,7 @@ class Ladder:
         self.specs = denoiser_inputs(model, settings.tokens, timesteps=timesteps)
 
     def climb(self, path: Path, done: Callable[[], None]) -> dict[str, Any]:
-        """Write ``path`` (.onnx and .json beside it); the comparison of each rung by its dtype is returned.
+        """Write ``path`` (.onnx and .json next to it); the comparison of each rung by its dtype is returned.
 
         ``done`` is called after each rung. Raises DtkError at the first rung out of tolerance, or before one whose
         precision would overflow, naming the layer.
@@ -75,7 +75,7 @@ class Ladder:
         )
 
     def step(self, path: Path) -> dict[str, Any]:
-        """Write the step graph to ``path`` (.onnx and .json beside it) and compare its loop with torch's."""
+        """Write the step graph to ``path`` (.onnx and .json next to it) and compare its loop with torch's."""
         settings = self.settings
         description = export_step(
             load_denoiser(self.model),
@@ -102,7 +102,7 @@ class Ladder:
     def engine(self, plan: Path) -> dict[str, Any]:
         """The last rung: the engine at ``plan`` against torch float32, on the GPU it was built for.
 
-        Raises DtkError where it is out of tolerance. A loop of more images than the engine takes is not run.
+        Raises DtkError if it is out of tolerance. A loop of more images than the engine takes is not run.
         """
         rounded = self.settings.engine.tf32 and self.settings.dtype == "fp32"
         with closing(open_runner("tensorrt", plan, device="cuda")) as candidate:
@@ -164,12 +164,12 @@ class Ladder:
         """Whether the step graph takes a guidance scale: where the model has a condition and a null one."""
         try:
             return find_conditioning(self.model).has_null
-        except DtkError:  # a bare denoiser: nothing beside it says
+        except DtkError:  # a bare denoiser: nothing next to it says
             return False
 
     @cached_property
     def _step_conditioning(self) -> dict[str, torch.Tensor]:
-        """The step graph's conditioning; if guided also a scale an image and, as the null condition, other values."""
+        """The step graph's conditioning; if guided also a scale per image and, as the null condition, other values."""
         if not self.guided:
             return self._conditioning
         null = example_inputs(self.specs, len(self._seeds), seed=self.settings.seed + 1)

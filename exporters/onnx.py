@@ -1,4 +1,4 @@
-"""A denoiser as an ONNX file: dynamic batch, one timestep an item, float32 at the borders.
+"""A denoiser as an ONNX file: dynamic batch, one timestep per item, float32 at the borders.
 
 Only torch's dynamo exporter is used. It traces without running the model, so half precision needs no hardware for it,
 and the file's types are the types an engine of a strongly typed builder will have.
@@ -28,7 +28,7 @@ OUTPUT = "prediction"
 TRACED_BATCH = 2  # torch.export takes sizes 0 and 1 for constants
 Dimensions = Mapping[str, Mapping[int, tuple[int, str]]]
 """Of an input: axis to (factor, name), for an axis that is any multiple of the factor."""
-PROTOBUF_LIMIT = 2 * 2**30  # bytes; larger weights go into a file beside the graph
+PROTOBUF_LIMIT = 2 * 2**30  # bytes; larger weights go into a file next to the graph
 
 
 def export_onnx(
@@ -41,12 +41,12 @@ def export_onnx(
     keep_fp32: Sequence[str] = (),
     dimensions: Dimensions | None = None,
 ) -> dict[str, Any]:
-    """Write ``denoiser`` to ``path`` with a description beside it (``.json``), which is returned.
+    """Write ``denoiser`` to ``path`` with a description next to it (``.json``), which is returned.
 
     Inputs are named as in ``specs`` (sample, timestep, class_labels, encoder_hidden_states), the output ``prediction``;
     every first dimension is the dynamic ``batch``, others are dynamic where ``dimensions`` says so. The denoiser is
     converted to ``dtype`` in place, but for its modules that match ``keep_fp32``. Weights of more than 2 GiB go to
-    ``path`` + ``.data``. Raises UsageError for an opset that cannot hold the dtype, DtkError where torch cannot export
+    ``path`` + ``.data``. Raises UsageError for an opset that cannot hold the dtype, DtkError if torch cannot export
     the model.
     """
     check_opset(opset, dtype)
@@ -57,7 +57,7 @@ def export_onnx(
 
 
 def precision_facts(module: BorderedDenoiser, dtype: DtypeName) -> dict[str, Any]:
-    """What a description says of the types inside: the share of the parameters kept in float32, where there is one."""
+    """What a description says of the types inside: the share of the parameters kept in float32, if there is one."""
     kept = module.kept_share if dtype != "fp32" else 0.0
     return {"dtype": dtype} | ({"kept_fp32_share": kept} if kept else {})
 
@@ -72,9 +72,9 @@ def write_onnx(
     facts: Mapping[str, Any],
     dimensions: Dimensions | None = None,
 ) -> dict[str, Any]:
-    """Trace ``module`` over inputs ``specs`` to ``path``; the description beside it, with ``facts``, is returned.
+    """Trace ``module`` over inputs ``specs`` to ``path``; the description next to it, with ``facts``, is returned.
 
-    The batch is dynamic, and of an input the ``dimensions`` given for it. Raises DtkError where torch cannot export
+    The batch is dynamic, and of an input the ``dimensions`` given for it. Raises DtkError if torch cannot export
     the module.
     """
     inputs, axes = example_inputs(specs, TRACED_BATCH), dynamic_axes(specs, dimensions or {})
@@ -85,7 +85,7 @@ def write_onnx(
 
 
 def save(program: torch.onnx.ONNXProgram, module: torch.nn.Module, path: Path) -> dict[str, Any]:
-    """Write a traced ``module`` to ``path``, large weights beside it, checked as ONNX; returns ``describe``'s facts."""
+    """Write a traced ``module`` to ``path``, large weights next to it, and check it; returns ``describe``'s facts."""
     with replacing(path) as temporary:
         external = _size_bytes(module) >= PROTOBUF_LIMIT
         program.save(temporary, external_data=external)
@@ -98,7 +98,7 @@ def save(program: torch.onnx.ONNXProgram, module: torch.nn.Module, path: Path) -
 
 
 def _check_dynamic(description: Mapping[str, Any], path: Path) -> None:
-    """Refuse a graph of one batch size: where tracing needs one, torch may fix it to the example's and go on."""
+    """Refuse a graph of one batch size: where tracing needs one, torch may fix it to the example's and continue."""
     borders = description["inputs"] | description["outputs"]
     fixed = [name for name, border in borders.items() if border["shape"][:1] != ["batch"]]
     if fixed:
@@ -125,7 +125,7 @@ def trace(
     output: str,
     opset: int,
 ) -> torch.onnx.ONNXProgram:
-    """``module`` as a graph over example ``inputs`` whose ``axes`` are dynamic. Raises DtkError where torch cannot."""
+    """``module`` as a graph over example ``inputs`` whose ``axes`` are dynamic. Raises DtkError if torch cannot."""
     with _quiet():
         try:
             program = torch.onnx.export(

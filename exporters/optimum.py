@@ -68,7 +68,7 @@ def check_layout(model: ModelFolder) -> None:
 def write_layout(model: ModelFolder, settings: ExportSettings, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write the directory to ``folder``; the deviation of each graph from torch by its name is returned.
 
-    Raises UsageError for a model of another pipeline, DtkError where a graph is out of tolerance.
+    Raises UsageError for a model of another pipeline, DtkError if a graph is out of tolerance.
     """
     check_layout(model)
     found: dict[str, Any] = {}

@@ -77,7 +77,7 @@ class RangeWatch:
 
 
 def _magnitude(tensor: torch.Tensor) -> float:
-    """The largest magnitude; infinite where there is a NaN."""
+    """The largest magnitude; infinite if there is a NaN."""
     found = float(tensor.detach().abs().amax()) if tensor.numel() else 0.0
     return found if found == found else inf
 

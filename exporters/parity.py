@@ -50,7 +50,7 @@ def compare(
     """Compare two denoisers at every parity timestep in every batch size; each batch mixes the timesteps.
 
     Returns the worst deviation, the one at each timestep and batch size, and the tolerance. Raises DtkError,
-    naming the worst timestep and batch, where one is out of tolerance or not finite.
+    naming the worst timestep and batch, if one is out of tolerance or not finite.
     """
     timesteps = parity_timesteps(specs["timestep"].upper)
     found = [d for batch in batches for d in _deviations(reference, candidate, specs, timesteps, batch, seed)]
@@ -98,7 +98,7 @@ def relative_errors(expected: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
 def compare_images(expected: torch.Tensor, got: torch.Tensor, *, floor_db: float, name: str) -> dict[str, Any]:
     """Compare images (N, C, H, W) in [-1, 1] sampled from the same noise; values outside are clipped, as when saved.
 
-    Returns the PSNR of each image in dB (None where they are equal), the least of them and the floor. Raises
+    Returns the PSNR of each image in dB (None if they are equal), the least of them and the floor. Raises
     DtkError below the floor.
     """
     images_db = psnr_db(expected.clamp(-1, 1), got.clamp(-1, 1)).tolist()
@@ -114,6 +114,6 @@ def compare_images(expected: torch.Tensor, got: torch.Tensor, *, floor_db: float
 
 
 def psnr_db(expected: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each image in [-1, 1], in dB; infinite where equal, -infinite beside a NaN."""
+    """Peak signal-to-noise ratio of each image in [-1, 1], in dB; infinite where equal, -infinite next to a NaN."""
     squared = (expected.double() - got.double()).square().flatten(1).mean(1).cpu()
     return (10 * torch.log10(IMAGE_RANGE**2 / squared)).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)

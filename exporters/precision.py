@@ -36,7 +36,7 @@ def prove(
 ) -> dict[str, Any]:
     """The shares of half precision in ``network`` and ``plan``; ``dtype`` is what ``graph``, the ONNX file, should be.
 
-    ``kept_share`` of the parameters were kept in float32 on request. Raises DtkError where fp16 or bf16 was asked for
+    ``kept_share`` of the parameters were kept in float32 on request. Raises DtkError if fp16 or bf16 was requested
     and less than 95 % of the weight bytes of the others are in it.
     """
     least = LEAST_SHARE * half_bytes_share(kept_share)

@@ -6,7 +6,7 @@
 table (exporters.coefficients) for each image, ``noise`` (B, C, H, W) float32 fresh noise (DDPM alone), and
 ``previous`` (B, C, H, W) float32 is x_{t-1}: the next step's ``sample``. Images of one batch may be at different
 timesteps. The first sample is noise times ``initial_sigma``; the last ``previous`` is the image, in [-1, 1] or a
-latent. The JSON beside the file holds the table: ``schedules[N]`` has the timesteps and coefficients of N steps.
+latent. The JSON next to the file holds the table: ``schedules[N]`` has the timesteps and coefficients of N steps.
 
 With guidance (Ho and Salimans 2022) there are also ``guidance_scale`` (B,) float32 and, for every conditioning input,
 ``unconditional_`` + its name; scale 1 is the conditional prediction alone.
@@ -111,7 +111,7 @@ def export_step(
     longest: int = 100,
     batch: BatchRange | None = None,
 ) -> dict[str, Any]:
-    """Write the step graph of ``denoiser`` to ``path``, its tables beside it (.json); returns the description.
+    """Write the step graph of ``denoiser`` to ``path``, its tables next to it (.json); returns the description.
 
     The denoiser is converted to ``dtype`` in place, but for its modules that match ``keep_fp32``. ``longest`` is the
     most steps a table is written for, at most the model's training timesteps; ``batch`` is what it is meant to serve,

@@ -47,7 +47,7 @@ def build_plan(
     """The serialized engine of ``network`` for a range of batch sizes.
 
     ``timing_cache`` is read and rewritten by TensorRT; TensorRT for RTX times nothing when it builds. Raises UsageError
-    for a compute capability the builder does not know, DtkError where the build fails, KeyboardInterrupt where it was
+    for a compute capability the builder does not know, DtkError if the build fails, KeyboardInterrupt if it was
     interrupted.
     """
     trt = api.module

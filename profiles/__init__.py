@@ -1,1 +1,1 @@
-"""Profiles: what a model costs: parameters, MACs, latency and memory, dense beside compressed."""
+"""Profiles: what a model costs: parameters, MACs, latency and memory, dense and compressed side by side."""

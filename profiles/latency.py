@@ -1,6 +1,6 @@
 """Latency of two runners, dense and compressed, measured so that the difference is theirs and not the machine's.
 
-Both get the same inputs and the same clock and take turns (A B A B ...), so a change of clock rate or load meets both.
+Both get the same inputs and the same clock and alternate (A B A B ...), so a change of clock rate or load meets both.
 Each round gives one paired ratio; the speed-up is the median of the ratios, with an interval from their order
 statistics, which assumes nothing about how the times are distributed (David & Nagaraja, "Order Statistics", 7.1).
 """
@@ -70,9 +70,9 @@ def _cuda_ms(work: Callable[[], object]) -> float:
 def interleave(
     dense: Call, compressed: Call, clock: Clock, rounds: Rounds, warm_up: int = WARM_UP_CALLS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Times of both in ms, (R,) each: warmed up, then in turns, as many rounds as fit the seconds.
+    """Times of both in ms, (R,) each: warmed up, then interleaved, as many rounds as fit the seconds.
 
-    Raises DtkError where the clock did not advance.
+    Raises DtkError if the clock did not advance.
     """
     for _ in range(warm_up):
         one_round_ms = clock(dense) + clock(compressed)
@@ -109,7 +109,7 @@ def _verdict(value: float, low: float, high: float) -> str:
 
 
 def summary(times_ms: np.ndarray, batch: int) -> dict[str, Any]:
-    """Percentiles in ms, the outliers among the times, and the images a second that the median makes."""
+    """Percentiles in ms, the outliers among the times, and the images per second that the median makes."""
     percentiles = {f"p{p}_ms": float(np.percentile(times_ms, p)) for p in (50, 90, 95, 99)}
     images = {"images_per_s": batch / percentiles["p50_ms"] * 1e3}
     return percentiles | images | {"outliers_ms": outliers(times_ms)}
@@ -148,7 +148,7 @@ def compare_latency(
 def compare_calls(
     dense: Call, compressed: Call, device: str, batch: int, rounds: Rounds, warm_up: int = WARM_UP_CALLS
 ) -> dict[str, Any]:
-    """Two calls that each make ``batch`` images, in turns: percentiles of each, the speed-up and its verdict."""
+    """Two calls that each make ``batch`` images, interleaved: percentiles of each, the speed-up and its verdict."""
     dense_ms, compressed_ms = interleave(dense, compressed, clock_of(device), rounds, warm_up)
     return {
         "rounds": len(dense_ms),

@@ -1,7 +1,8 @@
-"""Latencies of stock configurations on this device and runner, each measured whole and in turns with the dense model.
+"""Latencies of stock configurations on this device and runner, each measured whole and interleaved with the dense
+model.
 
 The table lies on disk, one file an entry, in a folder named by all that a latency depends on: an interrupted
-measurement goes on at the next entry, and another device, runner, precision or version has a table of its own.
+measurement resumes at the next entry, and another device, runner, precision or version has a table of its own.
 
 On a machine that is too busy for the wall clock, one thread is timed by the processor time it used: what its call would
 take if nothing else wanted the processor. The entry says so.
@@ -30,7 +31,7 @@ from toolkit.runners.base import Runner
 
 SCHEMA_VERSION = 1
 PRECISION = 0.02  # of the ratio, to each side: measuring ends where the interval is this narrow
-TURNS = 3  # or after so many times the rounds
+TURNS = 3  # or after that many times the rounds
 WALL, PROCESSOR = "wall", "processor"
 NOISIEST = 0.05  # a wider entry is not kept
 
@@ -40,7 +41,7 @@ Open = Callable[[Config], AbstractContextManager[Runner]]
 
 @dataclass(frozen=True)
 class Timing:
-    """A network measured in turns with the dense one: medians in ms, and latency over dense with its 95 % interval."""
+    """A network interleaved with the dense one: medians in ms, and latency over dense with its 95 % interval."""
 
     dense_ms: float
     ms: float
@@ -59,7 +60,7 @@ class Timing:
 class LatencyTable:
     """The table of one dense configuration, opened with ``with``; the dense runner is opened when first needed.
 
-    ``facts`` is all that a latency depends on beside the configuration measured; ``open_runner`` opens a network of a
+    ``facts`` is all that a latency depends on besides the configuration measured; ``open_runner`` opens a network of a
     configuration, with any weights, and closes it.
     """
 
@@ -99,7 +100,7 @@ class LatencyTable:
         return timing
 
     def compare(self, runner: Runner) -> Timing:
-        """A runner in turns with the dense one, until the ratio is known well or the time is up; nothing is kept."""
+        """A runner interleaved with the dense one, until the ratio is known well or the time is up; nothing is kept."""
         if self._dense is None:
             self._dense = self._stack.enter_context(self._open(self._dense_config))
         with faults_named(runner.name, runner.device, len(self._inputs["sample"])):
@@ -117,7 +118,7 @@ class LatencyTable:
 
 
 def compare(dense: Runner, other: Runner, inputs: Mapping[str, torch.Tensor], rounds: Rounds) -> Timing:
-    """Both in turns on the same inputs, round after round until the interval of the ratio is within PRECISION."""
+    """Both interleaved on the same inputs, round after round until the interval of the ratio is within PRECISION."""
     clock = TwoClocks(dense.device)
     for _ in range(TURNS):
         clock.taken.append(np.stack(interleave(lambda: dense(**inputs), lambda: other(**inputs), clock, rounds)))
@@ -160,7 +161,7 @@ def _timing(times_ms: np.ndarray, clock: str) -> Timing:
 
 
 def _entry(path: Path) -> Timing | None:
-    """The entry at ``path``; None where there is none, or a damaged one."""
+    """The entry at ``path``; None if there is none, or a damaged one."""
     with suppress(DtkError, KeyError, TypeError):
         return Timing(**read_json(path)["timing"])
     return None

@@ -26,10 +26,10 @@ def compare_loops(
     specs: dict[str, InputSpec],
     settings: ProfileSettings,
 ) -> dict[str, Any]:
-    """Seconds an image and images a second over ``settings.loop_steps`` steps at the largest batch, in turns.
+    """Seconds per image and images per second over ``settings.loop_steps`` steps at the largest batch, interleaved.
 
     Both runners sample the same images' noise with the dense model's scheduler. With guidance the denoiser computes
-    each step twice, in one batch of twice the size. A first stage is left out: compression does not touch it.
+    each step twice, in one batch of twice the size. A autoencoder is left out: compression does not touch it.
     """
     batch, scheduler = max(settings.batches), load_scheduler(model)
     inputs = example_inputs(specs, batch, device=dense.device)
@@ -41,7 +41,7 @@ def compare_loops(
     shape, steps = specs["sample"].shape, settings.loop_steps
 
     def loop_of(runner: Runner) -> Call:
-        if isinstance(runner, CudaGraphRunner):  # the loop is one graph, not a graph a step
+        if isinstance(runner, CudaGraphRunner):  # the loop is one graph, not a graph per step
             predict = guided(runner.uncaptured, null, settings.guidance)
             graph = LoopGraph(predict, scheduler, batch, shape, steps, device=runner.device, conditioning=conditioning)
             return lambda: graph(range(batch), conditioning)

@@ -50,7 +50,7 @@ def measure_memory(
 
     ``peak_rss_mib`` is the high-water mark of the whole process, ``imports_rss_mib`` what it held before the model was
     opened; on a GPU, ``peak_device_mib`` is torch's peak, or what the device lost where the runner takes memory past
-    torch (ONNX Runtime and TensorRT keep what they took). Raises DtkError where the process fails.
+    torch (ONNX Runtime and TensorRT keep what they took). Raises DtkError if the process fails.
     """
     root, component = (source.root, source.component) if isinstance(source, ModelFolder) else (source, None)
     job = MemoryJob(runner, str(root), component, device, options or {}, specs, batch)

@@ -1,4 +1,5 @@
-"""Where the time goes: each top-level part of the network in eager torch, dense beside compressed, in turns.
+"""Where the time goes: each top-level part of the network in eager torch, dense and compressed side by side,
+interleaved.
 
 Hooks around each part read the device's clock. On a GPU they record events and wait for none, so that launches overlap
 as they do unobserved.

@@ -19,7 +19,7 @@ from profiles.macs import count_macs, top_level_parts
 class Recount:
     """Counts networks with the layers and the input size of ``reference``, but other widths.
 
-    ``inputs`` hold one item. The reference is counted both ways, and where they differ (an operator that is no layer)
+    ``inputs`` hold one item. The reference is counted both ways, and if they differ (an operator that is no layer)
     every network is traced.
     """
 

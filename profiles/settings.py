@@ -22,7 +22,7 @@ class Rounds(Settings):
     @model_validator(mode="after")
     def _in_order(self) -> Rounds:
         if self.least > self.most:
-            raise UsageError(f"At least {self.least} but at most {self.most} rounds were asked for.")
+            raise UsageError(f"At least {self.least} but at most {self.most} rounds were requested.")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Latent models at sizes that cost nothing: a pipeline folder for each kind of first stage and of conditioning."""
+"""Latent models at sizes that cost nothing: a pipeline folder for each kind of autoencoder and of conditioning."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def tiny_ldm(path: Path, seed: int = 0) -> ModelFolder:
 
 
 def tiny_class_ldm(path: Path, seed: int = 0) -> ModelFolder:
-    """The shape of LDM-4 ImageNet: VQModel, UNet2DConditionModel, and the class embedding beside their folders."""
+    """The shape of LDM-4 ImageNet: VQModel, UNet2DConditionModel, and the class embedding next to their folders."""
     tiny_vq(seed).save_pretrained(path / "vqvae")
     tiny_conditional_unet(seed, in_channels=3, out_channels=3, cross_attention_dim=WIDTH).save_pretrained(path / "unet")
     scheduler().save_pretrained(path / "scheduler")

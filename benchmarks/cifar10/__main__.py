@@ -1,7 +1,7 @@
 """The study, one command a step: prepare, dense, row, latency, costs, table.
 
-``dense`` and ``row`` stop after ``--minutes`` with exit code 75; the same command goes on. On a machine without a GPU,
-``--toy`` runs every step at a size that takes a minute.
+``dense`` and ``row`` stop after ``--minutes`` with exit code 75; the same command continues. On a machine without a
+GPU, ``--toy`` runs every step at a size that takes a minute.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from toolkit.core.files import read_json, write_json
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Work = Annotated[Path, typer.Option(help="where runs and prepared data lie")]
 Results = Annotated[Path, typer.Option(help="where results are kept")]
-Minutes = Annotated[float, typer.Option(help="stop after this long; the same command goes on")]
+Minutes = Annotated[float, typer.Option(help="stop after this long; the same command continues")]
 Toy = Annotated[bool, typer.Option("--toy", help="the smallest size that is still real")]
 WORK, RESULTS = Path("runs/cifar10"), Path(__file__).parents[1] / "results"
 
 
 def device() -> str:
-    """The GPU where there is one."""
+    """The GPU if there is one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,8 +47,8 @@ def prepare(images: Path, resnet: Path, work: Work = WORK, toy: Toy = False) -> 
 @app.command()
 def dense(
     steps: int = 100_000,
-    every: Annotated[int, typer.Option(help="judge the model each time after so many steps")] = 20_000,
-    weights: Annotated[Path | None, typer.Option(help="go on from these shards (see `pack`)")] = None,
+    every: Annotated[int, typer.Option(help="judge the model each time after that many steps")] = 20_000,
+    weights: Annotated[Path | None, typer.Option(help="continue from these shards (see `pack`)")] = None,
     compiled: Annotated[bool, typer.Option("--compiled/--eager", help="torch.compile, on a GPU alone")] = True,
     minutes: Minutes = 9,
     work: Work = WORK,
@@ -128,7 +128,7 @@ def latency(
     results: Results = RESULTS,
     toy: Toy = False,
 ) -> None:
-    """Latency of one of the paper's shapes, dense beside compressed, in every runner at hand; random weights."""
+    """Latency of one of the paper's shapes, dense and compressed, in every runner available; random weights."""
     from benchmarks.cifar10.latency import measure
 
     if shape not in SHAPES:
@@ -138,7 +138,7 @@ def latency(
 
 @app.command()
 def costs(work: Work = WORK, results: Results = RESULTS, toy: Toy = False) -> None:
-    """What scoring and recovery cost on the dense model beside plain loops, as ratios of times taken in turns."""
+    """What scoring and recovery cost on the dense model beside plain loops, as ratios of times taken interleaved."""
     from benchmarks import scoring_speed, throughput
 
     source = [str(work / "dense" / "model"), "--data", str(work / "data" / "train.npz")]

@@ -1,4 +1,4 @@
-"""How the dense model's training went: images a second, loss and distance against steps."""
+"""How the dense model's training went: images per second, loss and distance against steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_point(results: Path, run: Path, toy: bool, device: str) -> None:
 
 
 def steps_done(run: Path) -> int:
-    """The steps of RUN's last finished training; 0 where there is none."""
+    """The steps of RUN's last finished training; 0 if there is none."""
     path = run / "run.json"
     finished = read_json(path)["stages"].get("recover") if path.is_file() else None
     return int(finished["result"]["steps"]) if finished else 0

@@ -29,6 +29,9 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """Pixels (B, 3, 32, 32) in [0, 255] to 64 mean-pooled features; depth = 6 n + 2 layers."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, depth: int) -> None:
         super().__init__()
         blocks = (depth - 2) // 6

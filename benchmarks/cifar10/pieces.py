@@ -1,4 +1,4 @@
-"""Run dtk in pieces: a command that is stopped after some minutes goes on where it stopped when it is given again."""
+"""Run dtk in pieces: a command that is stopped after some minutes resumes where it stopped when it is given again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Pieces:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            print("The minutes are up; the same command goes on.", flush=True)
+            print("The minutes are up; the same command continues.", flush=True)
             raise SystemExit(75) from None
         if code != 0:
             raise SystemExit(code)

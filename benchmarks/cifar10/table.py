@@ -16,7 +16,7 @@ MISSING = "not measured"
 
 def dense_table(results: Path) -> Iterator[str]:
     """The dense model's training."""
-    yield "| dense model, steps | images a second | noise loss | distance | real against real |"
+    yield "| dense model, steps | images per second | noise loss | distance | real against real |"
     yield "| --- " * 5 + "|"
     path = results / "cifar10-dense.json"
     if not path.is_file():

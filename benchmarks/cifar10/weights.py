@@ -12,7 +12,7 @@ SHARD_BYTES = 15 * 10**6
 
 
 def pack(model: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Path]:
-    """Write the UNet of the diffusers folder ``model`` as fp16 shards into ``folder``, its configs beside them."""
+    """Write the UNet of the diffusers folder ``model`` as fp16 shards into ``folder``, its configs next to them."""
     state = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))

@@ -162,7 +162,7 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
         "prepare", tmp_path / "images", tmp_path / "weights.th", *work[:3]
     )
     stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0.01)])
-    assert stopped.exit_code == 75 and "the same command goes on" in stopped.output
+    assert stopped.exit_code == 75 and "the same command continues" in stopped.output
     for _ in range(2):  # the same command again leaves what is there
         study("dense", "--steps", 3, "--every", 1, *work, *results)
     found = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())

@@ -262,7 +262,7 @@ def test_a_model_whose_context_nothing_makes_is_planned_but_not_pruned(data: Pat
     np.savez(tmp_path / "latents.npz", images=np.zeros((64, 8, 8, 4), dtype=np.uint8))
     answer = compress(tmp_path / "model", tmp_path / "latents.npz", tmp_path / "run", "--target", "width=0.5")
     assert answer.code == 1
-    assert_words("takes a context, and nothing beside it makes one[\\s\\S]*--dry-run", answer.err)
+    assert_words("takes a context, and nothing next to it makes one[\\s\\S]*--dry-run", answer.err)
 
 
 @pytest.mark.parametrize("bad", [["--target", "macs=0.01"], ["--criterion", "fisher"], ["--data", "nowhere.npz"]])

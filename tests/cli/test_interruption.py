@@ -1,4 +1,4 @@
-"""Ctrl-C, kill -9 and a full disk in every stage: nothing is lost, and the same command goes on."""
+"""Ctrl-C, kill -9 and a full disk in every stage: nothing is lost, and the same command continues."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_stopped_in_every_stage_the_same_command_goes_on(
         code, said = stop(recipe, out, stage, how)
         # a shell sees 130 for both: Python ends by the signal itself where it came while C code was running Python
         assert code in ({-signal.SIGKILL} if how == signal.SIGKILL else {130, -signal.SIGINT}), (stage, said)
-        assert how == signal.SIGKILL or "The same command goes on where this one stopped." in said
+        assert how == signal.SIGKILL or "The same command resumes where this one stopped." in said
         assert stage == "recover" or not (out / stage).exists(), "a half-done stage looks whole"
         now = {name: (out / name).stat().st_mtime_ns for name in STAGES if name != "recover" and (out / name).exists()}
         assert finished.items() <= now.items(), "a finished stage ran again"

@@ -77,7 +77,7 @@ def test_runs_side_by_side_and_not_across_machines(profiled: Path, tmp_path: Pat
     other = shutil.copytree(profiled, tmp_path / "other")
     answer = dtk("profile", profiled, other)
     assert answer.code == 0, answer.err
-    assert str(other) in answer.out and "not in turns" in answer.out
+    assert str(other) in answer.out and "not interleaved" in answer.out
     path = other / "profile" / "profile.json"
     changed = json.loads(path.read_text())
     changed["machine"]["processor"] = "Another CPU"

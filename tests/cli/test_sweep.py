@@ -68,7 +68,7 @@ def test_what_is_no_target_s_fault_ends_the_sweep(
     def full(job: object) -> None:
         raise DtkError("The disk is full.")
 
-    monkeypatch.setattr("toolkit.pipeline.verbs.run_all", full)
+    monkeypatch.setattr("toolkit.pipeline.stages.run_all", full)
     answer = dtk(
         "sweep", model, "--data", data, "-o", tmp_path / "sweep", *OPTIONS, "--targets", "params=0.63,macs=0.5"
     )

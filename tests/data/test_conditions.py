@@ -77,9 +77,9 @@ def test_labels_and_captions_of_an_npz(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"labels": np.array([1, 2])}, r"labels of .* does not hold one class an image[\s\S]*\(2,\)[\s\S]*\(3,\)"),
-        ({"labels": np.array([0.5, 1, 2])}, r"labels does not hold one class an image[\s\S]*0.5"),
-        ({"captions": np.array([1, 2, 3])}, r"captions does not hold one caption an image[\s\S]*text"),
+        ({"labels": np.array([1, 2])}, r"labels of .* does not hold one class per image[\s\S]*\(2,\)[\s\S]*\(3,\)"),
+        ({"labels": np.array([0.5, 1, 2])}, r"labels does not hold one class per image[\s\S]*0.5"),
+        ({"captions": np.array([1, 2, 3])}, r"captions does not hold one caption per image[\s\S]*text"),
     ],
 )
 def test_arrays_that_are_no_conditions(tmp_path: Path, arrays: dict, words: str) -> None:

@@ -14,7 +14,7 @@ from toolkit.core.errors import UsageError
 from toolkit.core.noise import generator, sample_noise
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
-from toolkit.evaluation.image_maker import SampleConditions, SamplingPlan
+from toolkit.evaluation.image_maker import SampleConditions, SamplingSettings
 from toolkit.evaluation.samples import sample_images
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder
@@ -32,7 +32,7 @@ def reference(kind: str = "caption", values: tuple = CAPTIONS) -> Images:
 def samples(
     model: ModelFolder, cache: Path, guidance: float = 1.0, images: Images | None = None, **other
 ) -> np.ndarray:
-    plan = SamplingPlan(**({"sampler": "ddim", "steps": STEPS, "seed": 0, "guidance": guidance} | other))
+    plan = SamplingSettings(**({"sampler": "ddim", "steps": STEPS, "seed": 0, "guidance": guidance} | other))
     return sample_images(model, plan, 4, cache, conditions=SampleConditions(find_conditioning(model), 0, images))
 
 

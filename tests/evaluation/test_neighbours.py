@@ -46,7 +46,7 @@ def test_extremes():
 
 
 def test_too_few_images():
-    with pytest.raises(ValueError, match="4 images a side"):
+    with pytest.raises(ValueError, match="4 images per side"):
         precision_recall(features(3), features(40))
 
 

@@ -11,11 +11,11 @@ import torch
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError
 from toolkit.evaluation import samples
-from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingPlan, to_pixels
+from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingSettings, to_pixels
 from toolkit.evaluation.samples import sample_images, sample_share
 from toolkit.models.conditioning import Conditioning
 
-PLAN = SamplingPlan("ddim", 3, 0, batch_size=4)
+PLAN = SamplingSettings("ddim", 3, 0, batch_size=4)
 NONE = SampleConditions(Conditioning("none"), 0)
 
 
@@ -44,13 +44,13 @@ def test_images_in_pixels(model, tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_batch_size_changes_no_image(model, tmp_path, batch_size):
     whole = sample_images(model, PLAN, 10, tmp_path / "a")
-    other = SamplingPlan("ddim", 3, 0, batch_size)
+    other = SamplingSettings("ddim", 3, 0, batch_size)
     assert other.key(model, NONE, "cpu") == PLAN.key(model, NONE, "cpu")
     assert_same_pictures(sample_images(model, other, 10, tmp_path / "b"), whole)
 
 
 def test_image_i_is_made_from_seed_plus_i(model, tmp_path):
-    shifted = sample_images(model, SamplingPlan("ddim", 3, 4, 4), 6, tmp_path / "a")
+    shifted = sample_images(model, SamplingSettings("ddim", 3, 4, 4), 6, tmp_path / "a")
     assert_same_pictures(shifted, sample_images(model, PLAN, 10, tmp_path / "b")[4:])
 
 
@@ -107,7 +107,7 @@ def test_damaged_shard_is_made_again(model, tmp_path):
 
 @pytest.mark.parametrize("change", [{"sampler": "ddpm"}, {"steps": 4}, {"seed": 1}, {"guidance": 2.0}])
 def test_other_plans_have_other_keys(model, change):
-    other = SamplingPlan(**({"sampler": "ddim", "steps": 3, "seed": 0} | change))
+    other = SamplingSettings(**({"sampler": "ddim", "steps": 3, "seed": 0} | change))
     assert other.key(model, NONE, "cpu") != PLAN.key(model, NONE, "cpu")
 
 

@@ -50,7 +50,7 @@ def test_gives_the_networks_features(network, tmp_path):
 def test_a_network_without_vectors(tmp_path):
     with pytest.raises(DtkError, match="gives no features") as error:
         open_extractor(saved(Maps(), tmp_path / "maps.pt"))(images())
-    assert "one vector an image: (3, D)" in str(error.value)
+    assert "one vector per image: (3, D)" in str(error.value)
 
 
 def test_weights_alone_are_refused(tmp_path):

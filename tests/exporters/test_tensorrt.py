@@ -1,4 +1,4 @@
-"""Real engines, built by TensorRT for RTX without a GPU: they parse, are typed as asked, and are proven to be."""
+"""Real engines, built by TensorRT for RTX without a GPU: they parse, are typed as requested, and are proven to be."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def ask(
     outputs: Sequence[str] = ("IMAGE",),
     **options: object,
 ) -> dict[str, np.ndarray]:
-    """The named outputs for ``seeds``, one row an image."""
+    """The named outputs for ``seeds``, one row per image."""
     column = np.array(seeds, np.uint64)[:, None]
     inputs = [tensor("SEED", column, "UINT64", protocol)]
     if steps is not None:

@@ -43,7 +43,7 @@ def latent_run(path: Path, kind: str) -> tuple[RunFolder, ModelFolder]:
 
 
 def expected(model: ModelFolder, seed: int, steps: int, condition: Condition, scale: float = 1.0) -> np.ndarray:
-    """Dtk's own image, float32 (C, H, W) in [0, 1]: torch, diffusers' DDIM, guidance in two calls, the first stage."""
+    """Dtk's own image, float32 (C, H, W) in [0, 1]: torch, diffusers' DDIM, guidance in two calls, the autoencoder."""
     denoiser, conditioner, stage = load_denoiser(model), open_conditioner(model), open_autoencoder(model)
     assert stage is not None
 

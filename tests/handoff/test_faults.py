@@ -175,7 +175,7 @@ def test_a_model_is_swapped_while_serving(
 SERVE = """
 import sys
 from pathlib import Path
-from toolkit.handoff.config import ServeSettings
+from toolkit.handoff.settings import ServeSettings
 from toolkit.handoff.server import serve
 from toolkit.run_folder import RunFolder
 settings = ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=Path(sys.argv[2]))

@@ -25,7 +25,7 @@ DATACENTRE = {"builder": "tensorrt", "version": "11.4.0", "batch": "1:8:8", "tar
 
 
 def plan(folder: Path, sha256: dict[str, str] = SHA256, **facts: Any) -> Path:
-    """A plan with the description that the export stage writes beside it."""
+    """A plan with the description that the export stage writes next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "compressed_step.plan"
     path.write_bytes(b"plan" + str(facts).encode())

@@ -1,4 +1,4 @@
-"""The first stage gives the latents that diffusers' own pipelines decode."""
+"""The autoencoder gives the latents that diffusers' own pipelines decode."""
 
 from __future__ import annotations
 

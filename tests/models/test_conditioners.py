@@ -88,7 +88,7 @@ def test_conditions_of_another_kind_are_refused(tmp_path: Path, make, condition,
 def test_a_context_that_nothing_makes_is_refused(tmp_path: Path) -> None:
     folder = tiny_class_ldm(tmp_path)
     (tmp_path / "class_embedding.safetensors").unlink()
-    with pytest.raises(DtkError, match=r"nothing beside it makes one[\s\S]*class_embedding.safetensors"):
+    with pytest.raises(DtkError, match=r"nothing next to it makes one[\s\S]*class_embedding.safetensors"):
         find_conditioning(folder)
     assert context_tokens(folder) == 77
     assert context_tokens(tiny_folder(tmp_path / "pixels")) == 77

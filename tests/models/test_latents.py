@@ -1,4 +1,4 @@
-"""Stored latents equal encoded ones, survive interruption, and never serve another first stage."""
+"""Stored latents equal encoded ones, survive interruption, and never serve another autoencoder."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from toolkit.core.run_folder import RunFolder
 from toolkit.data.images import Images
 from toolkit.data.open import open_images, split
 from toolkit.evaluation.features import Extractor
-from toolkit.evaluation.figures import Figure
+from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.metrics import excess_ratio
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.folder import find_model
@@ -62,7 +62,7 @@ def test_writes_metrics_and_a_picture(run, models, extractor):
 def test_every_distance_names_its_conditions(run, models, extractor):
     reference = pictures(30)
     distances = evaluate(run, SETTINGS, *models, reference, extractor=extractor)["frechet_distance"]
-    figures = [Figure.from_json(distances[name]) for name in ("dense", "compressed", "floor")]
+    figures = [Measurement.from_json(distances[name]) for name in ("dense", "compressed", "floor")]
     assert len({figure.conditions for figure in figures}) == 1
     conditions = figures[0].conditions
     assert (conditions.count, conditions.extractor, conditions.extractor_sha256) == (12, "quarters", "0" * 64)
@@ -160,7 +160,7 @@ def test_the_embedded_default_with_its_own_extractor(run):
     assert distances["dense"]["metric"] == "FD (EfficientNet-Lite0@64)"
     assert distances["dense"]["value"] > distances["floor"]["value"] > 0  # four steps are far too few
     errors = metrics["prediction_errors"]["dense"]
-    assert errors[0] > 0.1 > errors[-1]  # noise is hard to see where there is little of it
+    assert errors[0] > 0.1 > errors[-1]  # noise is hard to see if there is little of it
     assert metrics["reference"]["source"] == "fashion-mnist (embedded)"
 
 

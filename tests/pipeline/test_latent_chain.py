@@ -23,8 +23,8 @@ from toolkit.core.noise import generator
 from toolkit.diffusion.sampling import sample
 from toolkit.models.conditioning import context_tokens
 from toolkit.models.folder import load_denoiser, load_scheduler
-from toolkit.pipeline import recipe, verbs
-from toolkit.pipeline.job import Job, start, take_up
+from toolkit.pipeline import recipe, stages
+from toolkit.pipeline.job import Job, open_job, start_job
 from toolkit.pipeline.options import with_options
 from toolkit.runners.base import open_runner
 
@@ -80,9 +80,9 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         },
         "The test's recipe",
     )
-    job = start(root / "run", asked)
+    job = start_job(root / "run", asked)
     for stage in ("prune", "recover", "evaluate", *(["export", "profile"] if request.param == WHOLE else [])):
-        verbs.VERBS[stage](job)
+        stages.STAGES[stage](job)
     return request.param, job
 
 
@@ -164,9 +164,9 @@ def test_the_loop_is_measured_with_guidance(finished: tuple[str, Job]) -> None:
 def test_a_second_run_of_the_same_does_nothing(finished: tuple[str, Job]) -> None:
     _, job = finished
     before = file_sha256(job.run.path / "run.json")
-    again = take_up(job.run.path)
+    again = open_job(job.run.path)
     for stage in ("prune", "recover", "evaluate"):
-        verbs.VERBS[stage](again)
+        stages.STAGES[stage](again)
     assert file_sha256(job.run.path / "run.json") == before
 
 
@@ -176,4 +176,4 @@ def test_guidance_is_refused_where_nothing_leads_away(finished: tuple[str, Job])
         for stage in ("evaluate", "profile"):
             changed = with_options(job, stage, {"guidance": 2.0})
             with pytest.raises((UsageError, DtkError), match="cannot be sampled with guidance 2"):
-                verbs.VERBS[stage](changed)
+                stages.STAGES[stage](changed)

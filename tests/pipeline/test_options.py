@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolkit.core.run_folder import RunFolder
-from toolkit.pipeline import recipe, verbs
+from toolkit.pipeline import recipe, stages
 from toolkit.pipeline.job import Job
 from toolkit.pipeline.options import with_options
 
@@ -27,6 +27,7 @@ def test_an_option_left_out_changes_nothing(tmp_path: Path) -> None:
         "level": 5,
         "workspace_mib": None,
         "one_per_shape": True,
+        "tf32": False,
     }
     off = with_options(run, "export", dict(trt=False, engine={"one_per_shape": False})).recipe.export
     assert not off.model_dump()["trt"] and not off.model_dump()["engine"]["one_per_shape"]
@@ -51,7 +52,7 @@ def test_a_run_is_profiled_on_its_own_device(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Job, "dense", None)
     monkeypatch.setattr(Job, "compressed", None)
     for device, own in (("cpu", "auto"), ("auto", "cpu"), ("auto", "auto")):
-        verbs.profile(job(tmp_path / f"{device}-{own}", device=device, profile={"device": own}))
+        stages.profile(job(tmp_path / f"{device}-{own}", device=device, profile={"device": own}))
     assert seen == ["cpu", "cpu", "cuda"]
 
 

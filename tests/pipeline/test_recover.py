@@ -249,7 +249,7 @@ def test_training_never_goes_back(run) -> None:
 
 @pytest.mark.slow
 def test_compiled_networks_train_alike_or_not_at_all(run, tmp_path: Path) -> None:
-    """On a CPU torch 2.13 compiles a UNet to code without some gradients; where it does not, the losses are equal."""
+    """On a CPU torch 2.13 compiles a UNet to code without some gradients; if it does not, the losses are equal."""
     folder, dense = run
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = SETTINGS | {"steps": 2, "losses": {"noise": 1.0}}

@@ -1,4 +1,4 @@
-"""The table of latencies: measured once, kept under all it depends on, never kept where it was noise."""
+"""The table of latencies: measured once, kept under all it depends on, never kept if it was noise."""
 
 from __future__ import annotations
 

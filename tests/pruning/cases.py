@@ -10,7 +10,7 @@ from diffusers import ModelMixin
 
 from profiles.macs import count_macs, count_params
 from tests.tiny import tiny_conditional_unet, tiny_unet
-from toolkit.adapters.base import Limits
+from toolkit.adapters.base import Constraints
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.core.noise import generator
 from toolkit.models.folder import build_model, plain_config
@@ -52,7 +52,9 @@ def dense_model(name: str) -> ModelMixin:
 
 def prunable_of(dense: ModelMixin, groups: str = "within", *, blocks: bool = False) -> Prunable:
     """The prunable of a tiny model."""
-    return Prunable(type(dense).__name__, plain_config(dense.config), Limits(align=4, groups=groups, blocks=blocks))
+    return Prunable(
+        type(dense).__name__, plain_config(dense.config), Constraints(align=4, groups=groups, blocks=blocks)
+    )
 
 
 def random_scores(prunable: Prunable, seed: int = 0) -> Scores:

@@ -16,7 +16,7 @@ from profiles.macs import count_macs, count_params
 from tests.pruning.cases import prunable_of, random_scores
 from tests.pruning.reference import silenced
 from tests.tiny import tiny_conditional_unet, tiny_dit
-from toolkit.adapters.base import Limits
+from toolkit.adapters.base import Constraints
 from toolkit.adapters.blocks import Removal, removals
 from toolkit.adapters.dit import STACK
 from toolkit.adapters.inputs import example_inputs, input_specs, positional
@@ -177,7 +177,7 @@ def test_a_removal_is_judged_with_the_earlier_ones_gone() -> None:
 
 
 def test_published_size_of_dit_xl_2() -> None:
-    """675 M parameters with one embedder (Peebles and Xie 2023, table 4); this class holds one a block."""
+    """675 M parameters with one embedder (Peebles and Xie 2023, table 4); this class holds one per block."""
     dense = build_model("DiTTransformer2DModel", {"out_channels": 8})
     embedder = count_params(dense.transformer_blocks[0].norm1.emb)
     got = count(plain_config(dense.config), "DiTTransformer2DModel")
@@ -269,6 +269,6 @@ def test_blocks_go_only_where_they_are_asked_to() -> None:
     dense = tiny_conditional_unet(**THREE)
     assert all(variable.kind == "width" for variable in prunable_of(dense).space.variables)
     stable_diffusion = plain_config(build_model("UNet2DConditionModel", {"cross_attention_dim": 768}).config)
-    prunable = Prunable("UNet2DConditionModel", stable_diffusion, Limits(blocks=True))
+    prunable = Prunable("UNet2DConditionModel", stable_diffusion, Constraints(blocks=True))
     blocks = {v.name: v.choices for v in prunable.space.variables if v.kind == "blocks"}
     assert blocks == {f"blocks of level {level}": (1, 2) for level in range(4)}

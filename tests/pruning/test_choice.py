@@ -10,7 +10,7 @@ import pytest
 
 from tests.pruning.cases import count
 from tests.tiny import tiny_unet
-from toolkit.adapters.base import Limits
+from toolkit.adapters.base import Constraints
 from toolkit.core.noise import generator
 from toolkit.models.folder import plain_config
 from toolkit.pruning.choice import Choice, choose
@@ -31,7 +31,7 @@ def prunable() -> Prunable:
         "attention_head_dim": 4,
     }
     kinds = {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3}
-    return Prunable("UNet2DModel", config | kinds, Limits(align=4))
+    return Prunable("UNet2DModel", config | kinds, Constraints(align=4))
 
 
 @pytest.fixture(scope="module")

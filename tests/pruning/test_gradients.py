@@ -61,7 +61,7 @@ def test_what_saves_memory_does_not_change_the_sum(model: torch.nn.Module, expec
 
 @pytest.mark.parametrize("effort", [Effort(), Effort(batch_size=1), Effort(timesteps=4)], ids=str)
 def test_gradients_are_kept_once(model: torch.nn.Module, effort: Effort) -> None:
-    """What is scored is what the backward pass added to: no sum stands beside it."""
+    """What is scored is what the backward pass added to: no sum stands next to it."""
     for reached in accumulate(model, calibration(), [0.5, 0.0], effort):
         assert all(reached.gradient(name) is parameter.grad for name, parameter in model.named_parameters())
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_unet
-from toolkit.adapters.base import Limits
+from toolkit.adapters.base import Constraints
 from toolkit.adapters.space import Config, Space
 from toolkit.adapters.unet import width_space
 from toolkit.core.errors import DtkError, UsageError
@@ -46,11 +46,13 @@ class Timed:
 def four_levels() -> Space:
     """The widths of LDM-4: thousands of configurations."""
     config = {"block_out_channels": (192, 384, 576, 960), "time_embedding_dim": None, "freq_shift": 0}
-    return width_space(config, Limits(align=32), [1] * 4, 32)
+    return width_space(config, Constraints(align=32), [1] * 4, 32)
 
 
 def two_levels() -> Space:
-    return Prunable("UNet2DModel", plain_config(tiny_unet(block_out_channels=(64, 128, 128)).config), Limits()).space
+    return Prunable(
+        "UNet2DModel", plain_config(tiny_unet(block_out_channels=(64, 128, 128)).config), Constraints()
+    ).space
 
 
 SPACES = {"two levels": two_levels, "four levels": four_levels}
@@ -186,5 +188,5 @@ def test_latencies_of_no_unit_or_a_wrong_one_are_refused(text: str, words: str) 
 
 
 def test_without_a_runner_no_latency_can_be_aimed_at() -> None:
-    with pytest.raises(DtkError, match="only be aimed at where one can be measured"):
+    with pytest.raises(DtkError, match="only be aimed at if one can be measured"):
         solve(two_levels(), parse_target("latency=0.6"), no_count)

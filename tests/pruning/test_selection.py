@@ -1,4 +1,4 @@
-"""Agreement of two scorings: 1 where they are equal, 0 where chance alone speaks."""
+"""Agreement of two scorings: 1 if they are equal, 0 where chance alone speaks."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.pruning.cases import CASES, A, B, D, U, count, dense_model, inputs_of, prunable_of
 from tests.tiny import tiny_conditional_unet, tiny_unet
-from toolkit.adapters.base import Limits
+from toolkit.adapters.base import Constraints
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.models.folder import build_model, plain_config
 from toolkit.pruning.cost import price
@@ -46,7 +46,7 @@ def published(name: str) -> dict:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name: str) -> None:
     dense_params, dense_macs, params, macs = PUBLISHED[name][1]
-    prunable = Prunable("UNet2DModel", published(name), Limits())
+    prunable = Prunable("UNet2DModel", published(name), Constraints())
     values = solve(prunable.space, parse_target("width=0.75"), count).uniform
     dense, got = count(prunable.config), count(prunable.space.configure(values))
     assert dense.params == pytest.approx(dense_params, rel=1e-4) and dense.macs == pytest.approx(dense_macs, rel=1e-4)
@@ -68,7 +68,7 @@ def test_prices_are_exact_for_every_configuration(name: str, groups: str) -> Non
 @given(figure=st.sampled_from(["macs", "params"]), fraction=st.floats(0.2, 1.0))
 @settings(max_examples=15, deadline=None)
 def test_a_target_is_met_or_the_nearest_are_named(figure: str, fraction: float) -> None:
-    prunable = Prunable("UNet2DModel", plain_config(tiny_unet().config), Limits(align=4))
+    prunable = Prunable("UNet2DModel", plain_config(tiny_unet().config), Constraints(align=4))
     dense = count(prunable.config)
     try:
         values = solve(prunable.space, parse_target(f"{figure}={fraction}"), count).uniform
@@ -99,7 +99,7 @@ def test_published_size_of_ldm_4() -> None:
 
 
 def test_levels_keep_their_equalities() -> None:
-    prunable = Prunable("UNet2DModel", published("lsun-256"), Limits())
+    prunable = Prunable("UNet2DModel", published("lsun-256"), Constraints())
     for values in prunable.space:
         widths = prunable.space.configure(values)["block_out_channels"]
         assert widths[0] == widths[1] != widths[2] == widths[3] != widths[4] == widths[5]
@@ -139,18 +139,18 @@ def test_absolute_targets_carry_a_unit() -> None:
 def test_variants_that_cannot_be_followed_are_refused(change: dict, words: str) -> None:
     config = plain_config(tiny_unet().config) | change
     with pytest.raises(DtkError, match=words):
-        _ = Prunable("UNet2DModel", config, Limits()).space
+        _ = Prunable("UNet2DModel", config, Constraints()).space
 
 
 def test_conditioning_that_shares_the_sinusoid_is_refused() -> None:
     config = plain_config(tiny_conditional_unet().config) | {"addition_embed_type": "text_time"}
     with pytest.raises(DtkError, match=r"variant of UNet2DConditionModel[\s\S]*addition_embed_type 'text_time'"):
-        _ = Prunable("UNet2DConditionModel", config, Limits()).space
+        _ = Prunable("UNet2DConditionModel", config, Constraints()).space
 
 
 @pytest.mark.parametrize("fraction", [0.49, 0.1])
 def test_less_than_a_level_may_have_is_refused_and_the_least_is_named(fraction: float) -> None:
-    prunable = Prunable("UNet2DModel", published("cifar10-32"), Limits(least=0.5 if fraction == 0.1 else 0.9))
+    prunable = Prunable("UNet2DModel", published("cifar10-32"), Constraints(least=0.5 if fraction == 0.1 else 0.9))
     with pytest.raises(DtkError, match=r"narrower than a level[\s\S]*level 0: [\d.]+ of 128[\s\S]*steps of 32"):
         solve(prunable.space, parse_target(f"width={fraction}"), count)
 

@@ -73,7 +73,7 @@ def test_gradients_that_are_not_finite_are_told(value: float) -> None:
 
 
 def test_faint_gradients_may_be_rounding() -> None:
-    """A shift before a softmax changes nothing: its gradient is rounding alone."""
+    """A shift before a softmax changes nothing: its gradient is rounding only."""
 
     class Shifted(nn.Module):
         def __init__(self) -> None:

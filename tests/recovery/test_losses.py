@@ -22,7 +22,7 @@ from toolkit.pruning import surgery
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.plan import Plan, read_plan
 from toolkit.recovery import passes
-from toolkit.recovery.losses.base import Step, known_losses, loss_called
+from toolkit.recovery.losses.base import TrainingStep, known_losses, loss_called
 from toolkit.recovery.mix import kept_features
 
 SHAPE = (3, 8, 8)
@@ -40,10 +40,10 @@ def every_channel(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: torch.arange(block.conv2.out_channels) for name, block in blocks.items()}
 
 
-def make_step(student: nn.Module, teacher: nn.Module, kept: Mapping[str, torch.Tensor] | None = None) -> Step:
+def make_step(student: nn.Module, teacher: nn.Module, kept: Mapping[str, torch.Tensor] | None = None) -> TrainingStep:
     x, target = (torch.from_numpy(normal("loss", i, shape=(BATCH, *SHAPE))) for i in range(2))
     t = torch.tensor([0, 10, 50, 99])
-    return Step(student, student, teacher, x, t, target, unit_vectors(0), kept or every_channel(student))
+    return TrainingStep(student, student, teacher, x, t, target, unit_vectors(0), kept or every_channel(student))
 
 
 @pytest.mark.parametrize("name", known_losses())
@@ -130,7 +130,7 @@ def test_no_timestep_drowns_the_others_in_the_jacobian_loss() -> None:
     noise, v = (torch.from_numpy(normal("loss", n, shape=(4, 1, 16, 16))) for n in range(2))
     black, share = -torch.ones_like(noise), alphas[t][:, None, None, None]
     x_t = share.sqrt() * black + (1 - share).sqrt() * noise
-    step = Step(student, student, teacher, x_t, t, noise, v / v.flatten(1).norm(dim=1)[:, None, None, None])
+    step = TrainingStep(student, student, teacher, x_t, t, noise, v / v.flatten(1).norm(dim=1)[:, None, None, None])
     with torch.no_grad():
         loss = loss_called("jacobian")(step)
     assert loss.min() > 0 and loss.max() < 100 * loss.min(), loss.tolist()
@@ -185,7 +185,9 @@ def test_features_are_compared_on_the_channels_that_were_kept(name: str, tmp_pat
     teacher = silenced(dense, prunable.layout, chosen, student)
 
     def loss(indices: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return loss_called("features")(Step(student, student, teacher, x, t, x, kept=indices, conditioning=inputs))
+        return loss_called("features")(
+            TrainingStep(student, student, teacher, x, t, x, kept=indices, conditioning=inputs)
+        )
 
     assert float(loss(kept).detach().max()) < 1e-8
     for block, indices in kept.items():

@@ -1,4 +1,4 @@
-"""Figures of several runs: side by side where they compare, refused where they do not."""
+"""Figures of several runs: side by side where they compare, refused if they do not."""
 
 from __future__ import annotations
 

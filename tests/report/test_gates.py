@@ -6,7 +6,7 @@ import pytest
 
 from tests.report.example import example
 from toolkit.core.errors import DtkError, UsageError
-from toolkit.report.gates import FIGURES, Gate, GateFailedError, hold, parse
+from toolkit.report.gates import QUANTITIES, Gate, GateFailedError, hold, parse
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ VALUES = {  # of the example, worked out by hand
 
 
 def test_every_figure_has_a_value_to_hold_it_to() -> None:
-    assert {place.rpartition(".")[2] for place in VALUES} == set(FIGURES)
+    assert {place.rpartition(".")[2] for place in VALUES} == set(QUANTITIES)
 
 
 @pytest.mark.parametrize("place", VALUES)

@@ -35,7 +35,7 @@ def test_each_run_has_its_column(tmp_path: Path) -> None:
     assert last[0] == last[1]
     assert (last[0]["dense_ms"], last[0]["value"], last[0]["verdict"]) == (120.0, 1.71, "faster")
     (note,) = found["notes"]
-    assert "not in turns" in note
+    assert "not interleaved" in note
 
 
 def test_a_cell_that_one_run_lacks_is_empty(tmp_path: Path) -> None:

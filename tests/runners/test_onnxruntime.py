@@ -1,4 +1,4 @@
-"""ONNX Runtime: the provider that was asked for, and files that are no models."""
+"""ONNX Runtime: the provider that was requested, and files that are no models."""
 
 from __future__ import annotations
 

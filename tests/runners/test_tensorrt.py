@@ -1,4 +1,4 @@
-"""Plans are judged before they are loaded; what they compute is tested where there is a GPU."""
+"""Plans are judged before they are loaded; what they compute is tested if there is a GPU."""
 
 from __future__ import annotations
 

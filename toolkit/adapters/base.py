@@ -12,7 +12,7 @@ from toolkit.core.registry import entries, entry
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constraints:
     """What the user asks of every reachable configuration.
 
     ``align``: widths are multiples of this. ``groups``: the policy for norm groups, "within" or "whole". ``least``: the
@@ -46,7 +46,7 @@ class Adapter(Protocol):
 
     class_name: str
     component: str  # the name of its folder in a pipeline
-    has_widths: bool  # whether channels may go; where not, only blocks do
+    has_widths: bool  # whether channels may go; if not, only blocks do
     null_class: bool  # whether class embeddings have a row for the null class behind the last, which training drops to
     blocks: BlockRules
 
@@ -54,7 +54,7 @@ class Adapter(Protocol):
         """What the denoiser takes beside sample and timestep; ``tokens`` is the length of a context."""
         ...
 
-    def space(self, config: Config, limits: Limits) -> Space:
+    def space(self, config: Config, limits: Constraints) -> Space:
         """The stock configurations reachable from ``config``; raises DtkError for a variant it cannot follow."""
         ...
 

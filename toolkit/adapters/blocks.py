@@ -13,7 +13,7 @@ from typing import Protocol
 from toolkit.adapters.space import Config
 
 Rename = Callable[[str], str | None]
-"""What a tensor of the dense model is called in the shallower one; None where it goes."""
+"""What a tensor of the dense model is called in the shallower one; None if it goes."""
 
 KeptBlocks = Mapping[str, tuple[int, ...]]
 """stack -> the numbers of its blocks that stay, ascending"""
@@ -42,7 +42,7 @@ class BlockRules(Protocol):
         ...
 
     def rename(self, config: Config, kept: KeptBlocks) -> Rename:
-        """How the tensors of a dense configuration are called where only the kept blocks stay."""
+        """How the tensors of a dense configuration are called if only the kept blocks stay."""
         ...
 
     def successors(self, config: Config, kept: KeptBlocks) -> dict[str, str]:

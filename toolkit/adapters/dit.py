@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from toolkit.adapters.base import InputSpec, Limits
+from toolkit.adapters.base import Constraints, InputSpec
 from toolkit.adapters.blocks import KeptBlocks, Rename, Stack, renumber
 from toolkit.adapters.space import Config, Space, Values, Variable, multiples
 from toolkit.core.errors import DtkError
@@ -58,7 +58,7 @@ class DiTAdapter:
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:
         return {"class_labels": InputSpec((), "int64", config["num_embeds_ada_norm"])}
 
-    def space(self, config: Config, limits: Limits) -> Space:
+    def space(self, config: Config, limits: Constraints) -> Space:
         if config["sample_size"] % config["patch_size"]:
             raise DtkError(
                 "The patches do not divide the sample of this DiTTransformer2DModel.",

@@ -17,7 +17,7 @@ class Variable:
     """A free number of a configuration: a level's width, a number of norm groups, or of blocks.
 
     ``choices`` ascend and end with ``dense``; ``step`` divides every one of them but possibly ``dense``. Of a variable
-    of blocks, ``width`` names the one that sets their width ("" where none is free).
+    of blocks, ``width`` names the one that sets their width ("" if none is free).
     """
 
     name: str

@@ -12,18 +12,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit.adapters.base import InputSpec, Limits
+from toolkit.adapters.base import Constraints, InputSpec
 from toolkit.adapters.blocks import BlockRules
 from toolkit.adapters.space import Config, Space, Values, Variable, multiples
 from toolkit.core.errors import DtkError
 
 
-def width_space(config: Config, limits: Limits, heads: Sequence[int], norm_groups: int) -> Space:
+def width_space(config: Config, limits: Constraints, heads: Sequence[int], norm_groups: int) -> Space:
     """The narrower configurations of a UNet.
 
-    Widths are multiples of ``heads`` (one number a level: the head size or the number of heads, whichever is fixed) and
-    of ``norm_groups``, the least common multiple of all numbers of norm groups. Under the policy ``whole`` one number
-    is free, that of the norm groups, and every width goes with it.
+    Widths are multiples of ``heads`` (one number per level: the head size or the number of heads, whichever is fixed)
+    and of ``norm_groups``, the least common multiple of all numbers of norm groups. Under the policy ``whole`` one
+    number is free, that of the norm groups, and every width goes with it.
     """
     widths = tuple(config["block_out_channels"])
     runs = _runs(widths)
@@ -121,13 +121,13 @@ def _runs(widths: Sequence[int]) -> list[tuple[int, int]]:
     return [(stop - length, stop) for stop, length in zip(stops, lengths, strict=True)]
 
 
-def _width(dense: int, start: int, stop: int, limits: Limits, multiple: int) -> Variable:
+def _width(dense: int, start: int, stop: int, limits: Constraints, multiple: int) -> Variable:
     step = math.lcm(limits.align, 2, multiple)
     name = f"level {start}" if stop - start == 1 else f"levels {start}-{stop - 1}"
     return Variable(name, dense, step, multiples(dense, step, limits.least))
 
 
-def _scaled_norms(config: Config, limits: Limits, heads: Sequence[int]) -> Space:
+def _scaled_norms(config: Config, limits: Constraints, heads: Sequence[int]) -> Space:
     widths, groups = tuple(config["block_out_channels"]), config["norm_num_groups"]
     if config.get("attn_norm_num_groups") not in (None, groups):
         raise DtkError(

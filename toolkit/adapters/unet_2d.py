@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from toolkit.adapters.base import InputSpec, Limits
+from toolkit.adapters.base import Constraints, InputSpec
 from toolkit.adapters.blocks import NoBlocks
 from toolkit.adapters.space import Config, Space
 from toolkit.adapters.unet import class_labels, refuse_unknown_parts, width_space
@@ -21,7 +21,7 @@ KNOWN_BLOCKS = {
 
 
 class UNet2DAdapter:
-    """Level widths of UNet2DModel; attention loses whole heads, or shrinks where it has a single one."""
+    """Level widths of UNet2DModel; attention loses whole heads, or shrinks if it has a single one."""
 
     class_name = "UNet2DModel"
     component = "unet"
@@ -31,7 +31,7 @@ class UNet2DAdapter:
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:
         return class_labels(config)
 
-    def space(self, config: Config, limits: Limits) -> Space:
+    def space(self, config: Config, limits: Constraints) -> Space:
         norm_groups = math.lcm(config["norm_num_groups"] or 0, config["attn_norm_num_groups"] or 1)
         refuse_unknown_parts(config, KNOWN_BLOCKS, norm_groups)
         head_size = config["attention_head_dim"] or 1

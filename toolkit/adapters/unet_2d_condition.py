@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from toolkit.adapters.base import InputSpec, Limits
+from toolkit.adapters.base import Constraints, InputSpec
 from toolkit.adapters.blocks import KeptBlocks, Rename, Stack, renumber
 from toolkit.adapters.space import Config, Space
 from toolkit.adapters.unet import class_labels, refuse_unknown_parts, width_space, with_blocks
@@ -99,7 +99,7 @@ class UNet2DConditionAdapter:
         width = config.get("encoder_hid_dim") or config["cross_attention_dim"]
         return {"encoder_hidden_states": InputSpec((tokens, width)), **class_labels(config)}
 
-    def space(self, config: Config, limits: Limits) -> Space:
+    def space(self, config: Config, limits: Constraints) -> Space:
         refuse_unknown_parts(config, KNOWN_BLOCKS, config["norm_num_groups"])
         for field, known in PLAIN.items():
             if config[field] not in known:

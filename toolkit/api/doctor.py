@@ -1,6 +1,6 @@
 """Whether what is installed fits together, and which runners would really run here, in words.
 
-What a package wants is read from its own metadata, so that there is no matrix to go stale; only what no metadata can
+What a package needs is read from its own metadata, so that there is no matrix to go stale; only what no metadata can
 say (two packages that write the same files, a driver, a library that does not load) is known here.
 """
 
@@ -34,7 +34,7 @@ Status = Literal["fits", "note", "conflict"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: whether it fits, what was found, and what would mend it."""
+    """One thing looked at: whether it fits, what was found, and what would fix it."""
 
     name: str
     status: Status
@@ -57,7 +57,7 @@ def doctor() -> Diagnosis:
 
 
 def requirements(watched: tuple[str, ...] = WATCHED) -> Iterator[Finding]:
-    """What each installed package of interest wants of the others, held against what is there."""
+    """What each installed package of interest needs of the others, held against what is there."""
     for package in watched:
         try:
             wanted = [Requirement(line) for line in requires(package) or []]
@@ -92,8 +92,8 @@ def same_files() -> Iterator[Finding]:
     there = [name for name in ("onnxruntime", "onnxruntime-gpu") if installed_version(name)]
     found = " and ".join(f"{name} {installed_version(name)}" for name in there)
     if len(there) == 2:
-        mend = 'pip uninstall onnxruntime onnxruntime-gpu, then pip install ".[cpu]" or ".[gpu]"'
-        yield Finding("ONNX Runtime", "conflict", f"{found} overwrite each other", mend)
+        fix = 'pip uninstall onnxruntime onnxruntime-gpu, then pip install ".[cpu]" or ".[gpu]"'
+        yield Finding("ONNX Runtime", "conflict", f"{found} overwrite each other", fix)
     elif not there:
         yield Finding("ONNX Runtime", "note", "not installed", 'pip install ".[cpu]" or ".[gpu]"')
     else:
@@ -114,10 +114,10 @@ def torch_and_gpu() -> Iterator[Finding]:
         gpu = f"{torch.cuda.get_device_name()} ({capability}), torch built for CUDA {built}"
         failed = _try_torch("cuda")
         if failed:
-            mend = (
+            fix = (
                 f"install a torch that was built for {capability}: this one has {', '.join(torch.cuda.get_arch_list())}"
             )
-            yield Finding("CUDA", "conflict", f"{gpu}: {failed}", mend)
+            yield Finding("CUDA", "conflict", f"{gpu}: {failed}", fix)
         else:
             yield Finding("CUDA", "fits", gpu)
 
@@ -129,7 +129,7 @@ def _driver_hint() -> str:
 
 
 def tensorrt() -> Iterator[Finding]:
-    """Which TensorRT can work here, and whether ONNX Runtime's TensorRT provider could load beside it."""
+    """Which TensorRT can work here, and whether ONNX Runtime's TensorRT provider could load next to it."""
 
     try:
         found = load_tensorrt()
@@ -143,7 +143,7 @@ def tensorrt() -> Iterator[Finding]:
 
 
 def optimum() -> Iterator[Finding]:
-    """optimum-onnx wants an older transformers and diffusers than dtk: it belongs into an environment of its own."""
+    """optimum-onnx needs an older transformers and diffusers than dtk: it belongs in an environment of its own."""
     if installed_version("optimum-onnx") and installed_version("dtk"):
         told = "in dtk's own environment; its ranges of transformers and diffusers end below dtk's"
         yield Finding("optimum-onnx", "note", told, 'an environment of its own: pip install ".[optimum]" there')

@@ -1,4 +1,4 @@
-"""Progress bars, in a terminal or a notebook; silence where there is neither."""
+"""Progress bars, in a terminal or a notebook; silence if there is neither."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class Speedup:
 
 
 class Profile(Result):
-    """Size, latency and memory, dense beside compressed."""
+    """Size, latency and memory, dense and compressed side by side."""
 
     _tables = tables.profile
 

@@ -34,9 +34,9 @@ from toolkit.handoff.settings import ServeSettings
 from toolkit.importing.convert import convert
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pipeline import recipe as recipes
+from toolkit.pipeline import stages
 from toolkit.pipeline import sweep as sweeps
-from toolkit.pipeline import verbs
-from toolkit.pipeline.job import Job, start, take_up
+from toolkit.pipeline.job import Job, open_job, start_job
 from toolkit.pipeline.options import compress_recipe, given, with_options
 from toolkit.pipeline.recipe import Recipe
 from toolkit.report import comparison
@@ -88,13 +88,13 @@ class Run:
         with self._job() as job:
             job = with_options(job, "profile", options)
             _check_decidable(job, gates)
-            measured = verbs.profile_against(job, str(against)) if against else verbs.profile(job)
+            measured = stages.profile_against(job, str(against)) if against else stages.profile(job)
             if not against:
                 job.recipe.write(self.folder / "recipe.yaml")
-            stages = verbs.report(job)["stages"] | {"profile": measured}
+            found = stages.report(job)["stages"] | {"profile": measured}
         profile = results.Profile(measured, self.folder / "profile")
         try:
-            hold(gates, stages)
+            hold(gates, found)
         except GateFailedError as error:
             error.profile = profile
             raise
@@ -117,27 +117,27 @@ class Run:
 
     def _report(self) -> dict[str, Any]:
         with self._job() as job:
-            return verbs.report(job)
+            return stages.report(job)
 
     @contextlib.contextmanager
     def _job(self) -> Iterator[Job]:
         with watched(self._progress) as progress, held(self.folder):
-            yield take_up(self.folder, progress)
+            yield open_job(self.folder, progress)
 
     def _stage(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Run one stage with changed settings; under a launcher the main process alone writes the recipe and report."""
         with self._job() as job:
             job = with_options(job, stage, options)
-            found = verbs.VERBS[stage](job)
+            found = stages.STAGES[stage](job)
             if processes.is_main():
                 job.recipe.write(self.folder / "recipe.yaml")
-                verbs.report(job)
+                stages.report(job)
         return found
 
 
 def _check_decidable(job: Job, gates: list[Gate]) -> None:
     """Refuse, before minutes of measuring, a condition on what will not be measured."""
-    stale = verbs.stale(job)
+    stale = stages.stale(job)
     for gate in gates:
         check_decidable(gate, job.run, job.recipe.profile, stale)
 
@@ -168,7 +168,7 @@ def compress(
         source = stored_model(model, scheduler, folder)
         images = stored_data(data, find_model(source), value_range, conditions, folder, bars)
         requested = compress_recipe(source, images, options, recover=recover, stream=stream, device=device)
-        verbs.run_all(start(folder, requested, overwrite=overwrite, progress=bars))
+        stages.run_all(start_job(folder, requested, overwrite=overwrite, progress=bars))
     return Run(folder, progress)
 
 
@@ -194,7 +194,7 @@ def run_recipe(
     if out is None and not (folder / "run.json").is_file():
         raise UsageError(f"No run folder was given for {path}.", do="add -o RUN")
     with watched(progress) as bars, held(folder, make=True):
-        verbs.run_all(start(folder, recipes.read(path, tuple(changes)), overwrite=overwrite, progress=bars))
+        stages.run_all(start_job(folder, recipes.read(path, tuple(changes)), overwrite=overwrite, progress=bars))
     return Run(folder, progress)
 
 

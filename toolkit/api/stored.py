@@ -1,4 +1,4 @@
-"""Models and data from memory, stored in a run folder, so that the run can be repeated and taken up again."""
+"""Models and data from memory, stored in a run folder, so that the run can be repeated and resumed again."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def handoff(
     to: Annotated[str | None, option("triton")] = None,
     device: Annotated[str | None, option("where the server computes: cpu or gpu")] = None,
     runtime: Annotated[str | None, option("onnxruntime, or tensorrt: the plans of `dtk export --trt`")] = None,
-    plan: Annotated[list[Path] | None, option("a plan built on another machine, .json beside it; repeatable")] = None,
+    plan: Annotated[list[Path] | None, option("a plan built on another machine, .json next to it; repeatable")] = None,
     fallback: Annotated[str | None, option("if no plan loads: refuse, or onnxruntime [refuse]")] = None,
     instances: Annotated[int | None, option("copies of the model that work in parallel")] = None,
     threads: Annotated[int | None, option("processor threads of one copy")] = None,

@@ -1,4 +1,4 @@
-"""Where something ran: versions, machine and device, recorded beside every figure."""
+"""Where something ran: versions, machine and device, recorded next to every figure."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def file_sha256(path: Path) -> str:
 def folder_sha256(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below ``folder``, by its relative POSIX path.
 
-    Temporary files are left out, and what Python writes beside its modules when they are imported.
+    Temporary files are left out, and what Python writes next to its modules when they are imported.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [(path, path.relative_to(folder)) for path in files]

@@ -29,7 +29,7 @@ def normal(stream: str, seed: int, *place: int, shape: tuple[int, ...]) -> np.nd
 
 
 def sample_noise(seeds: Iterable[int], step: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Noise of a sampling loop, float32 (B, \\*shape): one seed an image, so that neighbours in a batch do not matter.
+    """Noise of a sampling loop, float32 (B, \\*shape): one seed per image, so that neighbours in a batch do not matter.
 
     Step 0 is the starting point x_T; step k > 0 is what an ancestral sampler adds after its k-th denoiser call.
     """

@@ -43,7 +43,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
-        """Make the folder, or take up the one that is there; leftovers of a killed process are removed.
+        """Make the folder, or open the one that is there; leftovers of a killed process are removed.
 
         A folder of other things is refused.
         """

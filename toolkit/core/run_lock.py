@@ -21,10 +21,10 @@ LOCKS = Path("/proc/locks")
 
 @contextlib.contextmanager
 def held(path: Path, *, make: bool = False) -> Iterator[None]:
-    """Hold the run folder at ``path``; where there is none, nothing is held, or with ``make`` it is made.
+    """Hold the run folder at ``path``; if there is none, nothing is held, or with ``make`` it is made.
 
     What a killed process left half written in a run is removed, as is a folder that was made and stayed empty. Raises
-    DtkError where another process holds it. On a file system without locks nothing is held.
+    DtkError if another process holds it. On a file system without locks nothing is held.
     """
     if not processes.is_main():  # a launcher's main process holds it for all of them
         yield

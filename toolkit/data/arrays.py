@@ -30,7 +30,7 @@ def npz_images(path: Path, shape: tuple[int, int, int], fit: Fit = COVER) -> Ima
 
     It is uint8 (N, H, W, C), (N, C, H, W) or, grey, (N, H, W). Images of another size are
     brought to ``shape`` (C, H, W) as ``fit`` says. Arrays ``labels`` (N,) of integers and ``captions``
-    (N,) of text give their conditions. Raises DtkError where the file is damaged or pickled, holds no such array, or
+    (N,) of text give their conditions. Raises DtkError if the file is damaged or pickled, holds no such array, or
     has other channels than the model.
     """
     arrays = _load(path)
@@ -108,7 +108,7 @@ def _conditions(arrays: dict[str, np.ndarray], count: int, path: Path) -> Condit
         if name is not None:
             if arrays[name].shape != (count,):
                 raise DtkError(
-                    f"The array {name} of {path} does not hold one {kind} an image.",
+                    f"The array {name} of {path} does not hold one {kind} per image.",
                     found=f"shape {arrays[name].shape}",
                     expected=f"({count},)",
                 )

@@ -31,7 +31,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Conditions:
-    """The conditions of a source's images by kind, one an image; a kind is absent where the source says nothing.
+    """The conditions of a source's images by kind, one per image; a kind is absent where the source says nothing.
 
     ``class_names`` are the names whose ranks are the class ids, empty where the ids are the source's own.
     """
@@ -46,7 +46,7 @@ class Conditions:
 
 
 def of_names(names: Sequence[str]) -> Conditions:
-    """Classes from the subfolders that files lie in; none where they do not all lie in one of several."""
+    """Classes from the subfolders that files lie in; none if they do not all lie in one of several."""
     parts = [PurePosixPath(name).parts for name in names]
     while parts and all(len(part) > 1 for part in parts) and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
@@ -91,5 +91,5 @@ def checked(kind: Kind, values: Iterable[Any], where: str) -> tuple[Condition, .
     wrong = [value for value in plain if value is not None and (not isinstance(value, wanted) or value is True)]
     if wrong:
         what = "a class id, 0 or more" if kind == "class" else "text"
-        raise DtkError(f"{where} does not hold one {kind} an image.", found=repr(wrong[0])[:80], expected=what)
+        raise DtkError(f"{where} does not hold one {kind} per image.", found=repr(wrong[0])[:80], expected=what)
     return tuple(int(v) if isinstance(v, np.integer) else v for v in plain)

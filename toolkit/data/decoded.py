@@ -23,7 +23,7 @@ KINDS = {1: "grey (1 channel)", 3: "colour (3 channels)"}
 class _Checked:
     digest: bytes
     reason: str | None  # why it cannot be used
-    prepared: Prepared | None  # absent where it cannot be used or is not kept
+    prepared: Prepared | None  # absent if it cannot be used or is not kept
     recoloured: bool = False
     enlarged: bool = False
 
@@ -33,7 +33,7 @@ def images_of_files(
 ) -> Images:
     """Check every file and return the readable images, brought to ``shape`` (C, H, W) as ``fit`` says.
 
-    Raises DtkError where there is no image, or where most of them are of the other colour kind than the model: a few
+    Raises DtkError if there is no image, or where most of them are of the other colour kind than the model: a few
     grey images in a colour set (and the other way round) are converted and counted, a whole set is a mistake.
     """
     check_shape(shape)

@@ -35,7 +35,7 @@ class Examples(Protocol):
         ...
 
     def read(self, indices: Sequence[int], mirrored: Sequence[bool] = ()) -> np.ndarray:
-        """The examples at ``indices``, float32 (N, C, H, W), those made of mirrored images where asked."""
+        """The examples at ``indices``, float32 (N, C, H, W), those made of mirrored images if requested."""
         ...
 
     def conditions(self, kind: Kind, indices: Sequence[int]) -> list[Condition]:

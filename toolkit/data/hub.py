@@ -19,8 +19,8 @@ from toolkit.data.stored import StoredFiles
 def hub_files(source: str, stream: int | None = None, progress: Progress = silent) -> StoredFiles:
     """The image column of a data set ``name`` or ``name:split`` (split ``train`` unless said), with its conditions.
 
-    These come from the columns called label (classes), and text, caption or prompt. With ``stream`` only so many first
-    rows are read, as they come; until the process ends their bytes lie in a file without a name.
+    These come from the columns called label (classes), and text, caption or prompt. With ``stream`` only that many
+    first rows are read, as they come; until the process ends their bytes lie in a file without a name.
 
     Raises MissingToolError without the `datasets` package, DtkError if the hub does not give the data set or it holds
     no images.

@@ -77,7 +77,7 @@ class Images:
         return replace(self, numbers=tuple(self.numbers[index] for index in indices))
 
     def require(self, count: int, purpose: str) -> None:
-        """Raise DtkError unless there are ``count`` images; ``purpose`` says what wants them."""
+        """Raise DtkError unless there are ``count`` images; ``purpose`` says what needs them."""
         if len(self) < count:
             skipped = f" ({len(self.skipped)} files were skipped)" if self.skipped else ""
             raise DtkError(

@@ -30,9 +30,9 @@ def open_images(
     """Open ``source`` for a model of ``shape`` (C, H, W): None is the embedded default.
 
     Otherwise a folder or zip of images, an .npz, or a data set of the hub (``name`` or ``name:split``), of which
-    ``stream`` reads so many first rows without downloading the rest. ``fit`` says how images come to the model's size;
-    flips belong to training. Files that are no readable images are named in ``skipped``. Raises DtkError where nothing
-    usable is there, or where something else than a data set of the hub is to be streamed.
+    ``stream`` reads that many first rows without downloading the rest. ``fit`` says how images come to the model's
+    size; flips belong to training. Files that are no readable images are named in ``skipped``. Raises DtkError if
+    nothing usable is there, or where something else than a data set of the hub is to be streamed.
     """
     if source is None:
         return embedded_images(shape)
@@ -60,7 +60,7 @@ def split(images: Images, holdout: float, seed: int) -> tuple[Images, Images]:
 
     The order is random because sources are often sorted by class, and a part of either half should be a fair one. The
     embedded images split by number instead, whatever is asked: 0-4,999 train, 5,000-9,999 reference.
-    Raises UsageError for a share outside (0, 1), DtkError where a side would be empty.
+    Raises UsageError for a share outside (0, 1), DtkError if a side would be empty.
     """
     if not 0 < holdout < 1:
         raise UsageError(f"Cannot hold out {holdout} of the images.", expected="a share between 0 and 1, such as 0.1")

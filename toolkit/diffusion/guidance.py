@@ -37,7 +37,7 @@ def guided(predict: Predict, null: Mapping[str, torch.Tensor], scale: float) -> 
 
 
 def check_guidance(found: Conditioning, scale: float) -> None:
-    """Raise UsageError where a model is to be guided that has nothing to be led away from."""
+    """Raise UsageError if a model is to be guided that has nothing to be led away from."""
     if scale != 1 and not found.has_null:
         raise UsageError(
             f"This model cannot be sampled with guidance {scale:g}.",

@@ -1,4 +1,4 @@
-"""The whole sampling loop as one CUDA graph: one launch an image batch, nothing between the steps.
+"""The whole sampling loop as one CUDA graph: one launch per image batch, nothing between the steps.
 
 Shapes, steps and sampler are fixed when the graph is made; noise and conditioning are what changes.
 """

@@ -1,6 +1,6 @@
 """The sampling loop: noise in, images out, for any runner and diffusers' own schedulers.
 
-All noise comes from toolkit.core.noise, one seed an image, so an image does not depend on the batch it was made in.
+All noise comes from toolkit.core.noise, one seed per image, so an image does not depend on the batch it was made in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Predict(Protocol):
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor: ...
 
 
-class Step(Protocol):
+class SamplerStep(Protocol):
     """One step of a sampler: x_{t-1} from the prediction at (x_t, t); ``noise`` is drawn only by one that calls it."""
 
     def __call__(
@@ -41,7 +41,7 @@ class Sampler:
     """A diffusers scheduler class by name, and how its step is taken."""
 
     scheduler_class: str
-    step: Step
+    step: SamplerStep
 
 
 def sample(
@@ -58,7 +58,7 @@ def sample(
     """Sample one image a seed: float32 (B, C, H, W) in the model's output range, not clipped, on ``device``.
 
     ``scheduler`` is the model's own; only its config is used. ``shape`` is one image's (C, H, W); ``conditioning``
-    holds tensors with a leading batch dimension, one row a seed. The samplers: ``ddim`` (Song et al. 2021, eta 0),
+    holds tensors with a leading batch dimension, one row per seed. The samplers: ``ddim`` (Song et al. 2021, eta 0),
     ``ddpm`` (ancestral; Ho et al. 2020, algorithm 2) and ``dpm-solver`` (DPM-Solver++ 2M; Lu et al. 2022).
 
     Raises UsageError for an unknown sampler or a number of steps the scheduler cannot take.
@@ -89,7 +89,7 @@ def denoise(
     """The loop itself: from ``x`` at the first timestep to the images.
 
     ``steps_to_take`` gives each timestep as a number and as a tensor (B,) int64; ``noise`` draws a step's noise by its
-    number, for a sampler that wants any. Nothing here waits for a device.
+    number, for a sampler that needs any. Nothing here waits for a device.
     """
     for number, (timestep, batched) in enumerate(steps_to_take, start=1):
         prediction = predict(stepper.scale_model_input(x, timestep), batched, **conditioning)
@@ -98,7 +98,7 @@ def denoise(
 
 
 def _none(number: int) -> torch.Tensor:
-    raise AssertionError("a sampler without noise asked for some")
+    raise AssertionError("a sampler without noise requested some")
 
 
 def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:

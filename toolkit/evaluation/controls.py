@@ -9,7 +9,7 @@ import numpy as np
 from profiles.macs import count_macs
 from toolkit.adapters.inputs import example_inputs
 from toolkit.evaluation.distances import frechet_distance
-from toolkit.evaluation.judging import Judged, Subjects, Workplace, sampling_plan
+from toolkit.evaluation.judging import Judged, Resources, Subjects, sampling_settings
 from toolkit.evaluation.samples import sample_images
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.conditioning import denoiser_inputs
@@ -18,7 +18,7 @@ from toolkit.models.folder import build_model
 Curve = list[tuple[float, float]]  # (cost of an image in dense steps, distance), by rising cost
 
 
-def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Workplace) -> dict[str, Any]:
+def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Resources) -> dict[str, Any]:
     """Distance against cost for both models, where the two curves cross, and which is better at equal cost.
 
     The compressed model takes all, half and a quarter of the steps, the dense model as many as cost the same; both also
@@ -101,13 +101,13 @@ def _crossed(places: list[float], curves: dict[str, Curve]) -> str:
 
 
 def _point(
-    name: str, steps: int, subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Workplace
+    name: str, steps: int, subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Resources
 ) -> tuple[int, float]:
     features = judged.features[name]
     if steps != settings.sampling_steps:
         images = sample_images(
             subjects.models[name],
-            sampling_plan(settings, steps),
+            sampling_settings(settings, steps),
             settings.images,
             place.cache,
             conditions=subjects.conditions(settings.seed),

@@ -1,7 +1,7 @@
 """Distances between two sets of features, and how sure each is: intervals from disjoint blocks of the images.
 
 Drawing with replacement would bias a Frechet distance, since repeated images shrink the covariance; disjoint blocks are
-honest samples, each at its own smaller count, which is stated beside the interval.
+honest samples, each at its own smaller count, which is stated next to the interval.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     The distance itself is biased upwards by about 1/N: compare only distances of equal counts.
     """
     if min(len(first), len(second)) < 2:
-        raise ValueError("a covariance needs at least two images a side")
+        raise ValueError("a covariance needs at least two images per side")
     mean_gap = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
     left, right = _root_of_covariance(first), _root_of_covariance(second)
     overlap = np.linalg.svd(left @ right.T, compute_uv=False).sum()
@@ -46,7 +46,7 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """
     one, other = len(first), len(second)
     if min(one, other) < 2:
-        raise ValueError("the unbiased estimate needs at least two images a side")
+        raise ValueError("the unbiased estimate needs at least two images per side")
     within = (_kernel_sum(first, first) - _kernel_diagonal(first)) / (one * (one - 1))
     within_other = (_kernel_sum(second, second) - _kernel_diagonal(second)) / (other * (other - 1))
     return float(within + within_other - 2 * _kernel_sum(first, second) / (one * other))

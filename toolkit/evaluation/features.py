@@ -1,4 +1,4 @@
-"""Feature extractors: images in, one vector an image out. A distance always names the one it was measured with."""
+"""Feature extractors: images in, one vector per image out. A distance always names the one it was measured with."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class SampleConditions:
 
 
 @dataclass(frozen=True)
-class SamplingPlan:
+class SamplingSettings:
     """How images are made; image i comes from seed + i, so neither count nor batch size changes it."""
 
     sampler: str
@@ -85,7 +85,7 @@ class SamplingPlan:
 class ImageMaker:
     """Makes images of one model by number. Raises UsageError for guidance that the model cannot be given."""
 
-    def __init__(self, model: ModelFolder, plan: SamplingPlan, conditions: SampleConditions, device: str) -> None:
+    def __init__(self, model: ModelFolder, plan: SamplingSettings, conditions: SampleConditions, device: str) -> None:
         check_guidance(conditions.found, plan.guidance)
         self.model, self.plan, self.conditions = model, plan, conditions
         self.scheduler = load_scheduler(model)
@@ -96,7 +96,7 @@ class ImageMaker:
         self.predict = guided(self.runner, null, plan.guidance)
 
     def __call__(self, numbers: Sequence[int]) -> np.ndarray:
-        """The images with these numbers, uint8 (N, H, W, C); DtkError where values are not finite."""
+        """The images with these numbers, uint8 (N, H, W, C); DtkError if values are not finite."""
         plan, seeds = self.plan, [self.plan.seed + number for number in numbers]
         made = sample(
             self.predict,

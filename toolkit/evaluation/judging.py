@@ -11,8 +11,8 @@ from toolkit.core.files import replacing, value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
 from toolkit.evaluation.features import Extractor
-from toolkit.evaluation.figures import Conditions
-from toolkit.evaluation.image_maker import SampleConditions, SamplingPlan
+from toolkit.evaluation.image_maker import SampleConditions, SamplingSettings
+from toolkit.evaluation.measurements import Setup
 from toolkit.evaluation.samples import sample_images
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.conditioning import find_conditioning
@@ -49,7 +49,7 @@ class Subjects:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Resources:
     """Where shards and features are kept, what computes, and who is told."""
 
     cache: Path
@@ -68,16 +68,16 @@ class Judged:
     samples: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     floor: str
-    conditions: Conditions
+    conditions: Setup
 
 
-def sampling_plan(settings: EvaluateSettings, steps: int | None = None) -> SamplingPlan:
+def sampling_settings(settings: EvaluateSettings, steps: int | None = None) -> SamplingSettings:
     """How the settings want images made, or how in another number of steps."""
     count = steps or settings.sampling_steps
-    return SamplingPlan(settings.sampler, count, settings.seed, settings.batch_size, settings.guidance)
+    return SamplingSettings(settings.sampler, count, settings.seed, settings.batch_size, settings.guidance)
 
 
-def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> Judged:
+def judge(subjects: Subjects, settings: EvaluateSettings, place: Resources) -> Judged:
     """Sample both models from the same noise and take the features of all images, equally many on every side."""
     count, extractor = settings.images, subjects.extractor
     real = subjects.reference.subset(range(count))  # first: a broken extractor shows before an hour of sampling
@@ -86,7 +86,7 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> J
     for name, model in subjects.models.items():
         samples[name] = sample_images(
             model,
-            sampling_plan(settings),
+            sampling_settings(settings),
             count,
             place.cache,
             conditions=subjects.conditions(settings.seed),
@@ -98,14 +98,14 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Workplace) -> J
     floor, what = floor_images(subjects.reference, subjects.train, count)
     if floor is not None:
         features["floor"] = features_of(floor, extractor, place.cache, place.progress, "features of the floor's images")
-    return Judged(samples, features, what, Conditions(count, extractor.name, extractor.sha256, real.fingerprint))
+    return Judged(samples, features, what, Setup(count, extractor.name, extractor.sha256, real.fingerprint))
 
 
 def floor_images(reference: Images, train: Images | None, count: int) -> tuple[Images | None, str]:
     """``count`` further real images to compare with the first ``count`` of the reference, and what they are.
 
-    A distance grows as its count falls, so the floor needs as many images a side as the figures it stands beside. They
-    are the next ones of the reference; where it is too small, the training images, which are real and no others.
+    A distance grows as its count falls, so the floor needs as many images per side as the figures it stands beside.
+    They are the next ones of the reference; if it is too small, the training images, which are real and no others.
     """
     if len(reference) >= 2 * count:
         return reference.subset(range(count, 2 * count)), "another part of the reference"

@@ -10,8 +10,8 @@ import numpy as np
 
 from toolkit.evaluation import similarity
 from toolkit.evaluation.distances import Distance, block_intervals, frechet_distance, interval, kernel_distance
-from toolkit.evaluation.figures import Figure
 from toolkit.evaluation.judging import Judged
+from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.neighbours import NEIGHBOUR, precision_recall
 
 
@@ -37,7 +37,7 @@ def real_metrics(judged: Judged) -> dict[str, Any]:
 
 
 def excess_ratio(distances: Mapping[str, float]) -> float | None:
-    """The compressed model's excess over the floor in units of the dense model's; None where that is not positive."""
+    """The compressed model's excess over the floor in units of the dense model's; None if that is not positive."""
     if "floor" not in distances or distances["dense"] <= distances["floor"]:
         return None
     return (distances["compressed"] - distances["floor"]) / (distances["dense"] - distances["floor"])
@@ -66,4 +66,4 @@ def _precision_recall(judged: Judged) -> dict[str, Any]:
 
 def _figures(metric: str, values: dict[str, float], judged: Judged) -> dict[str, Any]:
     name = f"{metric} ({judged.conditions.extractor})"
-    return {side: Figure(name, value, judged.conditions).to_json() for side, value in values.items()}
+    return {side: Measurement(name, value, judged.conditions).to_json() for side, value in values.items()}

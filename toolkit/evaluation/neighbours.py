@@ -28,7 +28,7 @@ def precision_recall(samples: np.ndarray, real: np.ndarray, neighbour: int = NEI
     depend on the count. Raises ValueError for k images or fewer a side.
     """
     if min(len(samples), len(real)) <= neighbour:
-        raise ValueError(f"the {neighbour} nearest fellows of an image need {neighbour + 1} images a side")
+        raise ValueError(f"the {neighbour} nearest fellows of an image need {neighbour + 1} images per side")
     return PrecisionRecall(_covered(samples, real, neighbour), _covered(real, samples, neighbour))
 
 

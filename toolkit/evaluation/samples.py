@@ -1,4 +1,4 @@
-"""Samples of a model, kept in shards: an interrupted evaluation goes on, and several processes make some each."""
+"""Samples of a model, kept in shards: an interrupted evaluation continues, and several processes make some each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.core.files import replacing
 from toolkit.core.progress import Progress, silent
-from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingPlan
+from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingSettings
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder
 
@@ -17,7 +17,7 @@ SHARD = 256  # images; a killed process loses at most one shard
 
 def sample_images(
     model: ModelFolder,
-    plan: SamplingPlan,
+    plan: SamplingSettings,
     count: int,
     cache: Path,
     *,
@@ -29,7 +29,7 @@ def sample_images(
     """``count`` images of the model, uint8 (N, H, W, C); finished shards are taken from ``cache`` and kept there.
 
     ``conditions`` are the samples' classes or captions; without them classes are drawn from the samples' seeds.
-    Raises DtkError where the model makes values that are not finite.
+    Raises DtkError if the model makes values that are not finite.
     """
     shards = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
     found = _shards(model, plan, shards, cache, conditions, device, progress, work)
@@ -38,7 +38,7 @@ def sample_images(
 
 def sample_share(
     model: ModelFolder,
-    plan: SamplingPlan,
+    plan: SamplingSettings,
     count: int,
     cache: Path,
     share: tuple[int, int],
@@ -57,7 +57,7 @@ def sample_share(
 
 def _shards(
     model: ModelFolder,
-    plan: SamplingPlan,
+    plan: SamplingSettings,
     shards: list[range],
     cache: Path,
     conditions: SampleConditions | None,
@@ -93,7 +93,7 @@ def _shard(maker: ImageMaker, numbers: range, progress: Progress, told: tuple[st
 
 
 def _stored(path: Path, count: int) -> np.ndarray | None:
-    """The first ``count`` images of a shard, None where it is absent, damaged or shorter."""
+    """The first ``count`` images of a shard, None if it is absent, damaged or shorter."""
     try:
         images = np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.core import processes
 from toolkit.evaluation.controls import macs_ratio, steps_of_controls
-from toolkit.evaluation.judging import Subjects, Workplace, sampling_plan
+from toolkit.evaluation.judging import Resources, Subjects, sampling_settings
 from toolkit.evaluation.samples import sample_share
 from toolkit.evaluation.settings import EvaluateSettings
 
@@ -25,7 +25,7 @@ def join(device: str) -> PartialState:
     return PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
 
-def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Workplace, state: PartialState) -> None:
+def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Resources, state: PartialState) -> None:
     """Make this process's share of all the samples an evaluation needs, and wait for the other processes'.
 
     The shards lie in the run folder's cache, which all processes must see; what one of them leaves out, the judging
@@ -39,7 +39,7 @@ def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Workpl
         for taken in steps[name]:
             sample_share(
                 model,
-                sampling_plan(settings, taken),
+                sampling_settings(settings, taken),
                 settings.images,
                 place.cache,
                 (processes.index(), processes.count()),

@@ -61,7 +61,7 @@ def mean_squared_error(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def psnr_db(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Peak signal-to-noise ratio in dB of the mean squared error over all pairs; None where they are equal.
+    """Peak signal-to-noise ratio in dB of the mean squared error over all pairs; None if they are equal.
 
     One ratio of the whole set: a mean of per-image ratios would be infinite as soon as one pair is equal.
     """

@@ -16,14 +16,14 @@ def scripted(path: Path, device: str = "cpu") -> Extractor:
     """The network of a TorchScript file: pixels (B, 3, H, W) in [0, 255] to features (B, D).
 
     That is the form of ``inception-2015-12-05.pt``, which resizes and normalises by itself and gives its 2,048 pooled
-    features when asked for ``return_features``; with it the Frechet distance is the FID. The file's hash stands beside
-    every figure.
+    features when called with ``return_features``; with it the Frechet distance is the FID. The file's hash stands
+    beside every figure.
     """
     return Extractor(path.stem, file_sha256(path), lambda: ScriptedFeatures(path), device)
 
 
 class ScriptedFeatures(nn.Module):
-    """Calls the network for its features and checks that it gives one vector an image."""
+    """Calls the network for its features and checks that it gives one vector per image."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ScriptedFeatures(nn.Module):
         if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(pixels):
             shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
             raise DtkError(
-                f"{self.path} gives no features.", found=shape, expected=f"one vector an image: ({len(pixels)}, D)"
+                f"{self.path} gives no features.", found=shape, expected=f"one vector per image: ({len(pixels)}, D)"
             )
         return features
 

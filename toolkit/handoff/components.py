@@ -14,14 +14,14 @@ DECODER, CONDITIONER, TOKENIZER = "decoder.onnx", "conditioner.onnx", "tokenizer
 
 @dataclass(frozen=True)
 class Part:
-    """An exported graph beside the step graph: its file and the description beside it."""
+    """An exported graph next to the step graph: its file and the description next to it."""
 
     path: Path
     description: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> Part | None:
-        """The part at ``path``, None where there is none. Raises DtkError where its files were changed."""
+        """The part at ``path``, None if there is none. Raises DtkError if its files were changed."""
         if not path.is_file():
             return None
         part = cls(path, read_json(path.with_suffix(".json")))
@@ -30,7 +30,7 @@ class Part:
 
     @property
     def files(self) -> list[Path]:
-        """The graph and, where it has external weights, their file."""
+        """The graph and, if it has external weights, their file."""
         return [self.path.parent / name for name in self.description["sha256"]]
 
     @property

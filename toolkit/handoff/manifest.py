@@ -38,7 +38,7 @@ def onnxruntime_version() -> str:
 
 
 def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> None:
-    """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG where it can be."""
+    """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG if it can be."""
     everywhere = manifest | {"engine": manifest["engine"] | {"runtime": "onnxruntime"}}
     service = Service(version, everywhere, sample_noise, device="cpu", device_id=0, threads=threads)
     image = service.known_image(manifest["expected"]["seed"], manifest["expected"]["steps"])
@@ -50,7 +50,7 @@ def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> 
 def write_manifest(
     folder: Path, version: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int, plans: Sequence[Plan] = ()
 ) -> dict[str, Any]:
-    """Write the files around the repository, then handoff.json: once for people, once beside the model it checks."""
+    """Write the files around the repository, then handoff.json: once for people, once next to the model it checks."""
     packages = {"onnxruntime": onnxruntime_version()}
     packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizer else {}
     write_surroundings(folder, _words(settings, packages, plans))
@@ -123,6 +123,4 @@ def _plans(settings: HandoffSettings, plans: Sequence[Plan]) -> str:
         return ""
     files = ", ".join(f"`{plan.file}`" for plan in plans)
     otherwise = "does not load" if settings.fallback == "refuse" else "serves the ONNX file, and its log says so"
-    return (
-        f"\n\nTensorRT plans: {files}. The first that the GPU can run serves; where none can, the server {otherwise}."
-    )
+    return f"\n\nTensorRT plans: {files}. The first that the GPU can run serves; if none can, the server {otherwise}."

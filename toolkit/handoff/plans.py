@@ -17,17 +17,17 @@ PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import na
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan of the step graph with the JSON that the export wrote beside it."""
+    """A plan of the step graph with the JSON that the export wrote next to it."""
 
     path: Path
     description: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path, graph: StepGraph) -> Plan:
-        """The plan at ``path``. Raises DtkError where it is absent, damaged, or of another graph than ``graph``."""
+        """The plan at ``path``. Raises DtkError if it is absent, damaged, or of another graph than ``graph``."""
         if not path.is_file() or not path.with_suffix(".json").is_file():
             raise DtkError(
-                f"There is no TensorRT plan {path} with its .json beside it.",
+                f"There is no TensorRT plan {path} with its .json next to it.",
                 do="dtk export RUN --trt builds it; on another machine, copy both files",
             )
         plan = cls(path, read_json(path.with_suffix(".json")))

@@ -17,7 +17,7 @@ from toolkit.handoff.triton import configuration, dumps
 
 REPOSITORY = "model_repository"
 VERSION = "1"
-PROGRAMS = ("model.py", "client.py")  # lie beside the package that is copied, not in it
+PROGRAMS = ("model.py", "client.py")  # lie next to the package that is copied, not in it
 FILLED_IN = ("README.md", "Dockerfile", "compose.yaml", "kubernetes.yaml")
 
 
@@ -56,7 +56,7 @@ def copy_server(version: Path) -> None:
 
 
 def write_surroundings(folder: Path, values: dict[str, str]) -> None:
-    """Write README.md, Dockerfile, compose.yaml, kubernetes.yaml and client.py beside the repository."""
+    """Write README.md, Dockerfile, compose.yaml, kubernetes.yaml and client.py next to the repository."""
     source = files("toolkit.handoff")
     for name in FILLED_IN:
         write_text(

@@ -69,8 +69,8 @@ def running(
 ) -> Iterator[Server]:
     """A server on ``repository`` whose models are loaded; it is drained and ended when the block is left.
 
-    Once ``stopped`` is set its models are not waited for any longer. Raises MissingToolError where no tritonserver can
-    be found, DtkError where a model does not load in time; the error gives the server's own reason.
+    Once ``stopped`` is set its models are not waited for any longer. Raises MissingToolError if no tritonserver can
+    be found, DtkError if a model does not load in time; the error gives the server's own reason.
     """
     with tempfile.TemporaryDirectory(prefix="dtk-serve-") as workspace:
         found = tritonserver.find(settings.environment, Path(workspace))
@@ -128,7 +128,7 @@ def _command(
     return [
         str(found.program),
         f"--model-repository={repository.absolute()}",
-        "--model-control-mode=explicit",  # a new model is served when it is asked for, not when a file appears
+        "--model-control-mode=explicit",  # a new model is served when it is requested, not when a file appears
         *(f"--load-model={name}" for name in models),
         "--disable-auto-complete-config",
         f"--http-restricted-api={GUARDED}:{ADMIN_HEADER}={admin_key}",

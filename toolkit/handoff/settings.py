@@ -21,7 +21,7 @@ class HandoffSettings(Settings):
     runtime: Literal["onnxruntime", "tensorrt"] = Field(default="onnxruntime", description="tensorrt: a plan, on gpu")
     plans: tuple[Path, ...] = Field(default=(), description="more plans of this step graph, built on other machines")
     fallback: Literal["refuse", "onnxruntime"] = Field(
-        default="refuse", description="what happens where no plan can be loaded: no server, or the ONNX file instead"
+        default="refuse", description="what happens if no plan can be loaded: no server, or the ONNX file instead"
     )
     instances: int = Field(default=1, ge=1, description="copies of the model that work side by side on each device")
     threads: int = Field(default=1, ge=1, description="processor threads of one instance")

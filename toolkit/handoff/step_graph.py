@@ -17,10 +17,10 @@ CARRIED = {"sample", "timestep", "coefficients", "noise", *CONDITIONS}
 
 @dataclass(frozen=True)
 class StepGraph:
-    """``(x_t, t, coefficients, ...) -> x_{t-1}`` as an ONNX file, described by the JSON beside it.
+    """``(x_t, t, coefficients, ...) -> x_{t-1}`` as an ONNX file, described by the JSON next to it.
 
     Of a latent model there is also a ``decoder``, of one with a context a ``conditioner``, and of captions a
-    ``tokenizer``, each where the export wrote it beside the step graph.
+    ``tokenizer``, each where the export wrote it next to the step graph.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class StepGraph:
 
     @classmethod
     def read(cls, path: Path) -> StepGraph:
-        """The step graph at ``path``. Raises DtkError where it is absent, changed, or takes what no server here has."""
+        """The step graph at ``path``. Raises DtkError if it is absent, changed, or takes what no server here has."""
         if not path.is_file():
             raise DtkError(
                 "This run has no exported step graph.", found=f"no {path}", do="export it again with `dtk export`"
@@ -78,7 +78,7 @@ class StepGraph:
 
     @property
     def sample(self) -> tuple[int, ...]:
-        """The shape (C, H, W) of what the loop works on: an image, or a latent where there is a decoder."""
+        """The shape (C, H, W) of what the loop works on: an image, or a latent if there is a decoder."""
         return tuple(self.description["inputs"]["sample"]["shape"][1:])
 
     @property
@@ -102,7 +102,7 @@ class StepGraph:
 
     @property
     def conditions(self) -> dict[str, Any] | None:
-        """What makes the graph's conditioning inputs, as the server reads it; None where it takes none."""
+        """What makes the graph's conditioning inputs, as the server reads it; None if it takes none."""
         if self.conditioner is None:
             label = {"kind": "label", "null": self.classes, "guided": self.guided}
             return label if LABELS in self.description["inputs"] else None
@@ -113,7 +113,7 @@ class StepGraph:
 
     @property
     def max_batch(self) -> int | None:
-        """The largest batch it was exported for, None where any is taken."""
+        """The largest batch it was exported for, None if any is taken."""
         largest: int | None = self.description.get("batch", {}).get("max")
         return largest
 

@@ -50,7 +50,7 @@ MICROSECONDS = 1000  # in a millisecond
 
 
 def io_schema(graph: StepGraph) -> dict[str, list[dict[str, Any]]]:
-    """The server's inputs and outputs, one row an image: name, Triton's type, shape of a row, whether it is needed."""
+    """The server's inputs and outputs, one row per image: name, Triton's type, shape of a row, whether it is needed."""
     inputs = [_tensor("SEED", "UINT64", [1]), _tensor("STEPS", "INT32", [1], optional=True)]
     if graph.guided:
         inputs.append(_tensor("GUIDANCE", "FP32", [1], optional=True))

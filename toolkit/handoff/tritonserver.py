@@ -47,7 +47,7 @@ class TritonServer:
 def find(environment: Path | None, workspace: Path) -> TritonServer:
     """The server of ``environment``, else of this one, else on PATH. ``workspace`` receives a folder of backends.
 
-    Raises MissingToolError where there is none, DtkError where the environment's packages cannot carry a model.
+    Raises MissingToolError if there is none, DtkError if the environment's packages cannot carry a model.
     """
     if environment is not None:
         return _from_environment(_facts(_python(environment)), environment, workspace)

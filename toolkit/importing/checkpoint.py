@@ -21,7 +21,7 @@ class _Inert:
 
 
 MENTIONED = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
-"""Classes that Lightning's checkpoints (CompVis) use as keys beside their tensors."""
+"""Classes that Lightning's checkpoints (CompVis) use as keys next to their tensors."""
 
 
 def read(path: Path, weights: Weights) -> Tensors:
@@ -81,7 +81,7 @@ def _first_line(error: Exception) -> str:
 def fill(kind: type[ModelMixin], config: Mapping[str, Any], tensors: Tensors) -> ModelMixin:
     """A model of the class and configuration with exactly these tensors.
 
-    Raises DtkError where a tensor is missing, left over, of another shape than the configuration's, or not finite.
+    Raises DtkError if a tensor is missing, left over, of another shape than the configuration's, or not finite.
     """
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in kind(**config).state_dict().items()}

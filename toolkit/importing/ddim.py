@@ -73,7 +73,7 @@ def write(tensors: Tensors, target: Path, size: int | None) -> dict[str, Any]:
 
 
 def read_config(tensors: Tensors, size: int | None) -> dict[str, Any]:
-    """The UNet2DModel configuration these tensors are of; raises DtkError where they do not say it."""
+    """The UNet2DModel configuration these tensors are of; raises DtkError if they do not say it."""
     levels = _count(tensors, r"down\.(\d+)\.block\.")
     layers = _count(tensors, r"down\.0\.block\.(\d+)\.")
     attends = [any(name.startswith(f"down.{level}.attn.") for name in tensors) for level in range(levels)]

@@ -1,4 +1,4 @@
-"""The first stage of a latent model: the autoencoder between images and the latents that the denoiser works on.
+"""The autoencoder of a latent model: the autoencoder between images and the latents that the denoiser works on.
 
 Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (CVPR 2022), section 3.1. It is never
 pruned and never trained here; it lies in the pipeline folder as ``vae`` or ``vqvae``.
@@ -137,7 +137,7 @@ def encoded(module: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def _factor(config: Mapping[str, Any]) -> int:
-    """Every level but the last halves an image's side."""
+    """Every level but the last halves per image's side."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
@@ -147,7 +147,7 @@ def _image_shape(config: Mapping[str, Any], latent: Shape) -> Shape:
 
 
 def find_autoencoder(model: ModelFolder) -> AutoencoderFolder | None:
-    """The autoencoder beside the denoiser, None for a model of pixels.
+    """The autoencoder next to the denoiser, None for a model of pixels.
 
     Raises DtkError for an autoencoder of a class that is not known, or one whose latents the denoiser does not take.
     """
@@ -171,7 +171,7 @@ def find_autoencoder(model: ModelFolder) -> AutoencoderFolder | None:
 
 
 def image_shape(model: ModelFolder) -> Shape:
-    """(C, H, W) of the images the model makes: what its denoiser takes, or what its first stage makes of that."""
+    """(C, H, W) of the images the model makes: what its denoiser takes, or what its autoencoder makes of that."""
     channels, height, width = model.input_specs()["sample"].shape
     autoencoder = find_autoencoder(model)
     return autoencoder.image_shape((channels, height, width)) if autoencoder else (channels, height, width)
@@ -184,7 +184,7 @@ def open_autoencoder(model: ModelFolder, device: str = "cpu") -> Autoencoder | N
 
 
 def _mean_and_scale(config: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The affine map of latents: ``latents_mean`` and ``latents_std`` a channel where they are given, as in SDXL's."""
+    """The affine map of latents: ``latents_mean`` and ``latents_std`` per channel if they are given, as in SDXL's."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if (mean is None) != (std is None):
         raise DtkError(

@@ -23,15 +23,15 @@ class Conditioner(Protocol):
     conditioning: Conditioning
 
     def __call__(self, conditions: Sequence[Condition]) -> dict[str, torch.Tensor]:
-        """The inputs by name, one row a condition, on the device the conditioner was opened for.
+        """The inputs by name, one row per condition, on the device the conditioner was opened for.
 
-        Raises DtkError for a condition of another kind, an unknown class, or None where there is no null condition.
+        Raises DtkError for a condition of another kind, an unknown class, or None if there is no null condition.
         """
         ...
 
 
 def open_conditioner(model: ModelFolder, device: str = "cpu") -> Conditioner:
-    """The conditioner of ``model`` with its weights. Raises DtkError where its files are damaged."""
+    """The conditioner of ``model`` with its weights. Raises DtkError if its files are damaged."""
     found = find_conditioning(model)
     if found.kind == "none":
         return Unconditional(found)

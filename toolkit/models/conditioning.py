@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | none | nothing | |
 | class | ``class_labels`` (B,) | the class id itself |
-| class | ``encoder_hidden_states`` (B, 1, D) | a row of ``class_embedding.safetensors`` beside the component folders |
+| class | ``encoder_hidden_states`` (B, 1, D) | a row of ``class_embedding.safetensors`` next to the component folders |
 | caption | ``encoder_hidden_states`` (B, S, D) | ``tokenizer/`` and ``text_encoder/`` (CLIP) |
 
 The null condition (None) is what classifier-free guidance (Ho and Salimans 2022) leads away from: the empty caption,
@@ -45,7 +45,7 @@ class Conditioning:
 def find_conditioning(model: ModelFolder) -> Conditioning:
     """What ``model`` is conditioned on.
 
-    Raises DtkError where the denoiser takes a context and nothing beside it makes one, or both a context and a class.
+    Raises DtkError if the denoiser takes a context and nothing next to it makes one, or both a context and a class.
     """
     inputs = set(model.input_specs()) - {"sample", "timestep"}
     if not inputs:
@@ -65,7 +65,7 @@ def find_conditioning(model: ModelFolder) -> Conditioning:
         config = read_json(model.root / "text_encoder" / "config.json")
         return Conditioning("caption", 0, True, int(config.get("max_position_embeddings", TOKENS)))
     raise DtkError(
-        f"The denoiser of {model.root} takes a context, and nothing beside it makes one.",
+        f"The denoiser of {model.root} takes a context, and nothing next to it makes one.",
         expected=f"text_encoder/ and tokenizer/ (captions), or {CLASS_EMBEDDING} (classes)",
         do="name the folder that holds all components; --dry-run plans without them",
     )
@@ -86,7 +86,7 @@ def check_data(found: Conditioning, images: Images) -> str | None:
             raise DtkError(
                 f"The subfolders of {images.source} are not the model's classes.",
                 found=f"{len(names)} subfolders: {', '.join(names[:3])}, ...",
-                expected=f"{found.classes}, one a class in the order of their ids",
+                expected=f"{found.classes}, one per class in the order of their ids",
                 do="name each subfolder by its class id, or write the ids into metadata.jsonl as label",
             )
         class_ids(values, found)
@@ -97,7 +97,7 @@ def check_data(found: Conditioning, images: Images) -> str | None:
 
 
 def context_tokens(model: ModelFolder) -> int:
-    """The length of the context the denoiser is called with; CLIP's 77 where nothing says it."""
+    """The length of the context the denoiser is called with; CLIP's 77 if nothing says it."""
     try:
         return find_conditioning(model).tokens or TOKENS
     except DtkError:

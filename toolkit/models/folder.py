@@ -1,6 +1,6 @@
 """diffusers models in, a denoiser with its scheduler and folder out; and back to a stock diffusers folder.
 
-A model is a folder: a pipeline (``model_index.json``), a folder of components (``unet/``, ``scheduler/``) where no
+A model is a folder: a pipeline (``model_index.json``), a folder of components (``unet/``, ``scheduler/``) if no
 stock pipeline exists, or one bare component (``config.json``).
 """
 
@@ -58,14 +58,14 @@ class ModelFolder:
 
     @cached_property
     def sha256(self) -> str:
-        """One hash over every file of the folder, and over the scheduler where that lies beside it."""
+        """One hash over every file of the folder, and over the scheduler if that lies next to it."""
         inside = folder_sha256(self.root)
         beside = {} if self.scheduler.is_relative_to(self.root) else folder_sha256(self.scheduler)
         return value_sha256([inside, beside] if beside else inside)
 
     @property
     def scheduler(self) -> Path:
-        """The scheduler's folder: in the root, or beside a bare component."""
+        """The scheduler's folder: in the root, or next to a bare component."""
         inside = self.root / "scheduler"
         beside = self.root.parent / "scheduler"
         return beside if not self.component and not inside.is_dir() and beside.is_dir() else inside
@@ -182,7 +182,7 @@ def refuse_quantised(folder: ModelFolder) -> None:
 def load_denoiser(folder: ModelFolder) -> ModelMixin:
     """The denoiser with its weights, float32, in eval mode.
 
-    Raises DtkError where the weights are pickled, damaged, incomplete, of other shapes, or not finite.
+    Raises DtkError if the weights are pickled, damaged, incomplete, of other shapes, or not finite.
     """
     model: ModelMixin = load_module(folder.denoiser, model_class(folder.class_name))
     return model

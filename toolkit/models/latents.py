@@ -1,7 +1,7 @@
 """The latents of images, encoded once and kept on disk.
 
-The shards lie in a folder named by the hashes of the first stage and of the images, each written whole or not at all,
-so that an interrupted encoding goes on and another first stage never meets another's latents.
+The shards lie in a folder named by the hashes of the autoencoder and of the images, each written whole or not at all,
+so that an interrupted encoding continues and another autoencoder never meets another's latents.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Latents:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the images' fingerprint and the first stage's hash."""
+        """SHA-256 of the images' fingerprint and the autoencoder's hash."""
         return value_sha256([self.images.fingerprint, self.autoencoder.sha256])
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class Latents:
     def prepare(self, progress: Progress = silent, *, mirrored: bool = False) -> None:
         """Encode what is not stored yet; with ``mirrored`` the mirrored images as well.
 
-        Raises DtkError where the first stage makes values that are not finite.
+        Raises DtkError if the autoencoder makes values that are not finite.
         """
         wanted = [(start, flip) for flip in ((False, True) if mirrored else (False,)) for start in self._starts]
         for done, (start, flip) in enumerate(wanted):
@@ -84,7 +84,7 @@ class Latents:
         return None if shard is None else shard[index % SHARD]
 
     def _stored(self, start: int, flip: bool) -> np.ndarray | None:
-        """A shard, None where it is absent or damaged; it stays on disk and is mapped."""
+        """A shard, None if it is absent or damaged; it stays on disk and is mapped."""
         if (start, flip) not in self._shards:
             try:
                 shard = np.load(self._path(start, flip), mmap_mode="r", allow_pickle=False)

@@ -19,7 +19,7 @@ QUANTISED = {"I8", "U8", "F8_E4M3", "F8_E5M2"}  # safetensors' names of 8-bit ty
 def load_module(folder: Path, kind: type[Any]) -> Any:
     """A module of a diffusers or transformers class with the weights of ``folder``, float32, in eval mode.
 
-    Raises DtkError where the weights are pickled, damaged, incomplete, of other shapes, or not finite.
+    Raises DtkError if the weights are pickled, damaged, incomplete, of other shapes, or not finite.
     """
     check_weight_files(folder)
     try:

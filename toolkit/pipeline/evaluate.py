@@ -16,7 +16,7 @@ from toolkit.evaluation import similarity
 from toolkit.evaluation.controls import fewer_steps
 from toolkit.evaluation.features import Extractor, open_extractor
 from toolkit.evaluation.grid import grid
-from toolkit.evaluation.judging import Judged, Subjects, Workplace, judge
+from toolkit.evaluation.judging import Judged, Resources, Subjects, judge
 from toolkit.evaluation.metrics import pair_metrics, real_metrics
 from toolkit.evaluation.neighbours import nearest_training_images
 from toolkit.evaluation.prediction_error import prediction_errors
@@ -59,7 +59,7 @@ def evaluate(
     if run.is_current(request):
         earlier: dict[str, Any] = read_json(run.path / "evaluate" / "metrics.json")
         return earlier
-    place = Workplace(run.path / "cache", device, progress)
+    place = Resources(run.path / "cache", device, progress)
     if processes.count() > 1:
         share_sampling(subjects, settings, place, join(device))
         if not processes.is_main():
@@ -93,7 +93,7 @@ def _check_match(dense: ModelFolder, compressed: ModelFolder, reference: Images)
         )
 
 
-def _metrics(subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Workplace) -> dict[str, Any]:
+def _metrics(subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Resources) -> dict[str, Any]:
     reference = subjects.reference
     metrics: dict[str, Any] = {
         "settings": settings.model_dump(exclude={"batch_size"}),

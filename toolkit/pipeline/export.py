@@ -27,7 +27,7 @@ def export(
     *,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write RUN/export/onnx/{dense,compressed,compressed_step}.onnx, a .json beside each, and RUN/export/parity.json.
+    """Write RUN/export/onnx/{dense,compressed,compressed_step}.onnx, a .json next to each, and RUN/export/parity.json.
 
     Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
     (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the

@@ -1,4 +1,4 @@
-"""A run folder with its recipe: made, taken up, or refused before anything in it is touched."""
+"""A run folder with its recipe: made, resumed, or refused before anything in it is touched."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def measured(requested: Recipe, dense: ModelFolder, progress: Progress) -> Abstr
     return latencies_for(dense.class_name, config, specs, requested.prune, requested.device, progress)
 
 
-def start(path: Path, asked: Recipe, *, overwrite: bool = False, progress: Progress = silent) -> Job:
-    """Make or take up the run folder. One of another recipe is refused, or emptied with ``overwrite``.
+def start_job(path: Path, asked: Recipe, *, overwrite: bool = False, progress: Progress = silent) -> Job:
+    """Make or open the run folder. One of another recipe is refused, or emptied with ``overwrite``.
 
     Whatever can be checked without work is checked first, so that a command that cannot succeed changes nothing.
     """
@@ -161,7 +161,7 @@ def _clear(run: RunFolder) -> None:
             entry.unlink(missing_ok=True)
 
 
-def take_up(path: Path, progress: Progress = silent) -> Job:
+def open_job(path: Path, progress: Progress = silent) -> Job:
     """The job of an existing run folder."""
     run = RunFolder.open(path)
     return Job(run, recipe.read(path / "recipe.yaml"), progress)

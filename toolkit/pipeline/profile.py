@@ -1,4 +1,4 @@
-"""The profile stage: what compression won in size, MACs, latency and memory, dense beside compressed."""
+"""The profile stage: what compression won in size, MACs, latency and memory, dense and compressed side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def profile(
 ) -> dict[str, Any]:
     """Write RUN/profile/profile.json and return it: the figures of profiles.comparison.
 
-    A finished stage is read, not repeated, on the same models, settings, machine and versions. Raises DtkError where a
+    A finished stage is read, not repeated, on the same models, settings, machine and versions. Raises DtkError if a
     runner reads an export that has not been made, or that is of other models.
     """
     models = {"dense": dense, "compressed": compressed}

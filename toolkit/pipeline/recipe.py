@@ -101,7 +101,7 @@ FREE = tuple(
         *("micro_batch_size", "channels_last", "compile"),
     )
 )
-"""What may differ and be the same run: how far it goes, how often it says so, what changes memory or rounding alone."""
+"""What may differ and be the same run: how far it goes, how often it says so, what changes memory or rounding only."""
 
 
 def resolved(recipe: Recipe) -> Recipe:

@@ -34,8 +34,8 @@ def recover(
 
     An interrupted or shorter recovery of the same settings resumes from its last whole checkpoint; a damaged one is
     passed over and logged. Under a launcher every process trains on its
-    share of each batch, and the main one writes. Raises DtkError where the data is too small, a loss is not finite or
-    memory runs out, UsageError where the recovery has gone beyond ``settings.steps``.
+    share of each batch, and the main one writes. Raises DtkError if the data is too small, a loss is not finite or
+    memory runs out, UsageError if the recovery has gone beyond ``settings.steps``.
     """
     pruned = find_model(run.path / "prune" / "model")
     inputs = {
@@ -71,7 +71,7 @@ IDENTITY = (
     *("gradient_clip", "ema", "flip", "condition_dropout", "mixed_precision", "seed"),
 )
 """The settings that, with the losses' weights, make it the same training; how far it goes, how often it saves and what
-changes memory or rounding alone do not."""
+changes memory or rounding only do not."""
 
 
 def _train(training: Training, state: State, run: RunFolder, identity: str, progress: Progress) -> None:

@@ -16,8 +16,8 @@ from toolkit.core.progress import Progress, silent
 from toolkit.core.run_lock import held
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import find_model, full_config, load_denoiser
-from toolkit.pipeline import verbs
-from toolkit.pipeline.job import start
+from toolkit.pipeline import stages
+from toolkit.pipeline.job import start_job
 from toolkit.pipeline.options import given
 from toolkit.pipeline.recipe import Recipe, make
 from toolkit.pruning.latency import latencies
@@ -36,7 +36,7 @@ SWEEP, PICTURE = "sweep.json", "pareto.svg"
 def recipes(
     base: Recipe, targets: Sequence[str], judging: dict[str, Any], measuring: dict[str, Any]
 ) -> dict[str, Recipe]:
-    """A recipe a target, by the name of its run folder; each evaluates with the control of fewer dense steps.
+    """A recipe per target, by the name of its run folder; each evaluates with the control of fewer dense steps.
 
     ``judging`` are settings of the evaluation, ``measuring`` of the latency, None where the default stands. Raises
     UsageError for no target, or the same one twice.
@@ -57,18 +57,18 @@ def recipes(
 def sweep(
     folder: Path, asked: dict[str, Recipe], *, overwrite: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Run every recipe in a folder of its own below ``folder``; measure what came of them, each in turns with dense.
+    """Run every recipe in a folder of its own below ``folder``; measure what came of them, each interleaved with dense.
 
     Writes sweep.json, which is returned, and pareto.svg. Finished runs and measurements are taken as they are. A target
-    that cannot be reached is told and left out; where none can, its error is raised.
+    that cannot be reached is logged and left out; if none can be, its error is raised.
     """
     reports: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
     for name, one in asked.items():
         try:
             with held(folder / name, make=True):
-                job = start(folder / name, one, overwrite=overwrite, progress=progress)
-                reports[name] = verbs.run_all(job)
+                job = start_job(folder / name, one, overwrite=overwrite, progress=progress)
+                reports[name] = stages.run_all(job)
         except UnreachableError as error:
             if len(refused) == len(asked) - 1:
                 raise

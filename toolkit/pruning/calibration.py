@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Calibration:
     """Clean images with noise of their shape (N, C, H, W), reused at every timestep.
 
-    ``conditioning`` holds what else the denoiser takes, one row an image. ``more_noise`` are further draws of the
-    noise; a scoring lets them take turns from one timestep to the next.
+    ``conditioning`` holds what else the denoiser takes, one row per image. ``more_noise`` are further draws of the
+    noise; a scoring lets them alternate from one timestep to the next.
     """
 
     images: torch.Tensor
@@ -41,7 +41,7 @@ class Calibration:
         return 1 + len(self.more_noise)
 
     def part(self, rows: slice, draw: int = 0) -> Calibration:
-        """Some of the images with one draw of the noise; whatever has a row an image is cut here."""
+        """Some of the images with one draw of the noise; whatever has one row per image is cut here."""
         noise = (self.noise, *self.more_noise)[draw]
         conditioning = {name: rest[rows] for name, rest in self.conditioning.items()}
         return Calibration(self.images[rows], noise[rows], self.scheduler, conditioning)
@@ -81,7 +81,7 @@ def held_out_loss(
 ) -> float:
     """The mean squared error per element over ``points`` timesteps spread evenly over 0..T-1.
 
-    ``batch_size``: images at once, None = all; changes memory alone.
+    ``batch_size``: images at once, None = all; changes memory only.
     """
     steps, _ = timesteps_and_kind(calibration.scheduler)
     at = midpoints(steps, points)

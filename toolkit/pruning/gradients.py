@@ -39,7 +39,7 @@ Gradient = Callable[[str], torch.Tensor]
 
 @dataclass(frozen=True)
 class Reached:
-    """A threshold's stop: what is worth recording, and the gradients up to there, valid until the next is asked for."""
+    """A threshold's stop: what is worth recording, and the gradients up to there, valid until the next is requested."""
 
     threshold: float
     facts: Mapping[str, Any]
@@ -56,7 +56,7 @@ def accumulate(
     """Sum gradients over t = 0, 1, 2, ... in place and yield each threshold when its stop is reached.
 
     The stop is the first t whose loss is below threshold x the running maximum, and is itself left out (the order of
-    the paper's code); a threshold that no loss falls below stops at T. Noise draws take turns from one visited
+    the paper's code); a threshold that no loss falls below stops at T. Noise draws alternate from one visited
     timestep to the next. Raises DtkError when a loss is not finite.
     """
     effort = effort or Effort()
@@ -168,7 +168,7 @@ class _Walk:
 
 @contextlib.contextmanager
 def _collecting(model: nn.Module, checkpointing: bool) -> Iterator[None]:
-    """Gradients start at zero and are gone afterwards; activations are checkpointed in between if asked."""
+    """Gradients start at zero and are gone afterwards; activations are checkpointed in between if requested."""
     model.zero_grad(set_to_none=True)
     if checkpointing:
         model.enable_gradient_checkpointing()  # type: ignore[operator]

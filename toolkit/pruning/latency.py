@@ -88,7 +88,7 @@ class Latencies:
         self._table, self._open_network = table, open_network
 
     def measure(self, config: Mapping[str, Any]) -> Timing:
-        """A configuration's entry in the table, measured now where it has none."""
+        """A configuration's entry in the table, measured now if it has none."""
         return self._table.measure(config)
 
     def check(self, network: nn.Module) -> Timing:

@@ -31,7 +31,7 @@ Measure = Callable[[Config], Timing]
 
 
 class LatencyCost:
-    """Milliseconds of a configuration: as measured where it was, else as the polynomial has it."""
+    """Milliseconds of a configuration: as measured if it was measured, else as the polynomial predicts."""
 
     def __init__(self, space: Space, measure: Measure, progress: Progress = silent) -> None:
         self.space, self._measure, self._progress = space, measure, progress
@@ -43,7 +43,7 @@ class LatencyCost:
 
     @property
     def dense_ms(self) -> float:
-        """The dense model's latency: the median over all it was measured in turns with."""
+        """The dense model's latency: the median over all it was measured interleaved with."""
         return median(timing.dense_ms for timing in self.timings.values())
 
     def __call__(self, values: Values) -> float:

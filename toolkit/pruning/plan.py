@@ -23,9 +23,9 @@ STRUCTURE = ("blocks", "groups", "tensors", "config")
 class Plan:
     """What was asked, what came of it, and the kept channels.
 
-    ``facts`` is everything a reader wants to know (asked, got, widths, criterion, calibration); ``config`` the stock
-    configuration; ``layout`` says which groups each dimension of each tensor holds; ``kept`` which channels stay, and
-    ``blocks`` which blocks of each stack.
+    ``facts`` is everything a reader needs to know (requested, achieved, widths, criterion, calibration); ``config``
+    the stock configuration; ``layout`` says which groups each dimension of each tensor holds; ``kept`` which channels
+    stay, and ``blocks`` which blocks of each stack.
     """
 
     facts: Mapping[str, Any]

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from toolkit.adapters.base import Adapter, Limits, adapter_of
+from toolkit.adapters.base import Adapter, Constraints, adapter_of
 from toolkit.adapters.blocks import Orders, Rename, Stack, default_orders, stay
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.adapters.space import Config, Space, Values
@@ -24,12 +24,12 @@ from toolkit.pruning.trace import trace
 class Prunable:
     """Everything about a dense configuration that choosing channels needs; holds shapes, no weights.
 
-    ``orders`` says in which order blocks go, where that is known better than by their place.
+    ``orders`` says in which order blocks go, if that is known better than by their place.
     """
 
     class_name: str
     config: Config
-    limits: Limits
+    limits: Constraints
     orders: Orders = field(default_factory=dict)
     _known_sizes: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
 

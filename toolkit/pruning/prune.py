@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers import ModelMixin
 
-from toolkit.adapters.base import Limits
+from toolkit.adapters.base import Constraints
 from toolkit.adapters.space import Config, Values
 from toolkit.core.progress import Progress, silent
 from toolkit.diffusion.objective import midpoints, timesteps_and_kind
@@ -47,7 +47,7 @@ class Pruned:
 
 def prunable_for(class_name: str, config: Config, settings: PruneSettings) -> Prunable:
     """A configuration with the limits of the settings; refuses a class or variant that cannot be pruned."""
-    limits = Limits(align=settings.align, groups=settings.groups, least=settings.min_width, blocks=settings.blocks)
+    limits = Constraints(align=settings.align, groups=settings.groups, least=settings.min_width, blocks=settings.blocks)
     return Prunable(class_name, config, limits)
 
 
@@ -88,8 +88,8 @@ def prune(
     ``model`` is the dense network, float32 in eval mode, on the device to compute on; its weights stay as they are, its
     gradients are used and cleared. ``scheduler`` is the one it was trained with. ``calibrations`` may be None for a
     criterion that reads no images; of the configurations that meet the target the most even one is then taken, as
-    nothing shows that another is better. ``latencies`` measures what a target in latency wants measured; the pruned
-    network is measured again at the end. Raises DtkError where no configuration meets the target.
+    nothing shows that another is better. ``latencies`` measures what a target in latency needs measured; the pruned
+    network is measured again at the end. Raises DtkError if no configuration meets the target.
     """
     prunable = prunable_for(type(model).__name__, plain_config(model.config), settings)
     criterion, target = criterion_called(settings.criterion), parse_target(settings.target)

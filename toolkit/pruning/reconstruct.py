@@ -88,7 +88,7 @@ def reconstruct(
     ``inputs``: what a layer is fitted on, the "dense" model's activations at the kept channels, or those of the
     "sliced" one behind the layers fitted already, whose errors it then makes up for too. The first layer of the time
     embedding and queries and keys of narrower attention stay as they are: theirs are no slices of the dense ones.
-    ``batch_size``: images at once, None = all; changes memory alone. A layer costs a forward pass of both models up to
+    ``batch_size``: images at once, None = all; changes memory only. A layer costs a forward pass of both models up to
     it for each of ``timesteps``.
     """
     pieces = calibration.pieces(batch_size)
@@ -147,7 +147,7 @@ def _order(model: ModelMixin, calibration: Calibration, t: int) -> list[str]:
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass where it has got far enough."""
+    """Ends a forward pass that has got far enough."""
 
 
 def _call(model: ModelMixin, layer: Layer, calibration: Calibration, t: int) -> tuple[torch.Tensor, torch.Tensor]:

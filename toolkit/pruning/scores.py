@@ -64,7 +64,7 @@ SCORED_BY = {
     *("criterion", "threshold", "calibration_images", "norm_term", "seed"),
     *("score_timesteps", "noise_draws", "score_precision"),
 }
-"""The settings that scores depend on; the target, the group policy and what saves memory alone do not."""
+"""The settings that scores depend on; the target, the group policy and what saves memory only do not."""
 
 
 def thresholds(settings: PruneSettings) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from toolkit.core.errors import DtkError
 from toolkit.pruning.layout import Group, Kept, Layout, norm_blocks
 
 Scores = Mapping[str, np.ndarray]
-"""group -> one score a channel, float64 (size,)"""
+"""group -> one score per channel, float64 (size,)"""
 
 POLICIES = ("within", "whole")
 
@@ -94,7 +94,7 @@ def kept_overlap(one: Kept, other: Kept, sizes: Mapping[str, int]) -> float:
     """The share of kept channels that two choices have in common, corrected for chance: 1 equal, 0 as chance has it.
 
     (common - expected) / (kept - expected), each summed over the groups that lose channels; two random choices of k
-    among n have k^2 / n in common (the correction of Cohen's kappa, 1960). 1 where no group loses a channel.
+    among n have k^2 / n in common (the correction of Cohen's kappa, 1960). 1 if no group loses a channel.
     """
     cut = [name for name, size in sizes.items() if len(one[name]) < size]
     common = sum(len(np.intersect1d(one[name], other[name])) for name in cut)

@@ -26,13 +26,13 @@ class PruneSettings(Settings):
     on held-out images. ``calibration_images``: images that are scored on; as many more are held out.
     ``calibration_batch_size``: how many of them at once (None = all), which changes memory and not the scores: the loss
     is the mean over all of them. ``score_timesteps``: how many timesteps before the stop are visited, evenly spread,
-    each standing for its neighbours (None = every one, as in the paper). ``noise_draws``: noise tensors that take turns
+    each standing for its neighbours (None = every one, as in the paper). ``noise_draws``: noise tensors that alternate
     from one visited timestep to the next (the paper has one). ``score_precision``: "bf16" is autocast.
     ``reconstruct``: after slicing, fit each layer's weights so that its outputs on the calibration images change least.
     ``min_width``: no level gets narrower than this fraction of its dense width, and no stack of blocks shorter.
     ``blocks``: whole blocks may go as well where the class can say it (UNet2DConditionModel's ``layers_per_block``); a
     class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``: length of the context that MACs
-    are counted for, where nothing beside the denoiser says it.
+    are counted for, if nothing next to the denoiser says it.
     """
 
     target: str = "macs=0.57"

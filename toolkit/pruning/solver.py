@@ -43,8 +43,8 @@ def solve(
 ) -> Candidates:
     """The configurations that meet ``target``; without ``retained`` the choice goes by width alone.
 
-    A target in latency wants ``latency``, and its candidates were measured when they are returned. Raises DtkError
-    naming the nearest figure below and above where none meets it within the tolerance.
+    A target in latency needs ``latency``, and its candidates were measured when they are returned. Raises DtkError
+    naming the nearest figure below and above if none meets it within the tolerance.
     """
     return Candidates(_finalists(meet(space, target, count, retained, latency), retained))
 
@@ -64,7 +64,7 @@ def meet(
     """All values that meet the target, the most evenly cut first and any with fewer blocks behind those with all.
 
     Of a target in latency those worth trying were measured. Raises DtkError naming the nearest figure below and above
-    where there are none.
+    if there are none.
     """
     if target.figure == "width":
         return [_nearest_widths(space, target)]
@@ -72,7 +72,7 @@ def meet(
         cost = price(space, count, [target.figure])[target.figure]
         return _meeting(space, target, cost) or _refuse(space, target, cost)
     if latency is None:
-        raise DtkError("A latency can only be aimed at where one can be measured.", found=f"target {target}")
+        raise DtkError("A latency can only be aimed at if one can be measured.", found=f"target {target}")
     while True:
         meeting = _meeting(space, target, latency)
         if not latency.settle(_finalists(meeting, retained) if meeting else _nearest(space, target, latency)):
@@ -123,7 +123,7 @@ def _nearest_widths(space: Space, target: Target) -> Values:
 
 
 def _nearest(space: Space, target: Target, cost: Price) -> list[Values]:
-    """The nearest configurations below and above the goal, where there are such."""
+    """The nearest configurations below and above the goal, if there are such."""
     goal = target.goal(cost(space.dense_values))
     costs = {values: cost(values) for values in space}
     below = max((values for values in costs if costs[values] < goal), key=costs.__getitem__, default=None)

@@ -1,4 +1,4 @@
-"""What a plan records beside the channels it keeps."""
+"""What a plan records besides the channels it keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.pruning.settings import PruneSettings
 
 
 def sizes(prunable: Prunable, settings: PruneSettings, values: Values, count: Count) -> dict[str, Any]:
-    """Asked and got, and the widths."""
+    """Requested and achieved, and the widths."""
     dense, achieved = count(prunable.config), count(prunable.space.configure(values))
     levels = by_level(dense.macs_by_part), by_level(achieved.macs_by_part)
     return {
@@ -63,7 +63,7 @@ def stability(prunable: Prunable, choice: Choice) -> dict[str, float] | None:
 
 
 def of_calibration(calibrations: Calibrations | None, settings: PruneSettings) -> dict[str, Any] | None:
-    """Which images scored, with which noise; None where none did."""
+    """Which images scored, with which noise; None if none did."""
     if calibrations is None:
         return None
     return {

@@ -52,7 +52,7 @@ def slice_model(
     ``rename`` says what the dense tensors are called where blocks go.
 
     Also returns the relative error of the narrower time embedding, the one part that is not exact on the kept channels.
-    Raises DtkError where a sliced tensor does not have the shape that the stock configuration wants.
+    Raises DtkError if a sliced tensor does not have the shape that the stock configuration needs.
     """
     state = slice_state(dense.state_dict(), layout, kept)
     name = type(dense).__name__
@@ -98,7 +98,7 @@ def _keep_time_embedding(state: dict[str, torch.Tensor], dense: Config, narrow: 
 
 
 def refuse_tied(model: nn.Module) -> None:
-    """Raise DtkError where parameters share their memory: to slice one for its own channels would change the other."""
+    """Raise DtkError if parameters share their memory: to slice one for its own channels would change the other."""
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         twin = first.setdefault(parameter.data_ptr(), name)

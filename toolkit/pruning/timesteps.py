@@ -25,7 +25,7 @@ class Visit:
 
 
 def stops(loss: Callable[[int], float], steps: int, thresholds: Iterable[float]) -> dict[float, int]:
-    """For each threshold the first t with loss(t) < threshold x the running maximum; ``steps`` where there is none.
+    """For each threshold the first t with loss(t) < threshold x the running maximum; ``steps`` if there is none.
 
     Looks at every ``APART``-th timestep until one lies below and bisects between it and the one before. That is the
     first such t wherever loss over running maximum falls; a dip that begins and ends between two looks is passed over.

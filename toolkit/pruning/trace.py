@@ -75,7 +75,7 @@ def assign(owners: Owners, places: list[tuple[str, int]], group: str, repeat: in
 
 
 def layout(owners: Owners) -> Layout:
-    """The table with runs of channels joined to segments; raises DtkError where a group is held in another order."""
+    """The table with runs of channels joined to segments; raises DtkError if a group is held in another order."""
     tensors: dict[str, dict[int, Dimension]] = {}
     sizes: dict[str, int] = {}
     for (tensor, dim), (owner, channel) in owners.items():

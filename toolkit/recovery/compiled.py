@@ -13,7 +13,7 @@ from torch import nn
 from toolkit.core.errors import DtkError
 
 APART = 0.25  # of a tensor's gradient: half precision rounds by some hundredths of it, a lost path is about all of it
-FAINT = 1e-3  # of the norm of all gradients: a smaller one may be rounding alone, such as that of a key's bias
+FAINT = 1e-3  # of the norm of all gradients: a smaller one may be rounding only, such as that of a key's bias
 
 
 def check_gradients(network: nn.Module, backward: Callable[[], object]) -> None:
@@ -21,7 +21,7 @@ def check_gradients(network: nn.Module, backward: Callable[[], object]) -> None:
 
     They are compared on the host, so that the device never holds two sets of them.
 
-    Raises DtkError where they differ, naming the first tensor.
+    Raises DtkError if they differ, naming the first tensor.
     """
     with torch.compiler.set_stance("force_eager"):
         expected = _gradients(network, backward)

@@ -1,4 +1,4 @@
-"""The training loop. ``accelerate`` is the engine: one process or several, half precision where asked."""
+"""The training loop. ``accelerate`` runs it: one process or several, half precision if requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.diffusion.objective import min_snr_weights, noisy, target
 from toolkit.models.conditioners import Conditioner
 from toolkit.recovery.batches import Batch, Batches
 from toolkit.recovery.compiled import check_gradients
-from toolkit.recovery.losses.base import Step, loss_called
+from toolkit.recovery.losses.base import TrainingStep, loss_called
 from toolkit.recovery.memory import is_out_of_memory, largest_that_fits, out_of_memory
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State
@@ -33,7 +33,7 @@ class Training:
 
     ``student`` is what is called, ``network`` the module inside it; they differ where processes share the work.
     ``losses``: the weight of each.
-    ``kept``: the features that are compared, and which of the teacher's channels the student has; empty where no loss
+    ``kept``: the features that are compared, and which of the teacher's channels the student has; empty if no loss
     needs them.
     """
 
@@ -122,7 +122,7 @@ def _mine(training: Training, step: int) -> range:
 
 
 def _not_finite(state: State, losses: Losses) -> DtkError:
-    saved = "none was saved yet" if state.saved is None else f"step {state.saved}, where the same command goes on"
+    saved = "none was saved yet" if state.saved is None else f"step {state.saved}, where the same command continues"
     return DtkError(
         f"The loss at step {state.step} is not finite.",
         found=", ".join(f"{name} {value}" for name, value in losses.items()),
@@ -178,7 +178,7 @@ def _no_memory(training: Training, mine: range, step: int) -> DtkError:
 def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
     """The mean of each loss over a batch, its images weighted by their timesteps where the settings say so."""
     scheduler, settings = training.scheduler, training.settings
-    step = Step(
+    step = TrainingStep(
         training.student,
         training.network,
         training.teacher,

@@ -29,7 +29,7 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int:
 
 
 def out_of_memory(step: int, asked: int, fits: int | None) -> DtkError:
-    """The error of a step that asked for ``asked`` images at once where ``fits`` would do; None is not tried."""
+    """The error of a step that requested ``asked`` images at once where ``fits`` would do; None is not tried."""
     if fits == 0 or asked == 1:
         return DtkError(
             f"Out of memory at step {step}.",

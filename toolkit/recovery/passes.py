@@ -102,7 +102,7 @@ def attention(
 
 @contextlib.contextmanager
 def contiguous_norms(module: nn.Module) -> Iterator[None]:
-    """Give every GroupNorm a contiguous input while the context lasts: its forward-mode rule wants one."""
+    """Give every GroupNorm a contiguous input while the context lasts: its forward-mode rule needs one."""
 
     def contiguous(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (inputs[0].contiguous(), *inputs[1:])

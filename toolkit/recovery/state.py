@@ -1,4 +1,4 @@
-"""All that training needs to go on: weights, their average, the optimiser, and the step; saved as safetensors."""
+"""All that training needs to continue: weights, their average, the optimiser, and the step; saved as safetensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class State:
     """The model in training, the moving average of its weights, its optimiser, and the steps done.
 
     ``scaler`` is that of fp16 training, ``losses`` are those of the last step, ``seconds`` what all steps so far took,
-    ``saved`` the step of the last checkpoint, None where there is none.
+    ``saved`` the step of the last checkpoint, None if there is none.
     """
 
     model: nn.Module
@@ -82,7 +82,7 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
     """Load the latest whole checkpoint of this identity; returns what was passed over.
 
     What is passed over is removed: it would otherwise count among the latest, and the new ones would go in its stead.
-    Raises UsageError where the checkpoint lies beyond step ``last``: training goes on, never back.
+    Raises UsageError if the checkpoint lies beyond step ``last``: training continues, never back.
     """
     passed = []
     for path in checkpoints(folder):

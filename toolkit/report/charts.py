@@ -38,7 +38,7 @@ def widths(levels: list[dict[str, Any]]) -> Markup | None:
 
 
 def speedups(profile: dict[str, Any]) -> Markup | None:
-    """The speed-up of every runner and batch size with its interval, beside 1 and beside the MACs ratio."""
+    """The speed-up of every runner and batch size with its interval, with lines at 1 and at the MACs ratio."""
     cells = [
         (f"{name}, batch {size}", cell["speedup"])
         for name, found in profile["runners"].items()
@@ -66,7 +66,7 @@ def speedups(profile: dict[str, Any]) -> Markup | None:
 
 
 def _interval(axes: Axes, row: int, found: dict[str, Any], right: float) -> None:
-    """A dot with its interval, hollow and pale where the run was too noisy; cut at the edge where it is very wide."""
+    """A dot with its interval, hollow and pale where the run was too noisy; cut at the edge if it is very wide."""
     sure = found["verdict"] != "inconclusive"
     colour = COMPRESSED if sure else MUTED
     axes.plot([found["low"], min(found["high"], right)], [row, row], color=colour, linewidth=2.4, alpha=0.55)
@@ -119,7 +119,7 @@ def _pairs(
 
 
 def distances(found: dict[str, Any], name: str) -> Markup | None:
-    """A distance of floor, dense and compressed: with its interval over blocks where there is one, else the value."""
+    """A distance of floor, dense and compressed: with its interval over blocks if there is one, else the value."""
     rows = [(side, colour) for side, colour in _SIDES if side in found]
     by_block = found.get("intervals") or {}
     chart = Chart(name, f"{found['dense']['metric']} of the two models and of real images")

@@ -8,23 +8,25 @@ from typing import Any
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json
 from toolkit.core.run_folder import RunFolder
-from toolkit.evaluation.figures import Figure, difference
+from toolkit.evaluation.measurements import Measurement, difference
 
 HARDWARE = ("processor", "cores", "device", "gpu", "gpu_memory_mib", "compute_capability")
-NOT_IN_TURNS = "the runs were measured one after the other, not in turns: only differences within a run have intervals"
+NOT_INTERLEAVED = (
+    "the runs were measured one after the other, not interleaved: only differences within a run have intervals"
+)
 
 
 def compare_runs(runs: Sequence[RunFolder], *, across_machines: bool = False) -> dict[str, Any]:
     """``runs`` (name, machine, sizes), ``rows`` (runner, batch, each run's figures or None) and ``notes``.
 
-    Raises DtkError where a run has no profile, or where the machines differ and ``across_machines`` does not allow it.
+    Raises DtkError if a run has no profile, or where the machines differ and ``across_machines`` does not allow it.
     """
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("A run is named twice.", expected="different run folders")
     records = [run.require("profile", f"dtk profile {run.path}") for run in runs]
     figures = [read_json(run.path / "profile" / "profile.json") for run in runs]
     machines = [{name: found["machine"].get(name) for name in HARDWARE} for found in figures]
-    notes = [NOT_IN_TURNS]
+    notes = [NOT_INTERLEAVED]
     if any(machine != machines[0] for machine in machines):
         _refuse_unless(across_machines, runs, machines)
         notes.append("the runs were measured on different machines: their latencies do not compare the models alone")
@@ -92,8 +94,8 @@ SAMPLING = ("sampler", "sampling_steps", "guidance", "seed")
 def compare_evaluations(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """``runs`` (name, how it sampled) and ``rows``: each metric of the compressed models, others minus the first.
 
-    Raises DtkError where a run has no evaluation, or where count, extractor or reference differ. How images were
-    sampled may differ; it stands beside the run.
+    Raises DtkError if a run has no evaluation, or where count, extractor or reference differ. How images were
+    sampled may differ; it stands next to the run.
     """
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("A run is named twice.", expected="different run folders")
@@ -109,7 +111,7 @@ def compare_evaluations(runs: Sequence[RunFolder]) -> dict[str, Any]:
 
 
 def _row(records: list[dict[str, Any]]) -> dict[str, Any]:
-    first, *others = (Figure.from_json(record) for record in records)
+    first, *others = (Measurement.from_json(record) for record in records)
     return first.to_json() | {
         "values": [first.value, *(other.value for other in others)],
         "differences": [difference(other, first).value for other in others],

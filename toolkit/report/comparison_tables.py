@@ -25,7 +25,7 @@ def doctor(found: dict[str, Any]) -> Iterator[Any]:
         for name, reason in reasons.items():
             table.add_row(name, Text("yes", "green") if reason is None else Text(f"no: {reason}"))
         yield table
-    yield "Nothing is in conflict." if found["ok"] else "What is in conflict above has to be mended first."
+    yield "Nothing is in conflict." if found["ok"] else "What is in conflict above has to be fixed first."
 
 
 def runs(found: dict[str, Any]) -> Iterator[Any]:

@@ -31,7 +31,7 @@ class GateFailedError(DtkError):
 
 
 @dataclass(frozen=True)
-class Figure:
+class Quantity:
     """A figure that conditions can name: what it belongs to, the stage that measures it, and where it stands."""
 
     scope: Scope
@@ -40,24 +40,24 @@ class Figure:
     means: str
 
 
-FIGURES = {
-    "speedup": Figure("cell", "profile", lambda cell: cell["speedup"]["value"], "dense over compressed latency"),
-    "realised_share": Figure("cell", "profile", lambda cell: cell["realised_share"], "speed-up over MACs ratio"),
-    "latency_ms": Figure("cell", "profile", lambda cell: cell["compressed"]["p50_ms"], "compressed, median"),
-    "images_per_s": Figure("cell", "profile", lambda cell: cell["compressed"]["images_per_s"], "compressed"),
-    "memory": Figure("runner", "profile", lambda found: _peak(found["compressed"]), "compressed, peak MiB"),
-    "memory_ratio": Figure(
+QUANTITIES = {
+    "speedup": Quantity("cell", "profile", lambda cell: cell["speedup"]["value"], "dense over compressed latency"),
+    "realised_share": Quantity("cell", "profile", lambda cell: cell["realised_share"], "speed-up over MACs ratio"),
+    "latency_ms": Quantity("cell", "profile", lambda cell: cell["compressed"]["p50_ms"], "compressed, median"),
+    "images_per_s": Quantity("cell", "profile", lambda cell: cell["compressed"]["images_per_s"], "compressed"),
+    "memory": Quantity("runner", "profile", lambda found: _peak(found["compressed"]), "compressed, peak MiB"),
+    "memory_ratio": Quantity(
         "runner", "profile", lambda found: _peak(found["dense"]) / _peak(found["compressed"]), "dense over compressed"
     ),
-    "parity": Figure("run", "export", lambda found: _worst_error(found), "largest relative error of the export"),
-    "distance": Figure("run", "evaluate", lambda found: _distance(found, "compressed"), "Frechet, compressed"),
-    "distance_ratio": Figure(
+    "parity": Quantity("run", "export", lambda found: _worst_error(found), "largest relative error of the export"),
+    "distance": Quantity("run", "evaluate", lambda found: _distance(found, "compressed"), "Frechet, compressed"),
+    "distance_ratio": Quantity(
         "run",
         "evaluate",
         lambda found: _distance(found, "compressed") / _distance(found, "dense"),
         "Frechet, compressed over dense",
     ),
-    "ssim": Figure("run", "evaluate", lambda found: found["pairs"]["ssim"], "compressed against dense"),
+    "ssim": Quantity("run", "evaluate", lambda found: found["pairs"]["ssim"], "compressed against dense"),
 }
 NOISY = {"speedup", "realised_share"}  # of an inconclusive measurement these say nothing
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -82,22 +82,22 @@ class Gate:
     @property
     def stage(self) -> str:
         """The stage that measures the figure."""
-        return FIGURES[self.figure].stage
+        return QUANTITIES[self.figure].stage
 
     def failure(self, stages: Stages) -> str | None:
         """What was found where the condition fails, in words; None where the run holds it.
 
-        A speed-up that is inconclusive fails: nothing can be said about it. Raises DtkError where the figure was not
+        A speed-up that is inconclusive fails: nothing can be said about it. Raises DtkError if the figure was not
         measured.
         """
         found = self._place(stages)
-        value = FIGURES[self.figure].read(found)
+        value = QUANTITIES[self.figure].read(found)
         if self.figure in NOISY and found["speedup"]["verdict"] == "inconclusive":
             low, high = found["speedup"]["low"], found["speedup"]["high"]
             return f"{self.text}: inconclusive, a speed-up of {low:.3g} to {high:.3g}; measure on a quieter machine"
         if not OPERATORS[self.sign](value, self.limit):
             return None
-        return f"{self.text}: {value:.4g} ({FIGURES[self.figure].means})"
+        return f"{self.text}: {value:.4g} ({QUANTITIES[self.figure].means})"
 
     def _place(self, stages: Stages) -> dict[str, Any]:
         if self.stage not in stages:
@@ -115,10 +115,10 @@ def parse(text: str) -> Gate:
     if not match:
         raise UsageError(f"Cannot read the condition {text!r}.", expected=FORM)
     name = match["figure"]
-    if name not in FIGURES:
-        raise unknown("figure", name, list(FIGURES))
+    if name not in QUANTITIES:
+        raise unknown("figure", name, list(QUANTITIES))
     scope: Scope = "cell" if match["batch"] else "runner" if match["runner"] else "run"
-    wanted = FIGURES[name].scope
+    wanted = QUANTITIES[name].scope
     if scope != wanted:
         forms = {"cell": f"RUNNER@BATCH.{name}", "runner": f"RUNNER.{name}", "run": name}
         raise UsageError(f"Cannot read the condition {text!r}.", expected=f"{forms[wanted]} and a limit")

@@ -91,7 +91,7 @@ def sentence(stages: dict[str, Any]) -> str:
 
 
 def fastest(profile: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | None:
-    """Runner, batch size and figures of where the compressed model makes the most images a second."""
+    """Runner, batch size and figures of where the compressed model makes the most images per second."""
     cells = [
         (name, size, cell) for name, found in profile["runners"].items() for size, cell in found["latency"].items()
     ]
@@ -124,7 +124,7 @@ def _quality(stages: dict[str, Any]) -> str:
 
 
 def _difference(found: dict[str, Any]) -> str:
-    """What the paired interval of dense minus compressed lets one say; nothing where there is none."""
+    """What the paired interval of dense minus compressed lets one say; nothing if there is none."""
     blocks = found.get("intervals")
     if not blocks:
         return ""

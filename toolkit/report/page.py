@@ -47,7 +47,7 @@ def render(value: dict[str, Any], pictures: Mapping[str, bytes], recipe: str) ->
 
 
 def shower(value: dict[str, Any]) -> Callable[..., Markup]:
-    """A function that writes the figure at a place of ``value``, formatted for people, with the exact one beside it.
+    """A function that writes the figure at a place of ``value``, formatted for people, with the exact one next to it.
 
     A place is keys, and tuples of keys where a template says the same beginning more than once.
     """

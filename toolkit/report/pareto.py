@@ -17,7 +17,7 @@ COLOURS = {"compressed": "#0072b2", "dense": "#d55e00"}  # told apart by colour-
 class Point:
     """A model in a number of sampling steps: the time of an image over the dense model's in all steps, and a distance.
 
-    ``cost_low`` and ``cost_high`` bound the cost where it was measured; smaller is better in both figures.
+    ``cost_low`` and ``cost_high`` bound the cost if it was measured; smaller is better in both figures.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Point:
 
 
 def dominated(points: Sequence[Point]) -> list[str | None]:
-    """For each point the name of one that is no worse in cost and distance and better in one; None where none is."""
+    """For each point the name of one that is no worse in cost and distance and better in one; None if none is."""
     return [_better(point, points) for point in points]
 
 
@@ -46,7 +46,7 @@ def _better(point: Point, points: Sequence[Point]) -> str | None:
 
 
 def draw(points: Sequence[Point], metric: str, path: Path) -> None:
-    """The points as an SVG at ``path``: filled where nothing is better, hollow where dominated; the front joined."""
+    """The points as an SVG at ``path``: filled if nothing is better, hollow if dominated; the front joined."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -69,7 +69,7 @@ class Chart:
 def inline(svg: str, name: str, says: str) -> Markup:
     """An SVG file's text as an element of a page: ids of its own, colours by role, as wide as the page lets it be.
 
-    ``name`` keeps its ids apart from other drawings', ``says`` is read out where it cannot be seen.
+    ``name`` keeps its ids apart from other drawings', ``says`` is read out if it cannot be seen.
     """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)

@@ -19,7 +19,7 @@ def table_of(title: str, *columns: str) -> Table:
 
 
 def plan(facts: dict[str, Any]) -> Iterator[Any]:
-    """Asked and got, and the widths of the levels."""
+    """Requested and achieved, and the widths of the levels."""
     dense, got = facts["dense"], facts["achieved"]
     table = table_of(f"Plan (asked: {facts['requested']['target']})", "", "dense", "compressed", "of dense")
     table.add_row("parameters", f"{dense['params']:,}", f"{got['params']:,}", f"{got['params_fraction']:.1%}")
@@ -36,7 +36,7 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
     if latency:
         how = "processor time, as the machine is too busy for the wall clock" if latency["clock"] == "processor" else ""
         interval = f"{latency['low']:.3f} to {latency['high']:.3f}"
-        yield f"latency of dense: {latency['fraction']:.3f} ({interval}), in turns{', ' if how else ''}{how}"
+        yield f"latency of dense: {latency['fraction']:.3f} ({interval}), interleaved{', ' if how else ''}{how}"
         yield from [latency["missed"]] if latency["missed"] else []
     yield from _levels(facts)
     yield f"chosen by {facts['chosen_by']}"
@@ -159,11 +159,11 @@ def no_faster(figures: dict[str, Any]) -> Iterator[Any]:
 
 
 def loops(runners: dict[str, Any]) -> Iterator[Any]:
-    """Seconds an image over the whole sampling loop, where it was measured."""
+    """Seconds per image over the whole sampling loop, if it was measured."""
     measured = {runner: found["loop"] for runner, found in runners.items() if "loop" in found}
     if not measured:
         return
-    table = table_of("Whole sampling loop, s an image", "runner", "batch", "steps", "dense", "compressed", "speed-up")
+    table = table_of("Whole sampling loop, s per image", "runner", "batch", "steps", "dense", "compressed", "speed-up")
     for runner, loop in measured.items():
         seconds = [f"{loop[model]['seconds_per_image']:.3g}" for model in ("dense", "compressed")]
         faster = loop["speedup"]

@@ -62,7 +62,7 @@ def speed(faster: dict[str, Any]) -> str:
 
 
 def machines(value: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """The machines of a report, each with the stages that ran there in words; no words where there was but one."""
+    """The machines of a report, each with the stages that ran there in words; no words if there was but one."""
     ran: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for stage, machine in value.get("machines", {"": value["machine"]}).items():
         ran.setdefault(places(machine), (machine, []))[1].append(stage)

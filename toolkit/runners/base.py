@@ -75,7 +75,7 @@ def known_runners() -> list[str]:
 
 
 def runner_reads(name: str) -> Reads:
-    """What ``open_runner`` wants as source."""
+    """What ``open_runner`` needs as source."""
     return _kind(name).reads
 
 

@@ -1,4 +1,4 @@
-"""The runner on ONNX Runtime: the provider that was asked for, or an error."""
+"""The runner on ONNX Runtime: the provider that was requested, or an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class OnnxRuntimeRunner:
     """An exported denoiser (``.onnx``) in ONNX Runtime, with as many threads as torch has.
 
-    Raises MissingToolError where the installed ONNX Runtime lacks the device's provider, DtkError where the session
+    Raises MissingToolError if the installed ONNX Runtime lacks the device's provider, DtkError if the session
     did not get it or the file is no ONNX model. With ``profile``, the beginning of a file's name, every node's time is
     noted until ``end_profiling``.
     """

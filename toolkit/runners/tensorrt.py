@@ -1,6 +1,6 @@
 """The runner on a TensorRT engine: torch's own GPU memory in and out, nothing copied between steps.
 
-Shapes and addresses are bound once and again only where they change.
+Shapes and addresses are bound once and again only if they change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OUTPUT = "prediction"
 
 
 class TensorRTRunner:
-    """A built denoiser (``.plan`` with its ``.json`` beside it) on the GPU it was built for.
+    """A built denoiser (``.plan`` with its ``.json`` next to it) on the GPU it was built for.
 
     Raises DtkError for a plan that is damaged, or that another TensorRT or another GPU made.
     """

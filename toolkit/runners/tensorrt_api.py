@@ -13,8 +13,8 @@ from typing import Any
 
 from toolkit.core.errors import MissingToolError, first_line
 
-PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  # the last where only the bare wheels were installed
-INSTALL = 'pip install ".[gpu]" beside an NVIDIA GPU (TensorRT), or pip install ".[rtx]" (builds without a GPU)'
+PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  # the last if only the bare wheels were installed
+INSTALL = 'pip install ".[gpu]" next to an NVIDIA GPU (TensorRT), or pip install ".[rtx]" (builds without a GPU)'
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TensorRT:
 
 
 def load_tensorrt() -> TensorRT:
-    """The TensorRT that can work here; TensorRT for RTX where there is no GPU. Raises MissingToolError if none can."""
+    """The TensorRT that can work here; TensorRT for RTX if there is no GPU. Raises MissingToolError if none can."""
     reasons = []
     for name in PACKAGES:
         try:
@@ -60,7 +60,7 @@ def has_gpu() -> bool:
 
 
 def gpu_facts() -> dict[str, Any]:
-    """What an engine depends on beside its builder: the GPU, its compute capability and the driver's CUDA version."""
+    """What an engine depends on besides its builder: the GPU, its compute capability and the driver's CUDA version."""
     import torch
 
     if not torch.cuda.is_available():

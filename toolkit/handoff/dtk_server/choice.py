@@ -1,4 +1,4 @@
-"""Which runtime computes the step graph: the one the configuration names, or another only where it says so."""
+"""Which runtime computes the step graph: the one the configuration names, or another only if it says so."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_engine(
     """The engine of ``stored``, the manifest's: for TensorRT the first plan that this GPU takes.
 
     Where none can be loaded, ONNX Runtime takes its place if the manifest allows it, and ``warn`` is told. Raises
-    UnfitError, naming each plan and its reason, where it does not.
+    UnfitError, naming each plan and its reason, if it does not.
     """
     if stored["runtime"] == "tensorrt":
         reasons = []

@@ -19,7 +19,7 @@ REMEMBERED = 256  # conditions: a prompt that many requests share is encoded onc
 
 
 def labels(condition: Condition, guidance: float | None) -> Arrays:
-    """A class that the denoiser embeds itself; nothing where there is no condition. Such a graph has no guidance."""
+    """A class that the denoiser embeds itself; nothing if there is no condition. Such a graph has no guidance."""
     return {} if condition is None else {"class_labels": np.array(condition, np.int64)}
 
 

@@ -14,7 +14,7 @@ from .graph import open_session
 class OnnxRuntimeEngine:
     """``(x_t, t, coefficients, ...) -> x_{t-1}`` for the first rows of a batch that stays on the device.
 
-    Two buffers take turns as input and output. A batch is loaded with ``load``, advanced with ``step`` and read with
+    Two buffers alternate as input and output. A batch is loaded with ``load``, advanced with ``step`` and read with
     ``rows``; rows behind the ``count`` of a step keep whatever they held and must have been read before.
     """
 

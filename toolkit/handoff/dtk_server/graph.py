@@ -1,4 +1,4 @@
-"""Any exported graph of one output in ONNX Runtime, on exactly the provider that was asked for."""
+"""Any exported graph of one output in ONNX Runtime, on exactly the provider that was requested."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OnnxRuntimeGraph:
 
 
 def open_session(path: Path, device: str, device_id: int, threads: int) -> onnxruntime.InferenceSession:
-    """A session on exactly the provider that was asked for: ONNX Runtime falls back on the CPU in silence."""
+    """A session on exactly the provider that was requested: ONNX Runtime falls back on the CPU in silence."""
     wanted, found = PROVIDERS[device], onnxruntime.get_available_providers()
     if wanted not in found:
         raise UnfitError(f"onnxruntime {onnxruntime.__version__} has no {wanted}, only {', '.join(found)}.")
@@ -40,5 +40,5 @@ def open_session(path: Path, device: str, device_id: int, threads: int) -> onnxr
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise UnfitError(f"onnxruntime {onnxruntime.__version__} cannot load {path.name}: {error}") from error
     if session.get_providers()[0] != wanted:
-        raise UnfitError(f"onnxruntime fell back on {session.get_providers()[0]}; the configuration wants {wanted}.")
+        raise UnfitError(f"onnxruntime fell back on {session.get_providers()[0]}; the configuration needs {wanted}.")
     return session

@@ -13,7 +13,7 @@ from .schedule import Schedule, Trajectory
 
 
 class SampleNoise(Protocol):
-    """toolkit.core.noise.sample_noise: float32 (B, *shape), one seed an image."""
+    """toolkit.core.noise.sample_noise: float32 (B, *shape), one seed per image."""
 
     def __call__(self, seeds: Sequence[int], step: int, shape: tuple[int, ...]) -> np.ndarray: ...
 

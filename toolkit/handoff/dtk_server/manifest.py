@@ -1,4 +1,4 @@
-"""The manifest beside the model: what must be true before a server answers."""
+"""The manifest next to the model: what must be true before a server answers."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from toolkit.pruning.scoring import Importance, Scored, score_channels
 
 HALVES_VISIT = 8
 """Timesteps at which each half of the images is scored again: enough to compare ranks, and no second set of gradients
-has to be kept beside the sum over all images."""
+has to be kept next to the sum over all images."""
 
 
 def squared_taylor(gradient: Gradient) -> Importance:

@@ -16,12 +16,12 @@ from toolkit.recovery.passes import Pass, Predict, run
 
 
 @dataclass
-class Step:
+class TrainingStep:
     """One batch of recovery. Each network runs at most once, when a loss first asks for it.
 
     ``student`` is called, ``network`` is the module inside it (they differ where training is distributed or compiled).
-    ``x_t`` (B, C, H, W) at timesteps ``t`` (B,); ``target`` is what the noise objective wants there. ``direction``, of
-    the shape of ``x_t``, is where derivatives are taken along, one unit vector an image. ``kept``: submodules of both
+    ``x_t`` (B, C, H, W) at timesteps ``t`` (B,); ``target`` is what the noise objective needs there. ``direction``, of
+    the shape of ``x_t``, is where derivatives are taken along, one unit vector per image. ``kept``: submodules of both
     networks whose outputs are compared, and which channels of the teacher's the student has. ``conditioning`` goes to
     both as keywords.
     """
@@ -74,8 +74,8 @@ class Loss(Protocol):
     needs_direction: bool
     needs_features: bool
 
-    def __call__(self, step: Step) -> torch.Tensor:
-        """One value an image (B,), which does not depend on the other images of the batch."""
+    def __call__(self, step: TrainingStep) -> torch.Tensor:
+        """One value per image (B,), which does not depend on the other images of the batch."""
         ...
 
 

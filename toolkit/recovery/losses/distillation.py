@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from toolkit.recovery.losses.base import Step, squared_error
+from toolkit.recovery.losses.base import TrainingStep, squared_error
 
 
 class DistillationLoss:
@@ -15,7 +15,7 @@ class DistillationLoss:
     needs_teacher = True
     needs_direction = needs_features = False
 
-    def __call__(self, step: Step) -> torch.Tensor:
+    def __call__(self, step: TrainingStep) -> torch.Tensor:
         return squared_error(step.of_student.prediction, step.of_teacher.prediction)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from toolkit.recovery.losses.base import Step, squared_error
+from toolkit.recovery.losses.base import TrainingStep, squared_error
 
 
 class FeatureLoss:
@@ -20,7 +20,7 @@ class FeatureLoss:
     needs_teacher = needs_features = True
     needs_direction = False
 
-    def __call__(self, step: Step) -> torch.Tensor:
+    def __call__(self, step: TrainingStep) -> torch.Tensor:
         wanted, got = step.of_teacher.features, step.of_student.features
         errors = [squared_error(got[name], feature) / _size(feature) for name, feature in wanted.items()]
         return torch.stack(errors).mean(0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from toolkit.recovery.losses.base import Step
+from toolkit.recovery.losses.base import TrainingStep
 from toolkit.recovery.passes import Pass
 
 LEAST = 1e-6  # a teacher that does not answer to x_t at all would divide by zero
@@ -29,7 +29,7 @@ class JacobianLoss:
     needs_teacher = needs_direction = True
     needs_features = False
 
-    def __call__(self, step: Step) -> torch.Tensor:
+    def __call__(self, step: TrainingStep) -> torch.Tensor:
         wanted = expansion(step.of_teacher)
         return ((expansion(step.of_student) - wanted) / wanted.clamp_min(LEAST)).square()
 

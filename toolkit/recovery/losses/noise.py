@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from toolkit.diffusion.objective import predicted
-from toolkit.recovery.losses.base import Step, squared_error
+from toolkit.recovery.losses.base import TrainingStep, squared_error
 
 
 class NoiseLoss:
@@ -15,7 +15,7 @@ class NoiseLoss:
     description = "squared error to the training target: noise, velocity or image, as the scheduler says"
     needs_teacher = needs_direction = needs_features = False
 
-    def __call__(self, step: Step) -> torch.Tensor:
+    def __call__(self, step: TrainingStep) -> torch.Tensor:
         return squared_error(predicted(step.of_student.prediction, step.target.shape[1]), step.target)
 
 

@@ -9,41 +9,41 @@ from toolkit.core.errors import DtkError
 
 
 @dataclass(frozen=True)
-class Conditions:
+class Setup:
     """What a distance depends on besides the images judged."""
 
-    count: int  # images a side
+    count: int  # images per side
     extractor: str
     extractor_sha256: str
     reference_sha256: str
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """A value with the metric's name and the conditions it was measured under."""
 
     metric: str
     value: float
-    conditions: Conditions
+    conditions: Setup
 
     def to_json(self) -> dict[str, Any]:
         return {"metric": self.metric, "value": self.value, **asdict(self.conditions)}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Figure:
+    def from_json(cls, record: dict[str, Any]) -> Measurement:
         """The figure that ``to_json`` wrote; further keys are left aside."""
-        conditions = Conditions(**{name: record[name] for name in Conditions.__annotations__})
+        conditions = Setup(**{name: record[name] for name in Setup.__annotations__})
         return cls(record["metric"], record["value"], conditions)
 
 
-def difference(first: Figure, second: Figure) -> Figure:
+def difference(first: Measurement, second: Measurement) -> Measurement:
     """``first`` minus ``second``; raises DtkError unless metric and conditions are the same."""
     check_comparable(first, second)
     return replace(first, value=first.value - second.value)
 
 
-def check_comparable(first: Figure, second: Figure) -> None:
-    """Raise DtkError where two figures cannot be compared, naming what differs."""
+def check_comparable(first: Measurement, second: Measurement) -> None:
+    """Raise DtkError if two figures cannot be compared, naming what differs."""
     one, other = (figure.to_json() | {"value": None} for figure in (first, second))
     differing = [name for name in one if one[name] != other[name]]
     if differing:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from toolkit.core.errors import DtkError
-from toolkit.evaluation.figures import Conditions, Figure, difference
+from toolkit.evaluation.measurements import Measurement, Setup, difference
 
-FIGURE = Figure("FD (X@64)", 5.0, Conditions(1000, "X@64", "a" * 64, "b" * 64))
+FIGURE = Measurement("FD (X@64)", 5.0, Setup(1000, "X@64", "a" * 64, "b" * 64))
 
 
 def under(**changes):
@@ -40,4 +40,4 @@ def test_survives_json():
     record = FIGURE.to_json()
     assert record["value"] == 5.0
     assert record["count"] == 1000
-    assert Figure.from_json(record | {"note": "more"}) == FIGURE
+    assert Measurement.from_json(record | {"note": "more"}) == FIGURE

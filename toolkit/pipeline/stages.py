@@ -96,7 +96,7 @@ def profile(job: Job) -> dict[str, Any]:
 
 
 def _profile_settings(job: Job) -> ProfileSettings:
-    """The recipe's, with the run's own device where they name none."""
+    """The recipe's, with the run's own device if they name none."""
     settings = job.recipe.profile or ProfileSettings()
     return settings.model_copy(update={"device": job.device}) if settings.device == "auto" else settings
 
@@ -121,7 +121,7 @@ def handoff(job: Job) -> dict[str, Any]:
     return handoff_stage.handoff(job.run, job.recipe.handoff or HandoffSettings(), progress=job.progress)
 
 
-VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "prune": prune,
     "recover": recover,
     "evaluate": evaluate,
@@ -133,9 +133,9 @@ VERBS: dict[str, Callable[[Job], dict[str, Any]]] = {
 
 def run_all(job: Job) -> dict[str, Any]:
     """Every stage the recipe has, then the report."""
-    for stage, verb in VERBS.items():
+    for stage, run_stage in STAGES.items():
         if getattr(job.recipe, stage) is not None:
-            verb(job)
+            run_stage(job)
     return report(job)
 
 
