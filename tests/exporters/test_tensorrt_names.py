@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["exporters/tensorrt.py", "exporters/precision.py"]
-FILES += ["toolkit/runners/tensorrt.py", "toolkit/handoff/dtk_server/plan.py"]
+FILES += ["toolkit/runners/tensorrt.py", "toolkit/handoff/dtk_server/tensorrt_stepper.py"]
 LISTS = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "data").glob("*.json"))}
 RTX_ONLY = {"ComputeCapability", "IBuilderConfig.set_compute_capability", "IBuilderConfig.num_compute_capabilities"}
 CLASSES = {  # what the code's variables hold

@@ -1,4 +1,4 @@
-"""A GPU made of this process's memory, and a TensorRT whose only plan is x <- a x + b noise + label.
+"""A GPU made of this process's memory, and a TensorRT whose only engine is x <- a x + b noise + label.
 
 It stands in for two packages that need a GPU, so that what is tested is our side: which calls, in which order, with
 which addresses and shapes. Names and their results are those of cuda-bindings 13.5 and TensorRT 11.
@@ -98,7 +98,7 @@ class Gpu:
             get_tensor_mode=modes.__getitem__,
             create_execution_context=lambda: Context(self),
         )
-        runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if plan == PLAN else None)
+        runtime = SimpleNamespace(deserialize_cuda_engine=lambda stored: engine if stored == PLAN else None)
         module.Runtime = lambda logger: runtime
         return module
 
@@ -113,7 +113,7 @@ class Gpu:
 
 
 class Context:
-    """An execution context of the plan, for batches of 1 to 5."""
+    """An execution context of the engine, for batches of 1 to 5."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu

@@ -1,4 +1,4 @@
-"""Which runtime serves: a plan that fits, ONNX Runtime only where the handoff allows it, else nothing, in words."""
+"""Which runtime serves: an engine that fits, ONNX Runtime only where the handoff allows it, else nothing, in words."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ import pytest
 
 from tests.handoff.fake_gpu import PLAN, VERSION, Gpu, Kind
 from toolkit.handoff.dtk_server import choice
-from toolkit.handoff.dtk_server.plan import PlanEngine
 from toolkit.handoff.dtk_server.refusal import UnfitError
+from toolkit.handoff.dtk_server.tensorrt_stepper import TensorRTStepper
 
 SHAPE, BATCH = (2, 3, 4), 5
 
 
 def stored(folder: Path, *built_for: str, fallback: str = "refuse", content: bytes = PLAN) -> dict[str, Any]:
-    """An engine with one plan for each name, side by side."""
-    plans = []
+    """A manifest's step graph with one engine for each name, side by side."""
+    engines = []
     for name in built_for:
         (folder / f"step.{name}.plan").write_bytes(content)
         entry = {"file": f"step.{name}.plan", "package": "tensorrt_rtx", "version": VERSION}
-        plans.append(entry | {"compute_capability": [name]})
-    return {"runtime": "tensorrt", "file": "step.onnx", "plans": plans, "fallback": fallback}
+        engines.append(entry | {"compute_capability": [name]})
+    return {"runtime": "tensorrt", "file": "step.onnx", "engines": engines, "fallback": fallback}
 
 
-def opened(folder: Path, engine: dict[str, Any], told: list[str]) -> Any:
+def opened(folder: Path, step_graph: dict[str, Any], told: list[str]) -> Any:
     place = {"device": "cuda", "device_id": 0, "threads": 1}
-    return choice.open_engine(folder, engine, told.append, image=SHAPE, batch=BATCH, **place)
+    return choice.open_stepper(folder, step_graph, told.append, image=SHAPE, batch=BATCH, **place)
 
 
 def test_of_plans_side_by_side_the_one_for_this_gpu_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     for capability, name in [((8, 9), "sm89"), ((12, 0), "sm120")]:
         Gpu(capability).install(monkeypatch)
-        assert isinstance(opened(tmp_path, stored(tmp_path, "sm75", name, "sm86"), told), PlanEngine)
+        assert isinstance(opened(tmp_path, stored(tmp_path, "sm75", name, "sm86"), told), TensorRTStepper)
     assert not told
 
 
 def test_images_stay_on_the_device_between_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, image_bytes = Gpu(), 4 * int(np.prod(SHAPE))
     gpu.install(monkeypatch)
-    engine = opened(tmp_path, stored(tmp_path, "sm89"), [])
+    stepper = opened(tmp_path, stored(tmp_path, "sm89"), [])
     feed = {
         "timestep": np.zeros(3, np.int64),
         "coefficients": np.ones((3, 2), np.float32),
         "noise": np.zeros((3, *SHAPE), np.float32),
         "class_labels": np.ones(3, np.int64),
     }
-    engine.load(np.zeros((3, *SHAPE), np.float32))
+    stepper.load(np.zeros((3, *SHAPE), np.float32))
     blocks = None
     for _ in range(4):
-        engine.step(3, feed)
+        stepper.step(3, feed)
         blocks = blocks or len(gpu.memory)
     assert len(gpu.memory) == blocks, "memory is taken once"
     assert not [copy for copy in gpu.copies if copy[0] == Kind.cudaMemcpyDeviceToHost], "nothing came back yet"
     assert [size for _, size in gpu.copies].count(3 * image_bytes) == 1 + 4, "the first noise, and each step's own"
-    assert (engine.rows(1, 3) == 4).all() and engine.rows(2, 2).shape == (0, *SHAPE)
+    assert (stepper.rows(1, 3) == 4).all() and stepper.rows(2, 2).shape == (0, *SHAPE)
     with pytest.raises(ValueError, match="opened for 5 images, not for 6"):
-        engine.step(6, feed)
+        stepper.step(6, feed)
     with pytest.raises(RuntimeError, match="takes no timestep of shape"):
-        engine.step(0, feed | {"timestep": np.zeros(0, np.int64)})
+        stepper.step(0, feed | {"timestep": np.zeros(0, np.int64)})
 
 
 REASONS = {
@@ -80,14 +80,14 @@ def test_a_plan_that_cannot_be_loaded_is_replaced_only_where_that_is_allowed_and
 ) -> None:
     gpu, version, content, words = REASONS[case]
     Gpu(**gpu).install(monkeypatch, version)
-    monkeypatch.setattr(choice, "OnnxRuntimeEngine", lambda path, **place: (path.name, place["device"]))
-    engine, told = stored(tmp_path, "sm89", fallback=fallback, content=content), []
+    monkeypatch.setattr(choice, "OnnxRuntimeStepper", lambda path, **place: (path.name, place["device"]))
+    step_graph, told = stored(tmp_path, "sm89", fallback=fallback, content=content), []
     if fallback == "refuse":
         with pytest.raises(UnfitError, match=f"step.sm89.plan: .*{words}.* allows no other runtime"):
-            opened(tmp_path, engine, told)
+            opened(tmp_path, step_graph, told)
         assert not told
     else:
-        assert opened(tmp_path, engine, told) == ("step.onnx", "cuda")
+        assert opened(tmp_path, step_graph, told) == ("step.onnx", "cuda")
         assert words in told[0] and "ONNX RUNTIME SERVES INSTEAD" in told[0]
 
 
@@ -96,10 +96,10 @@ def test_a_package_that_is_absent_or_none_of_ours_is_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    engine = stored(tmp_path, "sm89")
-    engine["plans"][0]["package"] = package
+    step_graph = stored(tmp_path, "sm89")
+    step_graph["engines"][0]["package"] = package
     with pytest.raises(UnfitError, match="needs tensorrt 1|names the package os"):
-        opened(tmp_path, engine, [])
+        opened(tmp_path, step_graph, [])
 
 
 def test_without_the_cuda_package_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_without_the_cuda_package_it_is_named(tmp_path: Path, monkeypatch: pytes
 
 def test_a_plan_outside_of_the_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Gpu().install(monkeypatch)
-    engine = stored(tmp_path, "sm89")
-    engine["plans"][0]["file"] = "../step.plan"
+    step_graph = stored(tmp_path, "sm89")
+    step_graph["engines"][0]["file"] = "../step.plan"
     with pytest.raises(UnfitError, match="lies outside"):
-        opened(tmp_path, engine, [])
+        opened(tmp_path, step_graph, [])

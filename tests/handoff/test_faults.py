@@ -104,16 +104,16 @@ def test_a_runtime_older_than_the_handoff_is_refused(repository_copy: Path, serv
         pass
 
 
-def _with_a_plan(repository: Path, fallback: str) -> None:
-    plan = {"file": "step.plan", "package": "tensorrt_rtx", "version": "1.0", "compute_capability": ["sm89"]}
-    engine = read_json(repository / SETTINGS.name / "1" / "handoff.json")["engine"]
-    _edit(repository, engine=engine | {"runtime": "tensorrt", "plans": [plan], "fallback": fallback})
+def _with_an_engine(repository: Path, fallback: str) -> None:
+    engine = {"file": "step.plan", "package": "tensorrt_rtx", "version": "1.0", "compute_capability": ["sm89"]}
+    step_graph = read_json(repository / SETTINGS.name / "1" / "handoff.json")["step_graph"]
+    _edit(repository, step_graph=step_graph | {"runtime": "tensorrt", "engines": [engine], "fallback": fallback})
 
 
 def test_a_plan_that_cannot_be_loaded_is_refused(repository_copy: Path, serve_settings: ServeSettings) -> None:
-    _with_a_plan(repository_copy, "refuse")
+    _with_an_engine(repository_copy, "refuse")
     with (
-        pytest.raises(DtkError, match=r"No TensorRT plan can be loaded: step\.plan: it needs tensorrt_rtx 1\.0"),
+        pytest.raises(DtkError, match=r"No TensorRT engine can be loaded: step\.plan: it needs tensorrt_rtx 1\.0"),
         running(repository_copy, serve_settings, repository_copy / "serve.log"),
     ):
         pass
@@ -122,7 +122,7 @@ def test_a_plan_that_cannot_be_loaded_is_refused(repository_copy: Path, serve_se
 def test_where_it_is_allowed_onnx_serves_instead_and_the_log_says_so(
     repository_copy: Path, serve_settings: ServeSettings, tmp_path: Path
 ) -> None:
-    _with_a_plan(repository_copy, "onnxruntime")
+    _with_an_engine(repository_copy, "onnxruntime")
     with running(repository_copy, serve_settings, tmp_path / "serve.log") as server:
         assert np.abs(ask(client(server), [1], 2)["IMAGE"][0] - reference(1, 2)).max() <= LEVEL
         assert "ONNX RUNTIME SERVES INSTEAD" in server.log.read_text()

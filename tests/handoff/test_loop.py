@@ -11,13 +11,13 @@ from onnx import TensorProto, helper
 
 from tests.handoff.fake_gpu import PLAN, VERSION, Gpu
 from toolkit.core.noise import sample_noise
-from toolkit.handoff.dtk_server.choice import Engine
-from toolkit.handoff.dtk_server.engine import OnnxRuntimeEngine
+from toolkit.handoff.dtk_server.choice import Stepper
 from toolkit.handoff.dtk_server.loop import Loop
-from toolkit.handoff.dtk_server.plan import PlanEngine
+from toolkit.handoff.dtk_server.onnxruntime_stepper import OnnxRuntimeStepper
 from toolkit.handoff.dtk_server.refusal import UnfitError
 from toolkit.handoff.dtk_server.request import Wish
 from toolkit.handoff.dtk_server.schedule import Schedule, Trajectory
+from toolkit.handoff.dtk_server.tensorrt_stepper import TensorRTStepper
 
 SHAPE, BATCH = (2, 3, 4), 5
 SIGMA = 0.25
@@ -66,18 +66,18 @@ def schedule() -> Schedule:
     return Schedule(SIGMA, {n: Trajectory(np.zeros(n, np.int64), row) for n, row in rows.items()})
 
 
-def onnx_engine(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    return OnnxRuntimeEngine(graph, device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)
+def onnx_stepper(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Stepper:
+    return OnnxRuntimeStepper(graph, device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)
 
 
-def plan_engine(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def tensorrt_stepper(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Stepper:
     Gpu().install(monkeypatch)
     (graph.parent / "linear.plan").write_bytes(PLAN)
     stored = {"package": "tensorrt_rtx", "version": VERSION, "compute_capability": ["sm89"]}
-    return PlanEngine(graph.parent / "linear.plan", stored, device_id=0, image=SHAPE, batch=BATCH)
+    return TensorRTStepper(graph.parent / "linear.plan", stored, device_id=0, image=SHAPE, batch=BATCH)
 
 
-@pytest.fixture(params=[onnx_engine, plan_engine])
+@pytest.fixture(params=[onnx_stepper, tensorrt_stepper])
 def loop(request: pytest.FixtureRequest, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
     return Loop(request.param(graph, monkeypatch), schedule(), SHAPE, sample_noise)
 
@@ -115,10 +115,10 @@ def test_a_batch_leaves_nothing_behind(loop: Loop) -> None:
 
 def test_an_absent_provider_is_said(graph: Path) -> None:
     with pytest.raises(UnfitError, match="no CUDAExecutionProvider, only"):
-        OnnxRuntimeEngine(graph, device="cuda", device_id=0, threads=1, image=SHAPE, batch=BATCH)
+        OnnxRuntimeStepper(graph, device="cuda", device_id=0, threads=1, image=SHAPE, batch=BATCH)
 
 
 def test_a_file_that_is_no_graph_is_said(tmp_path: Path) -> None:
     (tmp_path / "step.onnx").write_bytes(b"not a graph")
     with pytest.raises(UnfitError, match=r"cannot load step\.onnx"):
-        OnnxRuntimeEngine(tmp_path / "step.onnx", device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)
+        OnnxRuntimeStepper(tmp_path / "step.onnx", device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)

@@ -20,7 +20,7 @@ def stored(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "1" / "step.onnx").write_bytes(b"graph")
     np.save(tmp_path / "1" / "expected.npy", np.full((1, 2, 2), 100, np.uint8))
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "repository": "model_repository",
         "model": "sampler",
         "requires": {"numpy": "1.24"},
@@ -51,7 +51,7 @@ def test_a_link_that_leaves_the_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 2}, "schema version 2, this server reads 1"),
+        ({"schema_version": 1}, "schema version 1, this server reads 2"),
         ({"files": {f"{PREFIX}/1/step.onnx": "0" * 64}}, "damaged or was changed"),
         ({"files": {f"{PREFIX}/1/absent": "0" * 64}}, "is missing"),
         ({"files": {f"{PREFIX}/../../x": "0" * 64}}, "lies outside"),

@@ -131,7 +131,7 @@ class HandoffOptions(TypedDict, total=False):
     name: str
     device: Literal["cpu", "gpu"]
     runtime: Literal["onnxruntime", "tensorrt"]
-    plans: tuple[str, ...]
+    engines: tuple[str, ...]
     fallback: Literal["refuse", "onnxruntime"]
     instances: int
     threads: int

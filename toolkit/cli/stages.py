@@ -121,9 +121,11 @@ def handoff(
     run: RunArgument,
     to: Annotated[str | None, option("triton")] = None,
     device: Annotated[str | None, option("where the server computes: cpu or gpu")] = None,
-    runtime: Annotated[str | None, option("onnxruntime, or tensorrt: the plans of `dtk export --trt`")] = None,
-    plan: Annotated[list[Path] | None, option("a plan built on another machine, .json next to it; repeatable")] = None,
-    fallback: Annotated[str | None, option("if no plan loads: refuse, or onnxruntime [refuse]")] = None,
+    runtime: Annotated[str | None, option("onnxruntime, or tensorrt: the engines of `dtk export --trt`")] = None,
+    engine: Annotated[
+        list[Path] | None, option("an engine built on another machine, .json next to it; repeatable")
+    ] = None,
+    fallback: Annotated[str | None, option("if no engine loads: refuse, or onnxruntime [refuse]")] = None,
     instances: Annotated[int | None, option("copies of the model that work in parallel")] = None,
     threads: Annotated[int | None, option("processor threads of one copy")] = None,
     max_batch: Annotated[int | None, option("images of one batch")] = None,
@@ -141,5 +143,5 @@ def handoff(
     limits |= {"max_queue_size": max_queue_size, "queue_timeout_ms": queue_timeout_ms}
     limits |= {"max_steps": max_steps, "default_steps": default_steps}
     limits |= {"max_guidance": max_guidance, "default_guidance": default_guidance}
-    engine = {"runtime": runtime, "fallback": fallback, "plans": [str(one.resolve()) for one in plan or ()] or None}
-    _stage(run, "handoff", json, to=to, device=device, instances=instances, **engine, **limits)
+    limits |= {"engines": [str(path.resolve()) for path in engine or ()] or None, "fallback": fallback}
+    _stage(run, "handoff", json, to=to, device=device, runtime=runtime, instances=instances, **limits)

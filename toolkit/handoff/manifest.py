@@ -17,7 +17,7 @@ from toolkit.core.noise import sample_noise
 from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION
 from toolkit.handoff.dtk_server.png import COLOUR_TYPES, encode
 from toolkit.handoff.dtk_server.serving import Service
-from toolkit.handoff.plans import Plan, requirements
+from toolkit.handoff.engines import Engine, requirements
 from toolkit.handoff.repository import GPU, REPOSITORY, write_surroundings
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
@@ -39,7 +39,7 @@ def onnxruntime_version() -> str:
 
 def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> None:
     """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG if it can be."""
-    everywhere = manifest | {"engine": manifest["engine"] | {"runtime": "onnxruntime"}}
+    everywhere = manifest | {"step_graph": manifest["step_graph"] | {"runtime": "onnxruntime"}}
     service = Service(version, everywhere, sample_noise, device="cpu", device_id=0, threads=threads)
     image = service.known_image(manifest["expected"]["seed"], manifest["expected"]["steps"])
     np.save(version / KNOWN_IMAGE, image, allow_pickle=False)
@@ -48,12 +48,17 @@ def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> 
 
 
 def write_manifest(
-    folder: Path, version: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int, plans: Sequence[Plan] = ()
+    folder: Path,
+    version: Path,
+    graph: StepGraph,
+    settings: HandoffSettings,
+    max_batch: int,
+    engines: Sequence[Engine] = (),
 ) -> dict[str, Any]:
     """Write the files around the repository, then handoff.json: once for people, once next to the model it checks."""
     packages = {"onnxruntime": onnxruntime_version()}
     packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizer else {}
-    write_surroundings(folder, _words(settings, packages, plans))
+    write_surroundings(folder, _words(settings, packages, engines))
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "target": settings.to,
@@ -72,17 +77,17 @@ def write_manifest(
             "default_guidance": settings.default_guidance,
         },
         "queue": {"max_size": settings.max_queue_size, "timeout_ms": settings.queue_timeout_ms},
-        "engine": {
+        "step_graph": {
             "runtime": settings.runtime,
             "file": graph.file,
-            "plans": [plan.entry() for plan in plans],
+            "engines": [engine.entry() for engine in engines],
             "fallback": settings.fallback,
             **graph.facts,
         },
         "decoder": {"file": graph.decoder.path.name, "input": graph.decoder.input} if graph.decoder else None,
         "conditioner": graph.conditions,
         "requires": {"numpy": NUMPY, **packages},
-        "compute_capability": sorted({name for plan in plans for name in plan.capabilities}) or None,  # ONNX: any
+        "compute_capability": sorted({name for engine in engines for name in engine.capabilities}) or None,  # ONNX: any
         "container": settings.container,
         "expected": {
             "seed": KNOWN_SEED,
@@ -100,27 +105,27 @@ def write_manifest(
     return manifest
 
 
-def _words(settings: HandoffSettings, packages: dict[str, str], plans: Sequence[Plan]) -> dict[str, str]:
+def _words(settings: HandoffSettings, packages: dict[str, str], engines: Sequence[Engine]) -> dict[str, str]:
     """What the files around the repository are filled in with."""
     on_gpu = settings.device == "gpu"
     named = {f"{name}-gpu" if on_gpu and name == "onnxruntime" else name: v for name, v in packages.items()}
-    named |= requirements(plans)
-    pinned = [f"{name}=={number}" for name, number in named.items()] + ([CUDA] if plans else [])
+    named |= requirements(engines)
+    pinned = [f"{name}=={number}" for name, number in named.items()] + ([CUDA] if engines else [])
     limits = ("max_steps", "default_steps", "max_queue_size", "max_guidance", "default_guidance", "max_prompt_bytes")
     return {
         "name": settings.name,
         "container": settings.container,
         "runtime": ", ".join(f"{name} {number}" for name, number in named.items()),
         "packages": " ".join(f'"{package}"' for package in pinned),
-        "plans": _plans(settings, plans),
+        "engines": _engines(settings, engines),
         **(GPU if on_gpu else dict.fromkeys(GPU, "")),
         **{name: str(getattr(settings, name)) for name in limits},
     }
 
 
-def _plans(settings: HandoffSettings, plans: Sequence[Plan]) -> str:
-    if not plans:
+def _engines(settings: HandoffSettings, engines: Sequence[Engine]) -> str:
+    if not engines:
         return ""
-    files = ", ".join(f"`{plan.file}`" for plan in plans)
+    files = ", ".join(f"`{engine.file}`" for engine in engines)
     otherwise = "does not load" if settings.fallback == "refuse" else "serves the ONNX file, and its log says so"
-    return f"\n\nTensorRT plans: {files}. The first that the GPU can run serves; if none can, the server {otherwise}."
+    return f"\n\nTensorRT engines: {files}. The first that the GPU can run serves; if none can, the server {otherwise}."

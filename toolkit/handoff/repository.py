@@ -10,7 +10,7 @@ from string import Template
 
 from toolkit.core import noise
 from toolkit.core.files import write_json, write_text
-from toolkit.handoff.plans import Plan
+from toolkit.handoff.engines import Engine
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.handoff.triton import configuration, dumps
@@ -29,7 +29,7 @@ GPU = {
 
 
 def write_repository(
-    folder: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int, plans: Sequence[Plan] = ()
+    folder: Path, graph: StepGraph, settings: HandoffSettings, max_batch: int, engines: Sequence[Engine] = ()
 ) -> Path:
     """Write the model repository below ``folder``; returns the folder of the model's version."""
     model = folder / REPOSITORY / settings.name
@@ -38,8 +38,8 @@ def write_repository(
     write_text(model / "config.pbtxt", dumps(configuration(graph, settings, max_batch)))
     for file in graph.files:
         shutil.copyfile(file, version / file.name)
-    for plan in plans:
-        shutil.copyfile(plan.path, version / plan.file)
+    for engine in engines:
+        shutil.copyfile(engine.path, version / engine.file)
     write_json(version / "schedule.json", graph.schedule(settings.max_steps))
     copy_server(version)
     return version

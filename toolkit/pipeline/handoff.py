@@ -10,8 +10,8 @@ from toolkit.core.errors import UsageError
 from toolkit.core.files import folder_sha256, read_json, value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
+from toolkit.handoff.engines import find_engines
 from toolkit.handoff.manifest import write_manifest
-from toolkit.handoff.plans import find_plans
 from toolkit.handoff.repository import write_repository
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
@@ -23,39 +23,39 @@ def handoff(run: RunFolder, settings: HandoffSettings, *, progress: Progress = s
     """Write RUN/handoff from RUN/export and return its manifest (handoff.json).
 
     The manifest holds the hashes of every file, the server's inputs and outputs, its limits, the versions it needs and
-    a known image. Raises DtkError if the run has no exported step graph or a plan does not fit it, UsageError where
+    a known image. Raises DtkError if the run has no exported step graph or an engine does not fit it, UsageError where
     the settings contradict each other or the graph.
     """
 
     run.require("export", f"dtk export {run.path}")
     graph = StepGraph.read(run.path / "export" / "onnx" / "compressed_step.onnx")
-    plans = find_plans(run.path, settings, graph)
+    engines = find_engines(run.path, settings, graph)
     request = Request(
         stage=STAGE,
         settings=settings.model_dump(mode="json"),
         inputs={
             "graph": graph.sha256,
             "server": value_sha256(folder_sha256(Path(__file__).parent)),
-            "plans": value_sha256([plan.description["sha256"] for plan in plans]),
+            "engines": value_sha256([engine.description["sha256"] for engine in engines]),
         },
     )
     if not run.is_current(request):
         with run.writing(request) as folder:
-            _write(folder, graph, plans, settings, progress)
+            _write(folder, graph, engines, settings, progress)
     manifest: dict[str, Any] = read_json(run.path / STAGE / "handoff.json")
     return manifest
 
 
-def _write(folder: Path, graph: Any, plans: Sequence[Any], settings: HandoffSettings, progress: Progress) -> None:
+def _write(folder: Path, graph: Any, engines: Sequence[Any], settings: HandoffSettings, progress: Progress) -> None:
 
-    exported = [size for size in (graph.max_batch, *(plan.largest for plan in plans)) if size]
+    exported = [size for size in (graph.max_batch, *(engine.largest for engine in engines)) if size]
     max_batch = batch_limit(settings, graph.image, min(exported, default=None))
     check_steps(settings, graph.longest)
     check_guidance(settings)
     progress(STAGE, 0, 2)
-    version = write_repository(folder, graph, settings, max_batch, plans)
+    version = write_repository(folder, graph, settings, max_batch, engines)
     progress(STAGE, 1, 2)
-    write_manifest(folder, version, graph, settings, max_batch, plans)
+    write_manifest(folder, version, graph, settings, max_batch, engines)
     progress(STAGE, 2, 2)
 
 

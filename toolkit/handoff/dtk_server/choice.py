@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .engine import OnnxRuntimeEngine
 from .manifest import inside
-from .plan import PlanEngine
+from .onnxruntime_stepper import OnnxRuntimeStepper
 from .refusal import UnfitError
+from .tensorrt_stepper import TensorRTStepper
 
 Warn = Callable[[str], None]
 
 
-class Engine(Protocol):
+class Stepper(Protocol):
     """The step graph on a batch that stays where it is computed."""
 
     @property
@@ -26,7 +26,7 @@ class Engine(Protocol):
     def rows(self, start: int, stop: int) -> np.ndarray: ...
 
 
-def open_engine(
+def open_stepper(
     version: Path,
     stored: Mapping[str, Any],
     warn: Warn,
@@ -36,23 +36,23 @@ def open_engine(
     device: str,
     device_id: int,
     threads: int,
-) -> Engine:
-    """The engine of ``stored``, the manifest's: for TensorRT the first plan that this GPU takes.
+) -> Stepper:
+    """The stepper of ``stored``, the manifest's: for TensorRT the first engine that this GPU takes.
 
     Where none can be loaded, ONNX Runtime takes its place if the manifest allows it, and ``warn`` is told. Raises
-    UnfitError, naming each plan and its reason, if it does not.
+    UnfitError, naming each engine and its reason, if it does not.
     """
     if stored["runtime"] == "tensorrt":
         reasons = []
-        for plan in stored["plans"]:
-            path = inside(version, PurePosixPath(plan["file"]))
+        for engine in stored["engines"]:
+            path = inside(version, PurePosixPath(engine["file"]))
             try:
-                return PlanEngine(path, plan, device_id=device_id, image=image, batch=batch)
+                return TensorRTStepper(path, engine, device_id=device_id, image=image, batch=batch)
             except UnfitError as unfit:
                 reasons.append(f"{path.name}: {unfit}")
-        told = f"No TensorRT plan can be loaded: {' '.join(reasons) or 'there is none.'}"
+        told = f"No TensorRT engine can be loaded: {' '.join(reasons) or 'there is none.'}"
         if stored["fallback"] != "onnxruntime":
             raise UnfitError(f"{told} The handoff allows no other runtime (fallback: {stored['fallback']}).")
         warn(f"{told} ONNX RUNTIME SERVES INSTEAD, as the handoff allows: expect another latency.")
     path = inside(version, PurePosixPath(stored["file"]))
-    return OnnxRuntimeEngine(path, device=device, device_id=device_id, threads=threads, image=image, batch=batch)
+    return OnnxRuntimeStepper(path, device=device, device_id=device_id, threads=threads, image=image, batch=batch)

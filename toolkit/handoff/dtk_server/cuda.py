@@ -16,7 +16,7 @@ class Cuda:
         try:
             from cuda.bindings import runtime
         except ImportError as error:
-            raise UnfitError(f"A TensorRT plan needs the package cuda-bindings: {error}") from error
+            raise UnfitError(f"A TensorRT engine needs the package cuda-bindings: {error}") from error
         self._runtime, self._device_id = runtime, device_id
         self.use()
         self.stream = int(self._call("cudaStreamCreate")[0])  # TensorRT takes the number, not CUDA's object

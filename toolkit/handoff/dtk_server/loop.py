@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .choice import Engine
+from .choice import Stepper
 from .request import Wish
 from .schedule import Schedule, Trajectory
 
@@ -19,22 +19,22 @@ class SampleNoise(Protocol):
 
 
 class Loop:
-    """Samples a batch on one engine. ``noise`` is toolkit.core.noise.sample_noise, here or its copy.
+    """Samples a batch on one stepper. ``noise`` is toolkit.core.noise.sample_noise, here or its copy.
 
     ``shape`` is that of one sample, an image or a latent; ``decode`` makes images (B, C, H, W) of latents.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        stepper: Stepper,
         schedule: Schedule,
         shape: tuple[int, ...],
         noise: SampleNoise,
         decode: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        self._engine, self._schedule, self._shape, self._noise = engine, schedule, shape, noise
+        self._stepper, self._schedule, self._shape, self._noise = stepper, schedule, shape, noise
         self._decode = decode
-        self._inputs = set(engine.inputs)
+        self._inputs = set(stepper.inputs)
 
     def sample(self, wishes: Sequence[Wish]) -> np.ndarray:
         """One image a wish, float32 (B, C, H, W) in [0, 1].
@@ -53,12 +53,12 @@ class Loop:
     def _descend(self, ranked: Sequence[Wish], ways: Sequence[Trajectory]) -> np.ndarray:
         done = np.empty((len(ranked), *self._shape), np.float32)
         start = self._noise([wish.seed for wish in ranked], 0, self._shape)
-        self._engine.load(start * np.float32(self._schedule.initial_sigma))
+        self._stepper.load(start * np.float32(self._schedule.initial_sigma))
         active = len(ranked)
         for number in range(ranked[0].steps):
-            self._engine.step(active, self._feed(ranked[:active], ways[:active], number))
+            self._stepper.step(active, self._feed(ranked[:active], ways[:active], number))
             left = sum(wish.steps > number + 1 for wish in ranked)
-            done[left:active] = self._engine.rows(left, active)
+            done[left:active] = self._stepper.rows(left, active)
             active = left
         return done
 

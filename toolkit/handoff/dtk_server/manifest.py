@@ -13,7 +13,7 @@ import numpy as np
 from .refusal import UnfitError
 
 FILE = "handoff.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def read(model_directory: Path, model_version: str) -> dict[str, Any]:

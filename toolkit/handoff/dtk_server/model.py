@@ -15,7 +15,7 @@ INPUTS = ("SEED", "STEPS", "GUIDANCE", "CLASS", "PROMPT")
 
 
 class TritonPythonModel:
-    """Holds the engine and the loop; Triton calls it with as many requests at once as its batcher collected."""
+    """Holds the stepper and the loop; Triton calls it with as many requests at once as its batcher collected."""
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Check files, versions and one known image before the model counts as ready."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import manifest, png
-from .choice import Warn, open_engine
+from .choice import Warn, open_stepper
 from .conditions import Conditions, labels
 from .graph import OnnxRuntimeGraph
 from .loop import Loop, SampleNoise
@@ -37,9 +37,9 @@ class Service:
         self.limits = Limits(**stored["limits"])
         place: dict[str, Any] = {"device": device, "device_id": device_id, "threads": threads}
         shape = tuple(stored["latent"] or stored["image"])
-        engine = open_engine(version, stored["engine"], warn, image=shape, batch=self.limits.max_batch, **place)
+        stepper = open_stepper(version, stored["step_graph"], warn, image=shape, batch=self.limits.max_batch, **place)
         decode = _decoder(version, stored["decoder"], place) if stored["decoder"] else None
-        self._loop = Loop(engine, Schedule.read(version / "schedule.json"), shape, noise, decode)
+        self._loop = Loop(stepper, Schedule.read(version / "schedule.json"), shape, noise, decode)
         self._known = stored["expected"].get("condition")
         self._conditioned: Conditioned = (
             Conditions(version, stored["conditioner"], **place) if stored["conditioner"] else labels

@@ -1,4 +1,4 @@
-"""The step graph as a TensorRT plan, with the images kept on the device from the first noise to the last step."""
+"""The step graph as a TensorRT engine, with the images kept on the device from the first noise to the last step."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .refusal import UnfitError
 PACKAGES = ("tensorrt", "tensorrt_rtx")
 
 
-class PlanEngine:
-    """What OnnxRuntimeEngine is, on a plan of TensorRT or TensorRT for RTX.
+class TensorRTStepper:
+    """What OnnxRuntimeStepper is, on an engine of TensorRT or TensorRT for RTX.
 
-    ``stored`` is the plan's entry in the manifest: the package and version that built it, and for which compute
+    ``stored`` is the engine's entry in the manifest: the package and version that built it, and for which compute
     capabilities (none: whatever the package builds for by default, and the runtime judges). Raises UnfitError for a
-    plan that does not fit this machine.
+    engine that does not fit this machine.
     """
 
     def __init__(self, path: Path, stored: Mapping[str, Any], *, device_id: int, image: tuple[int, ...], batch: int):
@@ -51,7 +51,7 @@ class PlanEngine:
     def step(self, count: int, feed: Mapping[str, np.ndarray]) -> None:
         """Advance the first ``count`` images; ``feed`` holds the graph's other inputs, (count, ...) each."""
         if count > self._batch:  # the device's memory ends there
-            raise ValueError(f"This engine was opened for {self._batch} images, not for {count}.")
+            raise ValueError(f"This stepper was opened for {self._batch} images, not for {count}.")
         for name, array in feed.items():
             self._bind(name, array.shape, self._uploaded(name, np.ascontiguousarray(array)))
         self._bind("sample", (count, *self._image), self._state)
@@ -76,7 +76,7 @@ class PlanEngine:
 
     def _bind(self, name: str, shape: tuple[int, ...], address: int) -> None:
         if not self._context.set_input_shape(name, shape):
-            raise RuntimeError(f"The TensorRT plan takes no {name} of shape {shape}.")
+            raise RuntimeError(f"The TensorRT engine takes no {name} of shape {shape}.")
         self._context.set_tensor_address(name, address)
 
 

@@ -1,4 +1,4 @@
-"""TensorRT plans of a run's step graph, side by side for several architectures."""
+"""TensorRT engines of a run's step graph, side by side for several architectures."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # import na
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A plan of the step graph with the JSON that the export wrote next to it."""
+class Engine:
+    """An engine of the step graph with the JSON that the export wrote next to it."""
 
     path: Path
     description: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path, graph: StepGraph) -> Plan:
-        """The plan at ``path``. Raises DtkError if it is absent, damaged, or of another graph than ``graph``."""
+    def read(cls, path: Path, graph: StepGraph) -> Engine:
+        """The engine at ``path``. Raises DtkError if it is absent, damaged, or of another graph than ``graph``."""
         if not path.is_file() or not path.with_suffix(".json").is_file():
             raise DtkError(
-                f"There is no TensorRT plan {path} with its .json next to it.",
+                f"There is no TensorRT engine {path} with its .json next to it.",
                 do="dtk export RUN --trt builds it; on another machine, copy both files",
             )
-        plan = cls(path, read_json(path.with_suffix(".json")))
-        if file_sha256(path) != plan.description["sha256"]:
+        engine = cls(path, read_json(path.with_suffix(".json")))
+        if file_sha256(path) != engine.description["sha256"]:
             raise DtkError(f"{path} is damaged or was changed.", do="dtk export RUN --trt builds it again")
-        if plan.facts["onnx"] != files_sha256(graph.description["sha256"]):
-            raise DtkError(f"{path} is a plan of another step graph than {graph.path}.", do="dtk export RUN --trt")
-        if plan.smallest > 1:
+        if engine.facts["onnx"] != files_sha256(graph.description["sha256"]):
+            raise DtkError(f"{path} is an engine of another step graph than {graph.path}.", do="dtk export RUN --trt")
+        if engine.smallest > 1:
             raise DtkError(
                 f"{path} does not take a single image.",
-                found=f"batch {plan.facts['batch']}",
+                found=f"batch {engine.facts['batch']}",
                 expected="a range from 1: images leave a batch when their steps are done",
                 do="dtk export RUN --trt --batch 1:8:64",
             )
-        return plan
+        return engine
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -76,33 +76,33 @@ class Plan:
         return {"file": self.file, **built, "compute_capability": self.capabilities, "built_on": self.facts["gpu"]}
 
 
-def find_plans(run: Path, settings: HandoffSettings, graph: StepGraph) -> list[Plan]:
-    """The plans to hand off: the run's own and those of the settings; none where ONNX Runtime serves.
+def find_engines(run: Path, settings: HandoffSettings, graph: StepGraph) -> list[Engine]:
+    """The engines to hand off: the run's own and those of the settings; none where ONNX Runtime serves.
 
-    Raises UsageError for settings that contradict each other, DtkError for a plan that does not fit.
+    Raises UsageError for settings that contradict each other, DtkError for an engine that does not fit.
     """
     if settings.runtime == "onnxruntime":
-        if settings.plans:
-            raise UsageError("Plans are carried by --runtime tensorrt alone.", found=f"runtime {settings.runtime}")
+        if settings.engines:
+            raise UsageError("Engines are carried by --runtime tensorrt alone.", found=f"runtime {settings.runtime}")
         return []
     if settings.device != "gpu":
-        raise UsageError("A TensorRT plan runs on a GPU.", found=f"device {settings.device}", do="add --device gpu")
+        raise UsageError("A TensorRT engine runs on a GPU.", found=f"device {settings.device}", do="add --device gpu")
     own = run / "tensorrt" / graph.path.with_suffix(".plan").name
-    paths = [*([own] if own.is_file() or not settings.plans else []), *settings.plans]
-    found = [Plan.read(path, graph) for path in paths]
-    names = [plan.file for plan in found]
+    paths = [*([own] if own.is_file() or not settings.engines else []), *settings.engines]
+    found = [Engine.read(path, graph) for path in paths]
+    names = [engine.file for engine in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError("Two plans are for the same builder and architectures.", found=", ".join(twice))
+        raise UsageError("Two engines are for the same builder and architectures.", found=", ".join(twice))
     for package in PACKAGES:
-        versions = sorted({plan.facts["version"] for plan in found if plan.facts["builder"] == package})
+        versions = sorted({engine.facts["version"] for engine in found if engine.facts["builder"] == package})
         if len(versions) > 1:
             raise UsageError(
-                f"The plans want different versions of {package}, and an image holds one.", found=", ".join(versions)
+                f"The engines want different versions of {package}, and an image holds one.", found=", ".join(versions)
             )
     return found
 
 
-def requirements(plans: Sequence[Plan]) -> dict[str, str]:
-    """The packages, by their names in the index, that a server with these plans needs."""
-    return {PACKAGES[plan.facts["builder"]]: plan.facts["version"] for plan in plans}
+def requirements(engines: Sequence[Engine]) -> dict[str, str]:
+    """The packages, by their names in the index, that a server with these engines needs."""
+    return {PACKAGES[engine.facts["builder"]]: engine.facts["version"] for engine in engines}

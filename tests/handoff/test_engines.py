@@ -1,4 +1,4 @@
-"""Plans of the step graph in a handoff: the run's own and those built elsewhere, side by side, each for this graph."""
+"""Engines of the step graph in a handoff: the run's own and those built elsewhere, each for this graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256, folder_sha256, read_json, value_sha256, write_json
 from toolkit.core.run_folder import RunFolder
-from toolkit.handoff.plans import find_plans
+from toolkit.handoff.engines import find_engines
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.pipeline.handoff import handoff
@@ -24,8 +24,8 @@ RTX = {"builder": "tensorrt_rtx", "version": "1.7.1.116", "batch": "1:4:6", "tar
 DATACENTRE = {"builder": "tensorrt", "version": "11.4.0", "batch": "1:8:8", "targets": [], "gpu": "NVIDIA H200"}
 
 
-def plan(folder: Path, sha256: dict[str, str] = SHA256, **facts: Any) -> Path:
-    """A plan with the description that the export stage writes next to it."""
+def engine(folder: Path, sha256: dict[str, str] = SHA256, **facts: Any) -> Path:
+    """An engine with the description that the export stage writes next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "compressed_step.plan"
     path.write_bytes(b"plan" + str(facts).encode())
@@ -40,9 +40,9 @@ def graph(tmp_path: Path) -> StepGraph:
 
 
 def test_the_runs_own_plan_and_one_of_another_machine_lie_side_by_side(tmp_path: Path, graph: StepGraph) -> None:
-    plan(tmp_path / "tensorrt")
-    other = plan(tmp_path / "other", **DATACENTRE, gpu_capability="sm90")
-    found = find_plans(tmp_path, GPU.model_copy(update={"plans": (other,)}), graph)
+    engine(tmp_path / "tensorrt")
+    other = engine(tmp_path / "other", **DATACENTRE, gpu_capability="sm90")
+    found = find_engines(tmp_path, GPU.model_copy(update={"engines": (other,)}), graph)
     assert [(one.file, one.capabilities, one.largest) for one in found] == [
         ("compressed_step.tensorrt_rtx.sm89.sm120.plan", ["sm89", "sm120"], 6),
         ("compressed_step.tensorrt.sm90.plan", ["sm90"], 8),
@@ -50,19 +50,19 @@ def test_the_runs_own_plan_and_one_of_another_machine_lie_side_by_side(tmp_path:
 
 
 def test_without_tensorrt_no_plan_is_looked_for(tmp_path: Path, graph: StepGraph) -> None:
-    plan(tmp_path / "tensorrt", sha256={"other": "0"})
-    assert find_plans(tmp_path, HandoffSettings(), graph) == []
+    engine(tmp_path / "tensorrt", sha256={"other": "0"})
+    assert find_engines(tmp_path, HandoffSettings(), graph) == []
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DtkError], str]] = {
-    "none was built": ({}, {"absent": True}, DtkError, "There is no TensorRT plan.*(\n.*)*dtk export RUN --trt"),
-    "another graph": ({}, {"sha256": {"other": "0"}}, DtkError, "is a plan of another step graph"),
+    "none was built": ({}, {"absent": True}, DtkError, "There is no TensorRT engine.*(\n.*)*dtk export RUN --trt"),
+    "another graph": ({}, {"sha256": {"other": "0"}}, DtkError, "is an engine of another step graph"),
     "damaged": ({}, {"damaged": True}, DtkError, "is damaged or was changed"),
     "no single image": ({}, {"batch": "2:4:8"}, DtkError, "does not take a single image.*(\n.*)*batch 2:4:8"),
     "on a processor": ({"device": "cpu"}, {}, UsageError, "runs on a GPU.*(\n.*)*--device gpu"),
-    "idle plans": ({"runtime": "onnxruntime", "plans": (Path("x.plan"),)}, {}, UsageError, "tensorrt alone"),
-    "twice": ({"plans": "same"}, {}, UsageError, "same builder and architectures"),
-    "two versions": ({"plans": "older"}, {}, UsageError, r"different versions.*(\n.*)*1\.6, 1\.7\.1\.116"),
+    "idle engines": ({"runtime": "onnxruntime", "engines": (Path("x.plan"),)}, {}, UsageError, "tensorrt alone"),
+    "twice": ({"engines": "same"}, {}, UsageError, "same builder and architectures"),
+    "two versions": ({"engines": "older"}, {}, UsageError, r"different versions.*(\n.*)*1\.6, 1\.7\.1\.116"),
 }
 
 
@@ -70,35 +70,35 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DtkError], str]] 
 def test_what_does_not_fit_is_refused_in_words(tmp_path: Path, graph: StepGraph, case: str) -> None:
     changes, facts, error, words = REFUSALS[case]
     absent, damaged = facts.pop("absent", False), facts.pop("damaged", False)
-    own = plan(tmp_path / "tensorrt", **facts)
+    own = engine(tmp_path / "tensorrt", **facts)
     if absent:
         own.unlink()
     if damaged:
         own.write_bytes(b"another")
-    more = {"same": {}, "older": {"version": "1.6", "targets": ["sm75"]}}.get(str(changes.get("plans")))
+    more = {"same": {}, "older": {"version": "1.6", "targets": ["sm75"]}}.get(str(changes.get("engines")))
     if more is not None:
-        changes = {"plans": (plan(tmp_path / "more", **more),)}
+        changes = {"engines": (engine(tmp_path / "more", **more),)}
     with pytest.raises(error, match=words):
-        find_plans(tmp_path, GPU.model_copy(update=changes), graph)
+        find_engines(tmp_path, GPU.model_copy(update=changes), graph)
 
 
 @pytest.mark.slow
 def test_a_handoff_with_plans_says_what_they_need(exported: RunFolder, tmp_path: Path) -> None:
     run = RunFolder(Path(shutil.copytree(exported.path, tmp_path / "run")))
     sha256 = read_json(run.path / "export" / "onnx" / "compressed_step.json")["sha256"]
-    plan(run.path / "tensorrt", sha256=sha256)
-    other = plan(tmp_path / "other", sha256=sha256, **DATACENTRE, gpu_capability="sm90")
-    limits = {"max_steps": 4, "default_steps": 2, "fallback": "onnxruntime", "plans": (other,)}
+    engine(run.path / "tensorrt", sha256=sha256)
+    other = engine(tmp_path / "other", sha256=sha256, **DATACENTRE, gpu_capability="sm90")
+    limits = {"max_steps": 4, "default_steps": 2, "fallback": "onnxruntime", "engines": (other,)}
     manifest = handoff(run, GPU.model_copy(update=limits))
     folder = run.path / "handoff"
     version = folder / "model_repository" / "sampler" / "1"
-    files = [entry["file"] for entry in manifest["engine"]["plans"]]
+    files = [entry["file"] for entry in manifest["step_graph"]["engines"]]
     assert all((version / file).is_file() for file in files) and len(files) == 2
     assert {f"model_repository/sampler/1/{file}" for file in files} <= set(manifest["files"])
     assert manifest["files"] == {name: file_sha256(folder / name) for name in manifest["files"]}
-    assert (manifest["engine"]["runtime"], manifest["engine"]["fallback"]) == ("tensorrt", "onnxruntime")
+    assert (manifest["step_graph"]["runtime"], manifest["step_graph"]["fallback"]) == ("tensorrt", "onnxruntime")
     assert manifest["compute_capability"] == ["sm120", "sm89", "sm90"]
-    assert manifest["limits"]["max_batch"] == 6, "the smallest plan's largest"
+    assert manifest["limits"]["max_batch"] == 6, "the smallest engine's largest"
     docker = (folder / "Dockerfile").read_text()
     for package in ("onnxruntime-gpu==", "tensorrt-rtx==1.7.1.116", "tensorrt==11.4.0", "cuda-bindings>="):
         assert f'"{package}' in docker
@@ -107,4 +107,4 @@ def test_a_handoff_with_plans_says_what_they_need(exported: RunFolder, tmp_path:
     assert service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     pod = next(yaml.safe_load_all((folder / "kubernetes.yaml").read_text()))["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
-    assert "dtk_server/plan.py" in "".join(folder_sha256(version))
+    assert "dtk_server/tensorrt_stepper.py" in "".join(folder_sha256(version))

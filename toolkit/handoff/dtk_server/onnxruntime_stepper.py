@@ -11,7 +11,7 @@ import onnxruntime
 from .graph import open_session
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeStepper:
     """``(x_t, t, coefficients, ...) -> x_{t-1}`` for the first rows of a batch that stays on the device.
 
     Two buffers alternate as input and output. A batch is loaded with ``load``, advanced with ``step`` and read with
@@ -31,7 +31,7 @@ class OnnxRuntimeEngine:
         return [node.name for node in self._session.get_inputs()]
 
     def load(self, noise: np.ndarray) -> None:
-        """Start a batch from ``noise``, float32 (B, C, H, W) with B at most the engine's batch."""
+        """Start a batch from ``noise``, float32 (B, C, H, W) with B at most the stepper's batch."""
         batch = np.zeros(self._state.shape(), np.float32)
         batch[: len(noise)] = noise
         self._state.update_inplace(batch)
