@@ -16,7 +16,7 @@ PYTRITON := nvidia-pytriton==0.7.0
 OPTIMUM := $(VENV)-optimum
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-all test-interop lint format wheel constraints clean
+.PHONY: help demo install test test-all test-interop lint format wheel commands constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -48,6 +48,9 @@ format: $(VENV)/.installed-dev  ## let ruff fix what it can
 wheel: $(VENV)/.installed  ## dist/dtk-*.whl
 	rm -rf build dist
 	$(PIP) wheel --no-deps --wheel-dir dist .
+
+commands: $(VENV)/.installed-dev  ## docs/commands.md from the help texts
+	$(BIN)/python -m typer toolkit.cli utils docs --name dtk --output docs/commands.md
 
 constraints: $(VENV)/.installed-dev  ## pin what is installed now, after the tests passed on it
 	{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --all --exclude pip --exclude dtk | sed -n 's/+cpu$$//; /==/p'; } > constraints.new

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.latency_target import rivals
 from tests.pruning.cases import count
-from tests.pruning.test_latency_cost import Machine, two_levels
+from tests.pruning.machines import Machine, two_levels
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import parse_target

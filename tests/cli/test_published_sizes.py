@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.pruning.test_solver import PUBLISHED, D, U
+from tests.pruning.cases import D, U
+from tests.pruning.published import PUBLISHED
 from toolkit.cli import app
 
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.test_open import SHAPE, fill, pixels, zipped
+from tests.data.pictures import SHAPE, fill, pixels, zipped
 from toolkit.core.errors import DtkError
 from toolkit.data.conditions import of_names
 from toolkit.data.images import Images

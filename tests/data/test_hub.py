@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.data.test_open import SHAPE, fill, picture
+from tests.data.pictures import SHAPE, fill, picture
 from toolkit.core.errors import DtkError
 from toolkit.data.decoded import images_of_files
 from toolkit.data.hub import hub_files

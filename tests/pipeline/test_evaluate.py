@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.evaluation.pictures import SETTINGS, pictures
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError
 from toolkit.core.run_folder import RunFolder
-from toolkit.data.images import Images
 from toolkit.data.open import open_images, split
 from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.measurements import Measurement
@@ -21,13 +20,6 @@ from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.folder import find_model
 from toolkit.pipeline import evaluate as stage
 from toolkit.pipeline.evaluate import evaluate
-
-SETTINGS = EvaluateSettings(images=12, sampling_steps=2, batch_size=5)
-
-
-def pictures(count, seed=0, shape=(3, 8, 8)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (count, *shape[1:], shape[0]), dtype=np.uint8)
-    return Images(f"pictures {seed}", shape, f"{seed:064}", tuple(range(count)), lambda number: pixels[number])
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.cases import CASES, A, B, D, U, count, dense_model, inputs_of, prunable_of
+from tests.pruning.cases import CASES, A, D, U, count, dense_model, inputs_of, prunable_of
+from tests.pruning.published import PUBLISHED
 from tests.tiny import tiny_conditional_unet, tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.core.errors import DtkError, UsageError
@@ -18,25 +19,6 @@ from toolkit.pruning.cost import price
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import TOLERANCE, parse_target
-
-DDPM = {"layers_per_block": 2, "downsample_padding": 0, "norm_eps": 1e-6, "attention_head_dim": None}
-PUBLISHED = {
-    "cifar10-32": (
-        {**DDPM, "sample_size": 32, "block_out_channels": (128, 256, 256, 256)}
-        | {"down_block_types": (D, A, D, D), "up_block_types": (U, U, B, U)},
-        (35_746_307, 6.222e9, 20_725_379, 3.533e9),
-    ),
-    "celeba-64": (
-        {**DDPM, "sample_size": 64, "block_out_channels": (128, 256, 256, 256, 512)}
-        | {"down_block_types": (D, D, A, D, D), "up_block_types": (U, U, B, U, U)},
-        (78.70e6, 24.051e9, 45_187_523, 13.566e9),
-    ),
-    "lsun-256": (
-        {**DDPM, "sample_size": 256, "block_out_channels": (128, 128, 256, 256, 512, 512)}
-        | {"down_block_types": (D, D, D, D, A, D), "up_block_types": (U, B, U, U, U, U)},
-        (113_673_219, 248.514e9, 65_048_579, 139.939e9),
-    ),
-}
 
 
 def published(name: str) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.test_evaluate import SETTINGS, pictures
+from tests.evaluation.pictures import SETTINGS, pictures
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.run_folder import RunFolder

@@ -44,6 +44,6 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace a run of another recipe")]
 
 
-def option(help_text: str, *names: str) -> Any:
-    """An option whose default is the recipe's."""
-    return typer.Option(*names, help=help_text, show_default=False)
+def option(help_text: str, *names: str, default: str | None = None) -> Any:
+    """An option whose default is the recipe's; ``default`` says which it is."""
+    return typer.Option(*names, help=help_text, show_default=default or False)

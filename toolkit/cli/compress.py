@@ -18,25 +18,35 @@ def compress(
     out: Out = None,
     data: Annotated[str | None, option("folder or zip of images, .npz, or a `datasets` id", "--data")] = None,
     stream: Annotated[int | None, option("of a `datasets` id, read only that many of its first rows")] = None,
-    criterion: Annotated[str | None, option("how channels are scored; see `dtk list criteria`")] = None,
-    threshold: Annotated[str | None, option("where Diff-Pruning stops: 0.05, or auto")] = None,
-    target: Annotated[str | None, option("macs=0.57, params=20M, width=0.75, latency=0.6, latency=4.0ms")] = None,
-    runner: Annotated[str | None, option("what a latency= target is measured with [onnxruntime]")] = None,
-    batch: Annotated[int | None, option("batch size a latency= target is measured at [16]")] = None,
-    align: Annotated[int | None, option("widths are multiples of this [8]")] = None,
-    groups: Annotated[str | None, option("norm groups: within | whole")] = None,
-    min_width: Annotated[float | None, option("smallest fraction of a level's width [0.5]")] = None,
+    criterion: Annotated[
+        str | None, option("how channels are scored; see `dtk list criteria`", default="diff-pruning")
+    ] = None,
+    threshold: Annotated[
+        str | None, option("where Diff-Pruning stops: a fraction of the loss, or auto", default="0.05")
+    ] = None,
+    target: Annotated[
+        str | None, option("macs=0.57, params=20M, width=0.75, latency=0.6, latency=4.0ms", default="macs=0.57")
+    ] = None,
+    runner: Annotated[str | None, option("what a latency= target is measured with", default="onnxruntime")] = None,
+    batch: Annotated[int | None, option("batch size a latency= target is measured at", default="16")] = None,
+    align: Annotated[int | None, option("widths are multiples of this", default="8")] = None,
+    groups: Annotated[str | None, option("norm groups: within | whole", default="within")] = None,
+    min_width: Annotated[float | None, option("smallest fraction of a level's width", default="0.5")] = None,
     blocks: Annotated[
         bool | None, typer.Option("--blocks", help="also remove whole blocks, if the class allows it")
     ] = None,
     tokens: Annotated[
         int | None, option("context length that MACs are counted for, if the folder does not say it")
     ] = None,
-    calibration_images: Annotated[int | None, option("images to score on [32]")] = None,
-    calibration_batch_size: Annotated[int | None, option("images to score at once [all]; saves memory only")] = None,
-    score_timesteps: Annotated[int | None, option("timesteps to score on [every one]; 32 is nearly as good")] = None,
-    noise_draws: Annotated[int | None, option("noise tensors that alternate in scoring [1]")] = None,
-    score_precision: Annotated[str | None, option("fp32 or bf16 (autocast) in scoring")] = None,
+    calibration_images: Annotated[int | None, option("images to score on", default="32")] = None,
+    calibration_batch_size: Annotated[
+        int | None, option("images to score at once; saves memory only", default="all")
+    ] = None,
+    score_timesteps: Annotated[
+        int | None, option("timesteps to score on; 32 is nearly as good", default="every one")
+    ] = None,
+    noise_draws: Annotated[int | None, option("noise tensors that alternate in scoring", default="1")] = None,
+    score_precision: Annotated[str | None, option("fp32 or bf16 (autocast) in scoring", default="fp32")] = None,
     gradient_checkpointing: Annotated[
         bool | None, typer.Option("--gradient-checkpointing", help="score in less memory and more time")
     ] = None,
@@ -50,11 +60,11 @@ def compress(
             "--reconstruct/--no-reconstruct",
         ),
     ] = None,
-    steps: Annotated[int | None, option("recovery steps")] = None,
-    batch_size: Annotated[int | None, option("recovery images per step")] = None,
-    learning_rate: Annotated[float | None, option("recovery learning rate")] = None,
-    condition_dropout: Annotated[float | None, option("share trained without class or caption [0.1]")] = None,
-    seed: Annotated[int | None, option("seed of everything random")] = None,
+    steps: Annotated[int | None, option("recovery steps", default="500")] = None,
+    batch_size: Annotated[int | None, option("recovery images per step", default="64")] = None,
+    learning_rate: Annotated[float | None, option("recovery learning rate", default="0.0002")] = None,
+    condition_dropout: Annotated[float | None, option("share trained without class or caption", default="0.1")] = None,
+    seed: Annotated[int | None, option("seed of everything random", default="0")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     recover: Annotated[bool, typer.Option(help="train after pruning")] = True,
     overwrite: Overwrite = False,

@@ -52,12 +52,14 @@ def doctor(json: Json = False) -> None:
 @app.command()
 def serve(
     run: RunArgument,
-    host: Annotated[str | None, option("address to bind [127.0.0.1]")] = None,
-    http_port: Annotated[int | None, option("HTTP port; 0 takes a free one [8000]")] = None,
-    grpc_port: Annotated[int | None, option("gRPC port [8001]")] = None,
-    metrics_port: Annotated[int | None, option("port of the metrics [8002]")] = None,
+    host: Annotated[str | None, option("address to bind", default="127.0.0.1")] = None,
+    http_port: Annotated[int | None, option("HTTP port; 0 takes a free one", default="8000")] = None,
+    grpc_port: Annotated[int | None, option("gRPC port", default="8001")] = None,
+    metrics_port: Annotated[int | None, option("port of the metrics", default="8002")] = None,
     environment: Annotated[Path | None, option("virtual environment that holds nvidia-pytriton")] = None,
-    ready_timeout: Annotated[float | None, option("seconds that loading and warming up may take [600]")] = None,
+    ready_timeout: Annotated[
+        float | None, option("seconds that loading and warming up may take", default="600")
+    ] = None,
 ) -> None:
     """Serve RUN/handoff with a real tritonserver until Ctrl-C or SIGTERM."""
     from toolkit.api import runs

@@ -16,11 +16,15 @@ def profile(
     others: Annotated[
         list[Path] | None, typer.Argument(metavar="[OTHER]...", help="compare the profiles of these runs")
     ] = None,
-    runner: Annotated[str | None, option("runners, separated by commas: torch,onnxruntime")] = None,
-    batch: Annotated[str | None, option("batch sizes, separated by commas: 1,16,64")] = None,
-    guidance: Annotated[float | None, option("classifier-free guidance of the sampling loop; 1 is none [1]")] = None,
-    device: Annotated[str | None, option("cpu or cuda [the run's]")] = None,
-    seconds: Annotated[float | None, option("measure each batch size for about this long [4]")] = None,
+    runner: Annotated[
+        str | None, option("runners, separated by commas: torch,onnxruntime", default="torch,onnxruntime")
+    ] = None,
+    batch: Annotated[str | None, option("batch sizes, separated by commas: 1,16,64", default="1,16,64")] = None,
+    guidance: Annotated[
+        float | None, option("classifier-free guidance of the sampling loop; 1 is none", default="1")
+    ] = None,
+    device: Annotated[str | None, option("cpu or cuda", default="the run's")] = None,
+    seconds: Annotated[float | None, option("measure each batch size for about this long", default="4")] = None,
     fail_if: Annotated[
         list[str] | None, option("exit with code 4 on this, such as onnxruntime@64.speedup<1.2; may be repeated")
     ] = None,

@@ -34,7 +34,7 @@ def recover(
     seed: Annotated[int | None, option("seed of order and noise")] = None,
     batch_size: Annotated[int | None, option("images per step")] = None,
     learning_rate: Annotated[float | None, option("learning rate")] = None,
-    condition_dropout: Annotated[float | None, option("share trained without class or caption [0.1]")] = None,
+    condition_dropout: Annotated[float | None, option("share trained without class or caption", default="0.1")] = None,
     json: Json = False,
 ) -> None:
     """Train the pruned model on, with the dense one as teacher."""
@@ -48,11 +48,11 @@ def evaluate(
     others: Annotated[
         list[Path] | None, typer.Argument(metavar="[OTHER]...", help="compare the evaluations of these runs")
     ] = None,
-    images: Annotated[int | None, option("samples per model")] = None,
-    sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver")] = None,
-    sampling_steps: Annotated[int | None, option("steps of the sampler")] = None,
-    guidance: Annotated[float | None, option("classifier-free guidance; 1 is none [1]")] = None,
-    features: Annotated[str | None, option("feature extractor of the distances")] = None,
+    images: Annotated[int | None, option("samples per model", default="1000")] = None,
+    sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver", default="ddim")] = None,
+    sampling_steps: Annotated[int | None, option("steps of the sampler", default="20")] = None,
+    guidance: Annotated[float | None, option("classifier-free guidance; 1 is none", default="1")] = None,
+    features: Annotated[str | None, option("feature extractor of the distances", default="efficientnet-lite0")] = None,
     seed: Annotated[int | None, option("seed of the first sample")] = None,
     batch_size: Annotated[int | None, option("images sampled at once; changes no image")] = None,
     controls: Annotated[
@@ -85,11 +85,11 @@ def _compare(folders: list[Path], options: dict[str, Any], json: bool) -> None:
 @app.command()
 def export(
     run: RunArgument,
-    dtype: Annotated[str | None, option("fp32, fp16 or bf16")] = None,
-    batch: Annotated[str | None, option("batch sizes min:opt:max, such as 1:8:64")] = None,
+    dtype: Annotated[str | None, option("fp32, fp16 or bf16", default="fp32")] = None,
+    batch: Annotated[str | None, option("batch sizes min:opt:max, such as 1:8:64", default="1:8:64")] = None,
     keep_fp32: Annotated[str | None, option("layers that stay in float32, by comma: mid_block.*")] = None,
-    opset: Annotated[int | None, option("ONNX opset, 18 to 23 [21]")] = None,
-    sampler: Annotated[str | None, option("whose update the step graph contains: ddim or ddpm")] = None,
+    opset: Annotated[int | None, option("ONNX opset, 18 to 23", default="21")] = None,
+    sampler: Annotated[str | None, option("whose update the step graph contains: ddim or ddpm", default="ddim")] = None,
     dynamic_size: Annotated[
         bool | None, typer.Option("--dynamic-size/--fixed-size", help="also make height and width dynamic")
     ] = None,
@@ -97,10 +97,10 @@ def export(
     layout: Annotated[str | None, option("optimum: also write the folder that its pipelines open")] = None,
     trt: Annotated[bool | None, typer.Option("--trt/--no-trt", help="build TensorRT engines as well")] = None,
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
-    level: Annotated[int | None, option("how hard TensorRT optimises, 0 to 5 [3]")] = None,
+    level: Annotated[int | None, option("how hard TensorRT optimises, 0 to 5", default="3")] = None,
     workspace_mib: Annotated[int | None, option("largest workspace of an engine")] = None,
     tf32: Annotated[
-        bool | None, typer.Option("--tf32/--no-tf32", help="engines may round float32 products to 10 bits [no]")
+        bool | None, option("engines may round float32 products to 10 bits", "--tf32/--no-tf32", default="no")
     ] = None,
     one_per_shape: Annotated[
         bool | None, typer.Option("--one-per-shape/--one-for-all", help="with --trt, one engine per batch size")
@@ -119,23 +119,29 @@ def export(
 @app.command()
 def handoff(
     run: RunArgument,
-    to: Annotated[str | None, option("triton")] = None,
-    device: Annotated[str | None, option("where the server computes: cpu or gpu")] = None,
-    runtime: Annotated[str | None, option("onnxruntime, or tensorrt: the engines of `dtk export --trt`")] = None,
+    to: Annotated[str | None, option("what serves", default="triton")] = None,
+    device: Annotated[str | None, option("where the server computes: cpu or gpu", default="cpu")] = None,
+    runtime: Annotated[
+        str | None, option("onnxruntime, or tensorrt: the engines of `dtk export --trt`", default="onnxruntime")
+    ] = None,
     engine: Annotated[
         list[Path] | None, option("an engine built on another machine, .json next to it; repeatable")
     ] = None,
-    fallback: Annotated[str | None, option("if no engine loads: refuse, or onnxruntime [refuse]")] = None,
-    instances: Annotated[int | None, option("copies of the model that work in parallel")] = None,
-    threads: Annotated[int | None, option("processor threads of one copy")] = None,
-    max_batch: Annotated[int | None, option("images of one batch")] = None,
-    max_pixels: Annotated[int | None, option("pixels of one batch; lowers max-batch for large images")] = None,
-    max_queue_size: Annotated[int | None, option("requests that may wait; one more is refused")] = None,
-    queue_timeout_ms: Annotated[int | None, option("a request that waits longer is refused")] = None,
-    max_steps: Annotated[int | None, option("most sampling steps of a request")] = None,
-    default_steps: Annotated[int | None, option("if a request names none")] = None,
-    max_guidance: Annotated[float | None, option("largest guidance of a request")] = None,
-    default_guidance: Annotated[float | None, option("if a request names none; 1 is none")] = None,
+    fallback: Annotated[str | None, option("if no engine loads: refuse, or onnxruntime", default="refuse")] = None,
+    instances: Annotated[int | None, option("copies of the model that work in parallel", default="1")] = None,
+    threads: Annotated[int | None, option("processor threads of one copy", default="1")] = None,
+    max_batch: Annotated[int | None, option("images of one batch", default="8")] = None,
+    max_pixels: Annotated[
+        int | None, option("pixels of one batch; lowers max-batch for large images", default="67108864")
+    ] = None,
+    max_queue_size: Annotated[int | None, option("requests that may wait; one more is refused", default="128")] = None,
+    queue_timeout_ms: Annotated[int | None, option("a request that waits longer is refused", default="60000")] = None,
+    max_steps: Annotated[int | None, option("most sampling steps of a request", default="100")] = None,
+    default_steps: Annotated[int | None, option("steps if a request names none", default="20")] = None,
+    max_guidance: Annotated[float | None, option("largest guidance of a request", default="20")] = None,
+    default_guidance: Annotated[
+        float | None, option("guidance if a request names none; 1 is none", default="1")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a model repository that a server takes as it is."""

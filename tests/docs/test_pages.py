@@ -1,0 +1,149 @@
+"""What the pages tell a reader to type works: shell lines, Python blocks, the example, one's own criterion."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from diffusers import DDPMPipeline
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from tests.architecture.source import PACKAGES, ROOT
+from tests.docs.pages import PAGES, blocks, commands, furnish
+from toolkit.cli import app
+
+SMALLER = {
+    "latency=0.8,latency=0.6,latency=0.45": "width=0.75,width=0.5",
+    "20000": "2",
+    "40000": "4",
+    "5000": "12",
+    "1,16,64": "1,2",
+}
+"""Fewer steps and images; a latency is measured elsewhere: here a busy machine could miss it."""
+FEWER = {
+    "run": [
+        part
+        for change in (
+            "recover.steps=2",
+            "evaluate.images=12",
+            "evaluate.sampling_steps=2",
+            "export.loop_steps=2",
+            "profile.loop_steps=2",
+            "profile.rounds.seconds=0.1",
+        )
+        for part in ("--set", change)
+    ],
+    "evaluate": ["--sampling-steps", "2"],
+    "profile": ["--seconds", "0.1"],
+    "sweep": ["--steps", "2", "--images", "12", "--sampling-steps", "2"],
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_parses(page: Path) -> None:
+    group: Any = get_command(app)
+    for name, *words in commands(page):
+        command = group.commands[name]
+        with click.Context(group) as parent:
+            command.make_context(name, list(words), parent=parent)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_a_page_speaks_of_exists(page: Path) -> None:
+    group: Any = get_command(app)
+    known = {
+        text for command in group.commands.values() for p in command.params for text in (*p.opts, *p.secondary_opts)
+    }
+    spoken = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", "\n".join(re.findall(r"`([^`\n]+)`", page.read_text()))))
+    foreign = {"--help", "--index-url", "--results"}
+    assert spoken - known - foreign == set()
+
+
+@pytest.mark.slow
+def test_the_shell_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, *words in commands(ROOT / "README.md"):
+        words = [SMALLER.get(word, word) for word in words]
+        if name == "serve":
+            _serve(words)
+            continue
+        fewer = [] if "RUN/recipe.yaml" in words else FEWER.get(name, [])
+        answer = CliRunner().invoke(app, [name, *words, *fewer])
+        assert answer.exit_code == 0, (name, words, answer.output, answer.exception)
+    assert {path.name for path in Path().iterdir()} >= {"RUN", "SWEEP", "MODEL", "runs"}
+    assert type(DDPMPipeline.from_pretrained("RUN/model").unet).__name__ == "UNet2DModel"
+
+
+def _serve(words: list[str]) -> None:
+    """Until it answers, then a signal ends it. Without a tritonserver the line is left out."""
+    environment = ROOT / ".venv-server"
+    if not environment.is_dir():
+        return
+    ports = [word for name in ("http", "grpc", "metrics") for word in (f"--{name}-port", "0")]
+    command = [sys.executable, "-m", "toolkit", "serve", *words, *ports, "--environment", str(environment)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        told = ""
+        while "Serving on" not in told:
+            line = process.stdout.readline()
+            assert line, told
+            told += line
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_the_python_blocks_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnish(tmp_path)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "path" / "to" / "pipeline")
+    names = {"unet": pipeline.unet, "scheduler": pipeline.scheduler, "images": "images/"}
+    _execute(blocks(ROOT / "README.md", "python"), names, tmp_path, monkeypatch)
+    assert (tmp_path / "RUN" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_python_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnish(tmp_path)
+    _execute(blocks(ROOT / "docs" / "python.md", "python"), {}, tmp_path, monkeypatch)
+    assert (tmp_path / "small" / "config.json").is_file()
+
+
+def _execute(code: list[str], names: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the blocks one after the other, as one program."""
+    monkeypatch.chdir(folder)
+    for block in code:
+        for large, small in SMALLER.items():
+            block = block.replace(large, small)
+        exec(compile(block.replace("images=12", "images=12, sampling_steps=2"), "a block", "exec"), names)
+
+
+def test_the_example_runs() -> None:
+    example = ROOT / "docs" / "examples" / "compress_in_memory.py"
+    done = subprocess.run([sys.executable, example], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    dense, pruned, trained = map(float, re.findall(r"(?:dense|pruned|steps) (\d\.\d+)", done.stdout))
+    assert dense < trained < pruned
+
+
+@pytest.mark.slow
+def test_a_criterion_of_ones_own_is_one_file(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (place,) = re.findall(r"`(toolkit/pruning/criteria/\w+\.py)`:\n", page)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / place).write_text(blocks(ROOT / "docs" / "architecture.md", "python")[0])
+    for words in commands(ROOT / "docs" / "architecture.md"):
+        command = [sys.executable, "-m", "toolkit", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "l1" in done.stdout or Path(place).stem in words
+    assert (tmp_path / "runs" / "l1" / "model" / "model_index.json").is_file()
