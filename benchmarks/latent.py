@@ -107,20 +107,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8)
-    asked = parser.parse_args()
-    images, held_out = split(open_images(asked.data, SHAPE), 0.1, 0)  # as the recipes split
+    options = parser.parse_args()
+    images, held_out = split(open_images(options.data, SHAPE), 0.1, 0)  # as the recipes split
     model = autoencoder()
-    train(model, images, asked.out.parent / f"{asked.out.name}-training", asked.steps, asked.batch)
+    train(model, images, options.out.parent / f"{options.out.name}-training", options.steps, options.batch)
     deviation, psnr_db = judge(model, held_out)
     model.register_to_config(scaling_factor=1 / deviation)
     classes = len(set(images.conditions("class", range(len(images)))))
     table = np.concatenate([normal("class embedding", 0, shape=(classes, CONTEXT)), np.zeros((1, CONTEXT), np.float32)])
-    with replacing(asked.out) as folder:
+    with replacing(options.out) as folder:
         model.save_pretrained(folder / "vae")
         denoiser().save_pretrained(folder / "unet")
         DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False).save_pretrained(folder / "scheduler")
         save_file({"embedding.weight": torch.from_numpy(table)}, folder / "class_embedding.safetensors")
-        facts = {"steps": asked.steps, "batch": asked.batch, "held_out_psnr_db": psnr_db, "classes": classes}
+        facts = {"steps": options.steps, "batch": options.batch, "held_out_psnr_db": psnr_db, "classes": classes}
         write_json(folder / "autoencoder.json", facts)
     print(f"latents' standard deviation {deviation:.3f}, held-out PSNR {psnr_db:.2f} dB, {classes} classes")
 

@@ -34,11 +34,11 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, required=True)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--into", type=Path)
-    asked = parser.parse_args()
-    found = compare(asked.run, asked.environment, asked.images)
+    options = parser.parse_args()
+    found = compare(options.run, options.environment, options.images)
     print(found)
-    if asked.into:
-        write_json(asked.into, read_json(asked.into) | {"served": found})
+    if options.into:
+        write_json(options.into, read_json(options.into) | {"served": found})
 
 
 def compare(run: Path, environment: Path, count: int) -> dict[str, float]:

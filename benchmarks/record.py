@@ -41,12 +41,12 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--without-times", action="store_true")
     parser.add_argument("--note")
-    asked = parser.parse_args()
-    report = named(read_json(asked.run / "report.json"))
+    options = parser.parse_args()
+    report = named(read_json(options.run / "report.json"))
     report["stages"].get("prune", {}).get("scoring", {}).pop("losses", None)
-    if asked.without_times:
+    if options.without_times:
         report = without_times(report)
-    write_json(RESULTS / f"{asked.name}.json", ({"note": asked.note} if asked.note else {}) | report)
+    write_json(RESULTS / f"{options.name}.json", ({"note": options.note} if options.note else {}) | report)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """What is asked, the most telling first: the choice, plain fine-tuning against the winner, the other criteria."""
+    """What is options, the most telling first: the choice, plain fine-tuning against the winner, the other criteria."""
     choice = [Row(f"choice/{mix}", mix, 500, images=1000) for mix in MIXES]
     pairs = [Row(f"figure/{mix}/{seed}", mix, 2000, seed) for seed in range(3) for mix in (PLAIN, WINNER)]
     others = [Row(f"criterion/{name}", WINNER, 2000, criterion=name) for name in ("random", "scratch")]
@@ -178,20 +178,20 @@ def printed(name: str) -> Any:
     return progress
 
 
-def meant(asked: str, name: str) -> bool:
-    return name == asked or (asked.endswith("/") and name.startswith(asked))
+def meant(options: str, name: str) -> bool:
+    return name == options or (options.endswith("/") and name.startswith(options))
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--rows", nargs="*", default=["choice/", "equal-time/", "figure/", "criterion/"])
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    place = open_place(asked.runs)
+    place = open_place(options.runs)
     found = read_json(RESULTS) if RESULTS.exists() else {"references": {}, "rows": {}}
     for row in rows():
-        if row.name in found["rows"] or not any(meant(name, row.name) for name in asked.rows):
+        if row.name in found["rows"] or not any(meant(name, row.name) for name in options.rows):
             continue
         if str(row.images) not in found["references"]:
             found["references"][str(row.images)] = references(place, row.images)

@@ -86,7 +86,7 @@ def _check_linear(config: Any, sampler: SamplerName) -> None:
 
 
 def _level(stepper: Any, sampler: SamplerName, t: int) -> Level:
-    """DDIM goes T // steps down and may end above alpha-bar 1; DDPM goes to the next timestep of its list."""
+    """DDIM steps T // steps down and may end above alpha-bar 1; DDPM steps to the next timestep of its list."""
     before = t - stepper.config.num_train_timesteps // stepper.num_inference_steps
     if sampler == "ddpm":
         before = int(stepper.previous_timestep(t))

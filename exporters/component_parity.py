@@ -61,9 +61,9 @@ def compare(component: Component, path: Path, settings: ExportSettings) -> dict[
     with closing(Session(path)) as session:
         for batch, specs in _cases(component):
             inputs = example_inputs(specs, batch, seed=settings.seed)
-            got = session(inputs)
+            actual = session(inputs)
             shape = "x".join(map(str, next(iter(inputs.values())).shape))
-            errors[shape] = float(relative_errors(component.expected(**inputs), got).max())
+            errors[shape] = float(relative_errors(component.expected(**inputs), actual).max())
     worst = max(errors, key=lambda shape: errors[shape])
     if not errors[worst] <= tolerance:
         raise DtkError(

@@ -129,7 +129,7 @@ def write_tokenizer(conditioner: Conditioner, path: Path) -> bool:
 
 
 class Decoder(nn.Module):
-    """Latents to images in ``dtype``; the quantiser of a VQModel stays in float32."""
+    """Latents to images in ``dtype``; the quantiser of a VQModel is kept in float32."""
 
     def __init__(self, stage: Autoencoder, dtype: DtypeName) -> None:
         super().__init__()

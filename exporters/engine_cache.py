@@ -45,7 +45,7 @@ def cache_folder() -> Path:
 class EngineCache:
     """Engines by the hash of ``facts``: ONNX content, builder, version, GPU, driver, profile and flags.
 
-    One process builds an engine while others that want the same wait; a killed build leaves nothing behind.
+    One process builds an engine while others that need the same wait; a killed build leaves nothing behind.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -24,10 +24,10 @@ NOT_RUN = "built without a GPU: nothing was run, and no latency is claimed"
 
 
 def batch_ranges(settings: ExportSettings) -> dict[str, BatchRange]:
-    """The ranges to build an engine for, by the ending of its name: the whole, and each shape alone if requested."""
+    """The ranges to build an engine for, by the ending of its name: the whole, and each single shape if requested."""
     whole, sizes = settings.batch, sorted({settings.batch.min, settings.batch.opt, settings.batch.max})
-    alone = {f"-b{size}": BatchRange(min=size, opt=size, max=size) for size in sizes}
-    return {"": whole} | (alone if settings.engine.one_per_shape else {})
+    single = {f"-b{size}": BatchRange(min=size, opt=size, max=size) for size in sizes}
+    return {"": whole} | (single if settings.engine.one_per_shape else {})
 
 
 def write_engine(

@@ -1,6 +1,6 @@
 """The parity ladder: torch float32, then ONNX float32, then ONNX in the precision that was requested.
 
-Each rung is held against torch float32, so a fault of the export is told from what half precision costs.
+Each rung is held against torch float32, so a fault of the export is distinguished from what half precision costs.
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ class Ladder:
         }
 
     def _compare_images(
-        self, expected: torch.Tensor, got: torch.Tensor, sampler: str, form: str, dtype: str
+        self, expected: torch.Tensor, actual: torch.Tensor, sampler: str, form: str, dtype: str
     ) -> dict[str, Any]:
         name = f"The {self.name} model as {form} {dtype}"
         if self._autoencoder:
-            expected, got = (self._autoencoder.decode(latents) for latents in (expected, got))
-        compared = compare_images(expected, got, floor_db=PSNR_FLOORS_DB[dtype], name=name)
+            expected, actual = (self._autoencoder.decode(latents) for latents in (expected, actual))
+        compared = compare_images(expected, actual, floor_db=PSNR_FLOORS_DB[dtype], name=name)
         return compared | {"sampler": sampler, "steps": self.settings.loop_steps}
 
     @cached_property

@@ -113,7 +113,7 @@ def _index(model: ModelFolder) -> dict[str, Any]:
 
 
 def _write_vocabulary(tokenizer: Path) -> None:
-    """vocab.json and merges.txt, which the older transformers beside optimum reads, out of tokenizer.json."""
+    """vocab.json and merges.txt, which the older transformers that optimum needs reads, out of tokenizer.json."""
     if (tokenizer / "vocab.json").is_file() or not (tokenizer / "tokenizer.json").is_file():
         return
     model = read_json(tokenizer / "tokenizer.json")["model"]

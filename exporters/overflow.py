@@ -1,4 +1,4 @@
-"""Where half precision would overflow: the first layer beyond the largest number of fp16, and what stays float32.
+"""Where half precision would overflow: the first layer beyond the largest number of fp16, and what is kept in float32.
 
 ONNX Runtime computes half precision in float32 on a CPU, so it does not show what a GPU would. But torch's float32
 does: a layer that reads or computes more than 65504 there is infinite, and soon NaN, in fp16.
@@ -53,7 +53,7 @@ class RangeWatch:
         del self._denoiser
 
     def _note(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        """A block is noted after its parts, so that a sum that overflows is told from what it adds up."""
+        """A block is noted after its parts, so that a sum that overflows is distinguished from what it adds up."""
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             own = list(module.parameters(recurse=False))

@@ -16,7 +16,7 @@ from toolkit.core.errors import DtkError
 # Largest |difference| over largest |reference| of one item. fp32: the order of summation; fp16 and bf16: 10 and 7
 # mantissa bits through some fifty layers; tf32: products of 10 bits, summed in float32.
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 1e-1}
-# Peak signal-to-noise ratio in dB of the sampled images; 8-bit rounding alone is 59 dB.
+# Peak signal-to-noise ratio in dB of the sampled images; 8-bit rounding by itself is 59 dB.
 PSNR_FLOORS_DB = {"fp32": 60.0, "tf32": 40.0, "fp16": 40.0, "bf16": 25.0}
 IMAGE_RANGE = 2.0  # images lie in [-1, 1]
 
@@ -82,26 +82,26 @@ def _deviations(
     for start in range(0, len(timesteps), batch):
         inputs = example_inputs(specs, batch, seed=seed + start)
         inputs["timestep"] = torch.tensor([timesteps[(start + i) % len(timesteps)] for i in range(batch)])
-        expected, got = reference(**inputs), candidate(**inputs)
-        errors = relative_errors(expected, got).tolist()
+        expected, actual = reference(**inputs), candidate(**inputs)
+        errors = relative_errors(expected, actual).tolist()
         found += [Deviation(int(t), batch, e) for t, e in zip(inputs["timestep"].tolist(), errors, strict=True)]
     return found
 
 
-def relative_errors(expected: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
-    """Largest |got - expected| over largest |expected| of each item; infinite where ``got`` is not finite."""
-    expected, got = expected.double().flatten(1).cpu(), got.double().flatten(1).cpu()
-    errors = (got - expected).abs().amax(1) / expected.abs().amax(1).clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.where(got.isfinite().all(1), errors, math.inf)
+def relative_errors(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
+    """Largest |actual - expected| over largest |expected| of each item; infinite where ``actual`` is not finite."""
+    expected, actual = expected.double().flatten(1).cpu(), actual.double().flatten(1).cpu()
+    errors = (actual - expected).abs().amax(1) / expected.abs().amax(1).clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.where(actual.isfinite().all(1), errors, math.inf)
 
 
-def compare_images(expected: torch.Tensor, got: torch.Tensor, *, floor_db: float, name: str) -> dict[str, Any]:
+def compare_images(expected: torch.Tensor, actual: torch.Tensor, *, floor_db: float, name: str) -> dict[str, Any]:
     """Compare images (N, C, H, W) in [-1, 1] sampled from the same noise; values outside are clipped, as when saved.
 
     Returns the PSNR of each image in dB (None if they are equal), the least of them and the floor. Raises
     DtkError below the floor.
     """
-    images_db = psnr_db(expected.clamp(-1, 1), got.clamp(-1, 1)).tolist()
+    images_db = psnr_db(expected.clamp(-1, 1), actual.clamp(-1, 1)).tolist()
     least = min(images_db)
     if not least >= floor_db:
         raise DtkError(
@@ -113,7 +113,7 @@ def compare_images(expected: torch.Tensor, got: torch.Tensor, *, floor_db: float
     return {"floor_db": floor_db, "least_psnr_db": None if least == math.inf else least, "psnr_db": finite}
 
 
-def psnr_db(expected: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+def psnr_db(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio of each image in [-1, 1], in dB; infinite where equal, -infinite next to a NaN."""
-    squared = (expected.double() - got.double()).square().flatten(1).mean(1).cpu()
+    squared = (expected.double() - actual.double()).square().flatten(1).mean(1).cpu()
     return (10 * torch.log10(IMAGE_RANGE**2 / squared)).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)

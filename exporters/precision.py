@@ -45,9 +45,9 @@ def prove(
     proof = {"typed_share": typed, "stored_share": stored, "stored_found": found}
     shares = [typed, *([stored] if found >= LEAST_FOUND else [])]
     if has_gpu():
-        inspected, told = inspected_share(api, graph, plan)
-        proof |= {"inspected_share": inspected, "inspected_told": told}
-        shares += [inspected] if told >= LEAST_FOUND else []
+        inspected, described = inspected_share(api, graph, plan)
+        proof |= {"inspected_share": inspected, "inspected_told": described}
+        shares += [inspected] if described >= LEAST_FOUND else []
     if dtype != "fp32" and min(shares) < least:
         raise DtkError(
             f"The engine of {graph.name} does not compute in {dtype}.",

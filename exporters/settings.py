@@ -1,4 +1,4 @@
-"""What `dtk export` can be asked."""
+"""The settings of `dtk export`."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def _parse_batch(value: object) -> object:
 
 
 class EngineSettings(Settings):
-    """How TensorRT builds: for which GPUs (TensorRT for RTX alone; none: all it knows), how hard, in what space."""
+    """How TensorRT builds: for which GPUs (TensorRT for RTX only; none: all it knows), how hard, in what space."""
 
     compute_capability: tuple[str, ...] = ()
     level: int = Field(default=3, ge=0, le=5)
     workspace_mib: int | None = Field(default=None, ge=1)
     tf32: bool = Field(default=False, description="float32 products with 10 bits of mantissa: faster, less exact")
-    one_per_shape: bool = Field(default=False, description="also an engine for each batch of min:opt:max alone")
+    one_per_shape: bool = Field(default=False, description="also an engine for each single batch size of min:opt:max")
 
 
 class ExportSettings(Settings):

@@ -3,13 +3,13 @@
     previous = step(sample, timestep, coefficients[, noise][, class_labels | encoder_hidden_states ...])
 
 ``sample`` (B, C, H, W) float32 is x_t, ``timestep`` (B,) int64 is t, ``coefficients`` (B, 7) float32 a row of the
-table (exporters.coefficients) for each image, ``noise`` (B, C, H, W) float32 fresh noise (DDPM alone), and
+table (exporters.coefficients) for each image, ``noise`` (B, C, H, W) float32 fresh noise (DDPM only), and
 ``previous`` (B, C, H, W) float32 is x_{t-1}: the next step's ``sample``. Images of one batch may be at different
 timesteps. The first sample is noise times ``initial_sigma``; the last ``previous`` is the image, in [-1, 1] or a
 latent. The JSON next to the file holds the table: ``schedules[N]`` has the timesteps and coefficients of N steps.
 
 With guidance (Ho and Salimans 2022) there are also ``guidance_scale`` (B,) float32 and, for every conditioning input,
-``unconditional_`` + its name; scale 1 is the conditional prediction alone.
+``unconditional_`` + its name; scale 1 is only the conditional prediction.
 """
 
 from __future__ import annotations

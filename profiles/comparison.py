@@ -1,4 +1,4 @@
-"""Dense beside compressed: their sizes and MACs, and one runner's latency and memory at every batch size."""
+"""Dense and compressed side by side: their sizes and MACs, and one runner's latency and memory at every batch size."""
 
 from __future__ import annotations
 

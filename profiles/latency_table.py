@@ -127,8 +127,8 @@ def compare(dense: Runner, other: Runner, inputs: Mapping[str, torch.Tensor], ro
             return timing
     if dense.device != "cpu" or torch.get_num_threads() > 1:  # threads also wait for each other
         return timing
-    alone = _timing(clock.processor_ms(), PROCESSOR)
-    return alone if alone.noise < timing.noise else timing
+    by_processor = _timing(clock.processor_ms(), PROCESSOR)
+    return by_processor if by_processor.noise < timing.noise else timing
 
 
 class TwoClocks:

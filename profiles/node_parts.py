@@ -1,4 +1,4 @@
-"""Where an exported network's time goes: each part's share of what the runtime's own profiler says, interleaved.
+"""Where an exported network spends its time: each part's share of what the runtime's own profiler says, interleaved.
 
 The exporter writes into every node which module it came from. A runtime fuses nodes and takes some apart: a fused one
 is known by a name it kept, and what has no name of the export counts to the part that runs after it. Those are mostly

@@ -1,4 +1,4 @@
-"""Where the time goes: each top-level part of the network in eager torch, dense and compressed side by side,
+"""Where the time is spent: each top-level part of the network in eager torch, dense and compressed side by side,
 interleaved.
 
 Hooks around each part read the device's clock. On a GPU they record events and wait for none, so that launches overlap
@@ -46,7 +46,7 @@ class PartClock:
         self._marks.setdefault(name, []).append(_event() if self.device.startswith("cuda") else time.perf_counter())
 
     def take_ms(self) -> dict[str, float]:
-        """Milliseconds each part took since the last time this was asked; a part that is called twice counts twice."""
+        """Milliseconds each part took since the last call of this; a part that is called twice counts twice."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
         marks, self._marks = self._marks, {}

@@ -1,4 +1,4 @@
-"""What `dtk profile` can be asked."""
+"""The settings of `dtk profile`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dtk: make a trained diffusion model half as large, prove what that won, and hand it to a server.
+"""dtk: make a trained diffusion model half as large, measure what that gained, and hand it to a server.
 
     import toolkit
 

@@ -29,9 +29,6 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """Pixels (B, 3, 32, 32) in [0, 255] to 64 mean-pooled features; depth = 6 n + 2 layers."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, depth: int) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
@@ -39,8 +36,8 @@ class CifarResNet(nn.Module):
         self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(blocks)))
         self.layer2 = nn.Sequential(*(Block(32 if i else 16, 32, 1 if i else 2) for i in range(blocks)))
         self.layer3 = nn.Sequential(*(Block(64 if i else 32, 64, 1 if i else 2) for i in range(blocks)))
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        self.mean = nn.Buffer(torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        self.std = nn.Buffer(torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.bn1(self.conv1((pixels / 255 - self.mean) / self.std)))

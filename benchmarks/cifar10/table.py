@@ -46,12 +46,12 @@ def _row(found: list[dict[str, Any]]) -> str:
         return " | ".join([MISSING] + [""] * 8)
     quality = [one["evaluate"]["frechet_distance"] for one in found]
     floor = f"{mean(q['floor']['value'] for q in quality):.3f}" if all("floor" in q for q in quality) else "-"
-    got = found[0]["plan"]["achieved"]
+    achieved = found[0]["plan"]["achieved"]
     cells = [
         str(len(found)) + (" (toy)" if found[0]["toy"] else ""),
         "/".join(sorted({str(one["steps"]) for one in found})),
-        f"{got['params'] / 1e6:.2f}",
-        f"{got['macs'] / 1e9:.3f}",
+        f"{achieved['params'] / 1e6:.2f}",
+        f"{achieved['macs'] / 1e9:.3f}",
         f"{mean(q['compressed']['value'] for q in quality):.3f}",
         f"{mean(q['dense']['value'] for q in quality):.3f}",
         "; ".join(_paired(q) for q in quality),

@@ -63,7 +63,7 @@ def test_against_another_stock_model_leaves_the_run_s_own_profile_alone(profiled
     assert dense > 2 * json.loads(own)["models"]["dense"]["params"]
     assert compressed == json.loads(own)["models"]["compressed"]["params"]
     assert (profiled / "profile" / "profile.json").read_bytes() == own
-    assert f"In the place of the dense model: {wider}" in dtk("profile", profiled, *TORCH, "--against", wider).out
+    assert f"Instead of the dense model: {wider}" in dtk("profile", profiled, *TORCH, "--against", wider).out
 
 
 def test_against_a_model_of_other_images_is_refused(profiled: Path, tmp_path: Path) -> None:

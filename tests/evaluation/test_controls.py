@@ -23,8 +23,8 @@ def test_curves_without_common_costs():
 
 def test_the_verdict_is_at_equal_cost():
     dense = [(5.0, 9.0), (10.0, 6.0), (20.0, 5.0)]
-    assert "compressing wins: 5.500" in _verdict(10.0, {"dense": dense, "compressed": [(5.0, 8.0), (10.0, 5.5)]})
-    assert "fewer steps of the dense model win" in _verdict(10.0, {"dense": dense, "compressed": [(10.0, 6.5)]})
+    assert "compressing is better: 5.500" in _verdict(10.0, {"dense": dense, "compressed": [(5.0, 8.0), (10.0, 5.5)]})
+    assert "fewer steps of the dense model are better" in _verdict(10.0, {"dense": dense, "compressed": [(10.0, 6.5)]})
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_out_of_memory_says_what_fits(fits: int, run, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("toolkit.recovery.prepare.load_denoiser", small_device)
     words = (
-        r"8 images at once[\s\S]*2 at once, which fit[\s\S]*micro_batch_size=2" if fits else "one alone does not fit"
+        r"8 images at once[\s\S]*2 at once, which fit[\s\S]*micro_batch_size=2" if fits else "a single one does not fit"
     )
     with pytest.raises(DtkError, match=rf"Out of memory at step 0[\s\S]*{words}"):
         recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
@@ -241,7 +241,7 @@ def test_training_never_goes_back(run) -> None:
     folder, dense = run
     recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
     before, kept = weights(folder), sorted((folder.path / "recover" / "checkpoints").iterdir())
-    with pytest.raises(UsageError, match=r"gone further[\s\S]*12 steps done, 8 asked[\s\S]*12 steps or more"):
+    with pytest.raises(UsageError, match=r"already beyond[\s\S]*12 steps done, 8 requested[\s\S]*12 steps or more"):
         recover(folder, RecoverSettings(**SETTINGS | {"steps": 8}), dense, tiny_images())
     assert all(torch.equal(weights(folder)[name], tensor) for name, tensor in before.items())
     assert sorted((folder.path / "recover" / "checkpoints").iterdir()) == kept

@@ -18,7 +18,7 @@ from toolkit.pruning.layout import FIXED, Layout, offsets
 
 
 class KeptNorm(nn.Module):
-    """A GroupNorm or LayerNorm over the kept channels alone; dropped channels are zero."""
+    """A GroupNorm or LayerNorm over the kept channels; dropped channels are zero."""
 
     def __init__(self, norm: nn.GroupNorm | nn.LayerNorm, kept: torch.Tensor, groups: int) -> None:
         super().__init__()

@@ -94,7 +94,7 @@ def test_the_same_figures_make_the_same_page() -> None:
 def test_outliers_and_parts_that_gained_nothing_are_said() -> None:
     page = render(example(), {}, "")
     assert "torch at batch 16: 2 of 100, up to 131 ms" in page
-    assert "No faster than before in torch: conv_in." in page
+    assert "No faster than dense in torch: conv_in." in page
     assert "Too noisy to tell" not in page
     value = example()
     value["stages"]["profile"]["parts"]["parts"]["mid_block"]["speedup"]["verdict"] = "inconclusive"
@@ -106,8 +106,8 @@ def test_parts_by_a_runtime_s_own_profiler_stand_beside_those_of_torch() -> None
     figures = value["stages"]["profile"]
     figures["runners"]["onnxruntime"]["parts"] = figures["parts"] | {"runner": "onnxruntime", "no_faster": ["conv_out"]}
     page = render(value, {}, "")
-    assert "No faster than before in torch: conv_in." in page
-    assert "No faster than before in onnxruntime: conv_out." in page
+    assert "No faster than dense in torch: conv_in." in page
+    assert "No faster than dense in onnxruntime: conv_out." in page
     ids = [attributes["id"] for _, attributes in Elements(page).found if attributes.get("id")]
     assert len(ids) == len(set(ids))
     assert page.count("Where the time goes") == 1

@@ -51,7 +51,7 @@ class Adapter(Protocol):
     blocks: BlockRules
 
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:
-        """What the denoiser takes beside sample and timestep; ``tokens`` is the length of a context."""
+        """What the denoiser takes next to sample and timestep; ``tokens`` is the length of a context."""
         ...
 
     def space(self, config: Config, limits: Constraints) -> Space:

@@ -13,7 +13,7 @@ from typing import Protocol
 from toolkit.adapters.space import Config
 
 Rename = Callable[[str], str | None]
-"""What a tensor of the dense model is called in the shallower one; None if it goes."""
+"""What a tensor of the dense model is called in the shallower one; None if it is removed."""
 
 KeptBlocks = Mapping[str, tuple[int, ...]]
 """stack -> the numbers of its blocks that stay, ascending"""
@@ -46,7 +46,7 @@ class BlockRules(Protocol):
         ...
 
     def successors(self, config: Config, kept: KeptBlocks) -> dict[str, str]:
-        """For each block that goes with a stream of its own, the tensor that wrote it and the one that does instead.
+        """For each removed block with a stream of its own, the tensor that wrote it and the one that does instead.
 
         The first dimension of both is the same channels to whoever reads them, so that equal ones have to stay.
         """
@@ -75,7 +75,7 @@ def unchanged(tensor: str) -> str | None:
 
 
 def renumber(tensor: str, prefix: str, kept: tuple[int, ...]) -> str | None:
-    """``prefix.N.rest`` with N as the block's place among the kept ones, None for a block that goes."""
+    """``prefix.N.rest`` with N as the block's place among the kept ones, None for a removed block."""
     number, _, rest = tensor.removeprefix(prefix).partition(".")
     return f"{prefix}{kept.index(int(number))}.{rest}" if int(number) in kept else None
 
@@ -103,7 +103,7 @@ def removals(stacks: Mapping[str, Stack], counts: Mapping[str, int], error: Erro
     """For each stack the first ``counts`` blocks to go: each time the one whose removal leaves the least error.
 
     Errors of blocks do not add up (neighbours often do the same), so every removal is judged with the earlier ones of
-    its stack gone; the other stacks are whole. Of equal errors the later block goes.
+    its stack gone; the other stacks are whole. Of equal errors the later block is removed.
     """
     whole = {name: tuple(range(stack.size)) for name, stack in stacks.items()}
     for name, stack in stacks.items():

@@ -2,7 +2,7 @@
 
 Its residual width is tied to a computed position embedding, so the stock way is depth: ``num_layers``. Every block has
 a conditioning embedder of its own (``norm1.emb``), and the final layer reads that of block 0: it moves to the first
-block that stays. Models converted from the original DiT hold the same embedder in every block: nothing is lost by that.
+block that is kept. Models converted from the original DiT hold the same embedder in every block: nothing is lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EMBEDDER = "norm1.emb."
 
 
 class DiTBlocks:
-    """Any transformer block may go, as long as one stays."""
+    """Any transformer block may be removed, as long as one is left."""
 
     def stacks(self, config: Config) -> dict[str, Stack]:
         return {STACK: Stack(config["num_layers"], tuple(range(config["num_layers"])))}

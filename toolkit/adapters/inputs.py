@@ -47,7 +47,7 @@ def positional(inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor], 
 def example_inputs(
     specs: Mapping[str, InputSpec], batch: int, *, seed: int = 0, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Reproducible inputs of ``batch`` items: standard normal floats, uniform integers; on ``meta`` shapes alone.
+    """Reproducible inputs of ``batch`` items: standard normal floats, uniform integers; on ``meta`` shapes only.
 
     Item i is the same in every batch, so that batches of different sizes can be compared.
     """

@@ -23,7 +23,7 @@ def width_space(config: Config, limits: Constraints, heads: Sequence[int], norm_
 
     Widths are multiples of ``heads`` (one number per level: the head size or the number of heads, whichever is fixed)
     and of ``norm_groups``, the least common multiple of all numbers of norm groups. Under the policy ``whole`` one
-    number is free, that of the norm groups, and every width goes with it.
+    number is free, that of the norm groups, and every width follows from it.
     """
     widths = tuple(config["block_out_channels"])
     runs = _runs(widths)

@@ -32,9 +32,10 @@ PLAIN = {
 class LevelBlocks:
     """Blocks per level: ``layers_per_block`` as a tuple.
 
-    Down block k of a level (k > 0) goes together with the up block that reads what ran into it, so that every up block
-    that stays reads the skip connection it read before. The first down block of a level joins two widths, as do the
-    first and the last up block: they stay. With two blocks a level this is the choice of BK-SDM (Kim et al. 2023).
+    Down block k of a level (k > 0) is removed together with the up block that reads its skip connection, so that every
+    up block that is kept reads the skip connection it read before. The first down block of a level joins two widths,
+    as do the first and the last up block: they stay. With two blocks a level this is the choice of BK-SDM (Kim et al.
+    2023).
     """
 
     def stacks(self, config: Config) -> dict[str, Stack]:

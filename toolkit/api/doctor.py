@@ -74,7 +74,7 @@ def requirements(watched: tuple[str, ...] = WATCHED) -> Iterator[Finding]:
 def _unmet(wanted: Requirement, *, extras: bool) -> str | None:
     """Why a requirement is not met, None if it is or does not apply.
 
-    One of an extra applies with ``extras`` alone, and then only to what is installed.
+    One of an extra applies with ``extras`` only, and then only to what is installed.
     """
     optional = wanted.marker is not None and not wanted.marker.evaluate({"extra": ""})
     found = installed_version(wanted.name)
@@ -106,7 +106,7 @@ def torch_and_gpu() -> Iterator[Finding]:
 
     built = torch.version.cuda
     if built is None:
-        yield Finding("CUDA", "note", f"torch {torch.__version__} was built without CUDA: it computes on the CPU alone")
+        yield Finding("CUDA", "note", f"torch {torch.__version__} was built without CUDA: it computes on the CPU only")
     elif not torch.cuda.is_available():
         yield Finding("CUDA", "note", f"torch was built for CUDA {built}, and sees no device", _driver_hint())
     else:
@@ -138,15 +138,15 @@ def tensorrt() -> Iterator[Finding]:
         return
     yield Finding("TensorRT", "fits", f"{found.package} {found.version}")
     if not found.rtx and installed_version("onnxruntime-gpu") and not found.version.startswith("10."):
-        told = f"onnxruntime-gpu links TensorRT 10, so its TensorRT provider cannot load beside {found.version}"
-        yield Finding("TensorRT in ONNX Runtime", "note", told, "dtk runs TensorRT itself and does not need it")
+        explanation = f"onnxruntime-gpu links TensorRT 10, so its TensorRT provider cannot load next to {found.version}"
+        yield Finding("TensorRT in ONNX Runtime", "note", explanation, "dtk runs TensorRT itself and does not need it")
 
 
 def optimum() -> Iterator[Finding]:
     """optimum-onnx needs an older transformers and diffusers than dtk: it belongs in an environment of its own."""
     if installed_version("optimum-onnx") and installed_version("dtk"):
-        told = "in dtk's own environment; its ranges of transformers and diffusers end below dtk's"
-        yield Finding("optimum-onnx", "note", told, 'an environment of its own: pip install ".[optimum]" there')
+        explanation = "in dtk's own environment; its ranges of transformers and diffusers end below dtk's"
+        yield Finding("optimum-onnx", "note", explanation, 'an environment of its own: pip install ".[optimum]" there')
 
 
 def runners() -> dict[str, dict[str, str | None]]:

@@ -97,7 +97,7 @@ def _of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, device: str) -> De
 def _of_denoiser(model: ModelMixin, scheduler: Any, context: torch.Tensor | None, device: str) -> DenseModel:
     if scheduler is None:
         raise UsageError(
-            "A denoiser alone does not say its noise levels.", do="give scheduler=, the one it was trained with"
+            "A denoiser by itself does not say its noise levels.", do="give scheduler=, the one it was trained with"
         )
     tokens = TOKENS if context is None else context.shape[1]
     specs = input_specs(type(model).__name__, model.config, tokens=tokens)

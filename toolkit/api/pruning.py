@@ -1,4 +1,4 @@
-"""Planning and pruning a model in memory: nothing is written, and what is given stays as it is."""
+"""Planning and pruning a model in memory: nothing is written, and what is given is not changed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from toolkit.pruning.settings import PruneSettings
 def plan(
     model: Model = None, *, device: str = "auto", progress: Progress | None = None, **options: Unpack[PruneOptions]
 ) -> PlanSummary:
-    """The configuration that ``target`` leads to, by width alone: reads no data and no weights.
+    """The configuration that ``target`` leads to, by width only: reads no data and no weights.
 
     ``model``: a UNet2DModel, UNet2DConditionModel or DiTTransformer2DModel, a DiffusionPipeline, a diffusers folder or
     hub id; None is the embedded default. A target in latency is measured on ``device``. Raises UsageError for an option
@@ -65,7 +65,7 @@ def prune(
     (image, class) or as {"image": ..., "label" or "text": ...}. Float arrays need ``value_range``, such as (0, 1) or
     (-1, 1); a bare denoiser of latents takes these, with value_range="latents". ``conditions``: the class or caption of
     each image, if the data does not bring them. ``scheduler`` and, for a model that takes one, ``context`` (N, S, D)
-    are needed for a bare denoiser alone. The result is in float32 on the CPU, in eval mode, not recovered. Raises
+    are only needed for a bare denoiser. The result is in float32 on the CPU, in eval mode, not recovered. Raises
     UsageError or DtkError in words.
     """
     settings, place = prune_settings(options), resolve_device(device)

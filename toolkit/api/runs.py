@@ -125,7 +125,7 @@ class Run:
             yield open_job(self.folder, progress)
 
     def _stage(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one stage with changed settings; under a launcher the main process alone writes the recipe and report."""
+        """Run one stage with changed settings; under a launcher only the main process writes the recipe and report."""
         with self._job() as job:
             job = with_options(job, stage, options)
             found = stages.STAGES[stage](job)
@@ -160,7 +160,7 @@ def compress(
     """Prune ``model`` to ``target`` and recover its quality, into the run folder ``out``; a finished part is kept.
 
     ``model``, ``data``, ``value_range``, ``conditions`` and ``scheduler`` as in ``prune``; what lies in memory is
-    stored in ``out``, so that the run can be repeated. ``recover=False`` prunes alone. ``stream``: of a data set of the
+    stored in ``out``, so that the run can be repeated. ``recover=False`` prunes only. ``stream``: of a data set of the
     hub, read that many of its first rows. ``overwrite``: replace a run of another recipe.
     """
     folder = Path(out)

@@ -32,7 +32,7 @@ def stored_model(model: Model, scheduler: Any, run: Path) -> str | None:
         return None if model is None else str(model)
     if isinstance(model, ModelMixin) and scheduler is None:
         raise UsageError(
-            "A denoiser alone does not say its noise levels.", do="give scheduler=, the one it was trained with"
+            "A denoiser by itself does not say its noise levels.", do="give scheduler=, the one it was trained with"
         )
     RunFolder.create(run)
     with replacing(run / DENSE) as folder:

@@ -12,7 +12,7 @@ from toolkit.core import processes
 
 app = typer.Typer(
     name="dtk",
-    help="Make a trained diffusion model half as large, prove what that won, and hand it to a server.",
+    help="Make a trained diffusion model half as large, measure what that gained, and hand it to a server.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -111,7 +111,7 @@ def compress(
                 say("Nothing was written. Next: the same command with -o RUN instead of --dry-run")
             return
         if out is None:
-            raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see the plan alone")
+            raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see only the plan")
         storage: dict[str, Any] = {"data": data, "stream": stream, "recover": recover, "overwrite": overwrite}
         storage["device"] = device
         run = runs.compress(model, out=out, progress=progress, **storage, **options)

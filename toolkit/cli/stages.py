@@ -11,7 +11,7 @@ from toolkit.cli.app import Json, RunArgument, app, option
 
 
 def _stage(folder: Path, stage: str, json: bool, **options: Any) -> None:
-    """Run one stage of an existing run with changed settings and show what it found; the main process alone speaks."""
+    """Run one stage of an existing run with changed settings and show what it found; only the main process prints."""
     from toolkit.api import runs
     from toolkit.cli.terminal import show, show_ending, terminal
     from toolkit.core import processes
@@ -77,7 +77,7 @@ def _compare(folders: list[Path], options: dict[str, Any], json: bool) -> None:
 
     with terminal(quiet=json):
         if any(value is not None for value in options.values()):
-            raise UsageError("Runs that are compared are not sampled.", expected="run folders alone")
+            raise UsageError("Runs that are compared are not sampled.", expected="only run folders")
         comparison = runs.compare_evaluations(folders)
     show(comparison, json)
 

@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 
 class Notes(logging.Handler):
-    """What the user should know that is no fault; scripts are told as well, on stderr."""
+    """What the user should know that is no fault; on stderr, with --json as well."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
@@ -37,7 +37,7 @@ class Notes(logging.Handler):
 
 @contextlib.contextmanager
 def terminal(quiet: bool = False) -> Iterator[Bars]:
-    """Progress for one command; what goes wrong is said in words and becomes the exit code."""
+    """Progress for one command; errors become a message and the exit code."""
     console = Console(stderr=True, quiet=quiet or not processes.is_main())
     logger, notes = logging.getLogger("toolkit"), Notes(console)
     logger.addHandler(notes)

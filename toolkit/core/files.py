@@ -21,7 +21,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; on success it takes the place of ``path``, on failure it is removed.
+    """Yield a temporary name next to ``path``; on success it takes the place of ``path``, on failure it is removed.
 
     Works for files and folders alike. Raises DtkError when the disk is full or not writable; other errors pass.
     """

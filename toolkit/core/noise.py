@@ -2,7 +2,7 @@
 
 A draw is named by a stream, a seed and a place (an image's number, a step), never by what was drawn before it. So a
 resumed run, another batch size, a server and an evaluation see the same noise. Philox: Salmon et al., "Parallel
-random numbers: as easy as 1, 2, 3" (SC 2011). This file needs numpy alone, so that a server can carry a copy of it.
+random numbers: as easy as 1, 2, 3" (SC 2011). This file needs only numpy, so that a server can carry a copy of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 def generator(stream: str, seed: int, *place: int) -> np.random.Generator:
     """The generator at ``place`` (up to three non-negative integers) of the stream."""
     if len(place) > 3:
-        raise ValueError(f"a place has at most three coordinates, got {len(place)}")
+        raise ValueError(f"a place has at most three coordinates, found {len(place)}")
     name = int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest(), "little")
     counter = [0, *place, *[0] * (3 - len(place))]  # the lowest word counts the draws made at this place
     key = np.array([seed % 2**64, name], dtype=np.uint64)

@@ -1,6 +1,6 @@
 """The folder a job leaves: the only thing that passes between stages.
 
-``run.json`` records, for every finished stage, what it was asked, the hashes of what it read and wrote, the versions,
+``run.json`` records, for every finished stage, its settings, the hashes of what it read and wrote, the versions,
 the machine, the seed and the time. A stage whose record still fits is not run again.
 """
 
@@ -24,7 +24,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class Request:
-    """What a stage is asked to do: its settings and the hashes of all it reads. Equal requests, equal results."""
+    """What a stage is to do: its settings and the hashes of all it reads. Equal requests, equal results."""
 
     stage: str
     settings: Mapping[str, Any]
@@ -157,7 +157,7 @@ class RunFolder:
             shutil.copytree(source, folder)
 
     def forget(self) -> None:
-        """Forget every stage; what they wrote stays."""
+        """Forget every stage; what they wrote is kept."""
         self._write({"schema_version": SCHEMA_VERSION, "stages": {}})
 
     def _write(self, record: dict[str, Any]) -> None:

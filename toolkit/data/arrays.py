@@ -96,7 +96,7 @@ def _images_of(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
         raise DtkError(
             f"{path} does not say which of its arrays holds the images.",
             found=", ".join(arrays) or "no arrays",
-            expected="an array called images or arr_0, or one array alone",
+            expected="an array called images or arr_0, or a single array",
         )
     return arrays[name]
 

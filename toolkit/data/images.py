@@ -26,7 +26,7 @@ class Images:
 
     ``sha256`` covers the stored bytes of every readable image of the source, in order. ``numbers`` are the images of
     this subset, as numbers of the whole source, so that noise and order can be tied to an image. ``skipped`` names the
-    files that were no readable images, with the reason; ``preparation`` says how the stored images got this shape.
+    files that were no readable images, with the reason; ``preparation`` says how they were brought to this shape.
     ``described`` holds the conditions of every readable image of the source.
     """
 
@@ -84,7 +84,7 @@ class Images:
                 f"Too few images in {self.source} for {purpose}.",
                 found=f"{len(self)} images{skipped}",
                 expected=f"at least {count}",
-                do="give more images, or ask for fewer",
+                do="give more images, or request fewer",
             )
 
 

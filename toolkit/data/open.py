@@ -59,7 +59,7 @@ def split(images: Images, holdout: float, seed: int) -> tuple[Images, Images]:
     """Split into (train, reference), ``holdout`` being the reference's share; both keep a random order.
 
     The order is random because sources are often sorted by class, and a part of either half should be a fair one. The
-    embedded images split by number instead, whatever is asked: 0-4,999 train, 5,000-9,999 reference.
+    embedded images split by number instead, whatever the settings say: 0-4,999 train, 5,000-9,999 reference.
     Raises UsageError for a share outside (0, 1), DtkError if a side would be empty.
     """
     if not 0 < holdout < 1:

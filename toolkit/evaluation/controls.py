@@ -81,7 +81,7 @@ def _read(curve: Curve, places: np.ndarray) -> np.ndarray:
 
 def _verdict(cost: float, curves: dict[str, Curve]) -> str:
     compressed, dense = (float(_read(curves[name], np.log([cost]))[0]) for name in ("compressed", "dense"))
-    better = "compressing wins" if compressed < dense else "fewer steps of the dense model win"
+    better = "compressing is better" if compressed < dense else "fewer steps of the dense model are better"
     return f"at the cost of {cost:.1f} dense steps {better}: {compressed:.3f} compressed, {dense:.3f} dense"
 
 

@@ -50,7 +50,7 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where shards and features are kept, what computes, and who is told."""
+    """Where shards and features are kept, what computes, and what shows progress."""
 
     cache: Path
     device: str = "cpu"
@@ -72,7 +72,7 @@ class Judged:
 
 
 def sampling_settings(settings: EvaluateSettings, steps: int | None = None) -> SamplingSettings:
-    """How the settings want images made, or how in another number of steps."""
+    """The sampling settings of an evaluation, or the same with another number of steps."""
     count = steps or settings.sampling_steps
     return SamplingSettings(settings.sampler, count, settings.seed, settings.batch_size, settings.guidance)
 
@@ -104,7 +104,7 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Resources) -> J
 def floor_images(reference: Images, train: Images | None, count: int) -> tuple[Images | None, str]:
     """``count`` further real images to compare with the first ``count`` of the reference, and what they are.
 
-    A distance grows as its count falls, so the floor needs as many images per side as the figures it stands beside.
+    A distance grows as its count falls, so the floor needs as many images per side as the figures it is compared with.
     They are the next ones of the reference; if it is too small, the training images, which are real and no others.
     """
     if len(reference) >= 2 * count:

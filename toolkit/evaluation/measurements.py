@@ -1,4 +1,4 @@
-"""A figure never stands alone: count, extractor and reference go with it, and only equals are compared."""
+"""A measurement is stored with its count, extractor and reference, and only like is compared with like."""
 
 from __future__ import annotations
 

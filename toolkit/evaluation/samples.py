@@ -83,8 +83,8 @@ def _shards(
     return found
 
 
-def _shard(maker: ImageMaker, numbers: range, progress: Progress, told: tuple[str, int, int]) -> np.ndarray:
-    work, done, total = told
+def _shard(maker: ImageMaker, numbers: range, progress: Progress, status: tuple[str, int, int]) -> np.ndarray:
+    work, done, total = status
     batches = []
     for start in range(0, len(numbers), maker.plan.batch_size):
         batches.append(maker(numbers[start : start + maker.plan.batch_size]))

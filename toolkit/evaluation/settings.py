@@ -1,4 +1,4 @@
-"""What `dtk evaluate` can be asked."""
+"""The settings of `dtk evaluate`."""
 
 from __future__ import annotations
 

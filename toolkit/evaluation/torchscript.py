@@ -17,7 +17,7 @@ def scripted(path: Path, device: str = "cpu") -> Extractor:
 
     That is the form of ``inception-2015-12-05.pt``, which resizes and normalises by itself and gives its 2,048 pooled
     features when called with ``return_features``; with it the Frechet distance is the FID. The file's hash stands
-    beside every figure.
+    with every figure.
     """
     return Extractor(path.stem, file_sha256(path), lambda: ScriptedFeatures(path), device)
 
@@ -33,7 +33,7 @@ class ScriptedFeatures(nn.Module):
             raise DtkError(
                 f"{path} is not a TorchScript network.",
                 found=first_line(error),
-                expected="a file that torch.jit.save wrote; weights alone do not say what to compute",
+                expected="a file that torch.jit.save wrote; weights by themselves do not say what to compute",
             ) from error
         arguments = [argument.name for argument in self.network.forward.schema.arguments]
         self.options = {"return_features": True} if "return_features" in arguments else {}

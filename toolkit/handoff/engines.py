@@ -83,7 +83,7 @@ def find_engines(run: Path, settings: HandoffSettings, graph: StepGraph) -> list
     """
     if settings.runtime == "onnxruntime":
         if settings.engines:
-            raise UsageError("Engines are carried by --runtime tensorrt alone.", found=f"runtime {settings.runtime}")
+            raise UsageError("Only --runtime tensorrt carries engines.", found=f"runtime {settings.runtime}")
         return []
     if settings.device != "gpu":
         raise UsageError("A TensorRT engine runs on a GPU.", found=f"device {settings.device}", do="add --device gpu")
@@ -98,7 +98,7 @@ def find_engines(run: Path, settings: HandoffSettings, graph: StepGraph) -> list
         versions = sorted({engine.facts["version"] for engine in found if engine.facts["builder"] == package})
         if len(versions) > 1:
             raise UsageError(
-                f"The engines want different versions of {package}, and an image holds one.", found=", ".join(versions)
+                f"The engines need different versions of {package}, and an image holds one.", found=", ".join(versions)
             )
     return found
 

@@ -82,7 +82,7 @@ def running(
                 env=found.environment,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone: we drain the server, it does not die beside us
+                start_new_session=True,  # Ctrl-C reaches only us: we drain the server, it does not die with us
             )
         http, grpc, metrics = (f"{settings.host}:{port}" for port in ports)
         server = Server(http, grpc, f"{metrics}/metrics", admin_key, process, log)

@@ -1,4 +1,4 @@
-"""What `dtk handoff` and `dtk serve` can be asked."""
+"""The settings of `dtk handoff` and `dtk serve`."""
 
 from __future__ import annotations
 

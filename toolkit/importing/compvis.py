@@ -1,6 +1,6 @@
 """CompVis latent diffusion (Rombach et al. 2022): denoiser, autoencoder, class embedder and schedule in one file.
 
-diffusers' own key maps (diffusers.loaders.single_file_utils) are used; what they want to be told, the configuration,
+diffusers' own key maps (diffusers.loaders.single_file_utils) are used; what they need as input, the configuration,
 is read off the tensors. Known are LDM-4 on classes (UNet2DConditionModel with the class embedder next to it) and the
 unconditional models (UNet2DModel). Text models belong to diffusers' own ``from_single_file``.
 """

@@ -117,7 +117,7 @@ def _renamed(name: str, levels: int) -> str:
             return new + _inner(name.removeprefix(old))
     match = re.fullmatch(r"(down|up)\.(\d+)\.(block|attn|downsample|upsample)(?:\.(\d+))?\.(.+)", name)
     if match is None:
-        return name  # an unknown tensor, which the model will not want
+        return name  # an unknown tensor, which the model will refuse
     side, level, kind, number, rest = match.groups()
     place = int(level) if side == "down" else levels - 1 - int(level)
     return f"{side}_blocks.{place}.{PLACES[kind].format(number)}{_inner(rest)}"

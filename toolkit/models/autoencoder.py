@@ -163,7 +163,7 @@ def find_autoencoder(model: ModelFolder) -> AutoencoderFolder | None:
         )
     if folder.latent_channels != model.config.get("in_channels"):
         raise DtkError(
-            f"The denoiser of {model.root} does not take its autoencoder's latents alone.",
+            f"The denoiser of {model.root} does not take its autoencoder's latents and nothing else.",
             found=f"{model.config.get('in_channels')} input channels",
             expected=f"{folder.latent_channels}, as the latents of {folder.path.name} have",
         )
@@ -188,7 +188,8 @@ def _mean_and_scale(config: Any) -> tuple[torch.Tensor, torch.Tensor]:
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if (mean is None) != (std is None):
         raise DtkError(
-            "The autoencoder's config has latents_mean or latents_std alone.", expected="both of them, or neither"
+            "The autoencoder's config has only one of latents_mean and latents_std.",
+            expected="both of them, or neither",
         )
     if mean is not None:
         return torch.tensor(mean).view(1, -1, 1, 1), config["scaling_factor"] / torch.tensor(std).view(1, -1, 1, 1)

@@ -92,8 +92,8 @@ def check_data(found: Conditioning, images: Images) -> str | None:
         class_ids(values, found)
     missing = sum(value is None for value in values)
     things = {"class": "classes", "caption": "captions"}[found.kind]
-    told = "no" if missing == len(values) else f"{len(values) - missing:,} of {len(values):,}"
-    return f"{images.source} brings {told} {things}: the null condition stands in for them." if missing else None
+    share = "no" if missing == len(values) else f"{len(values) - missing:,} of {len(values):,}"
+    return f"{images.source} brings {share} {things}: the null condition stands in for them." if missing else None
 
 
 def context_tokens(model: ModelFolder) -> int:

@@ -53,26 +53,26 @@ class ModelFolder:
         return str(self.config.get("_class_name", "of config.json, which names no _class_name"))
 
     def input_specs(self) -> dict[str, InputSpec]:
-        """The denoiser's inputs by its config alone; ``denoiser_inputs`` also knows the length of its context."""
+        """The denoiser's inputs by only its config; ``denoiser_inputs`` also knows the length of its context."""
         return input_specs(self.class_name, self.config)
 
     @cached_property
     def sha256(self) -> str:
         """One hash over every file of the folder, and over the scheduler if that lies next to it."""
         inside = folder_sha256(self.root)
-        beside = {} if self.scheduler.is_relative_to(self.root) else folder_sha256(self.scheduler)
-        return value_sha256([inside, beside] if beside else inside)
+        separate = {} if self.scheduler.is_relative_to(self.root) else folder_sha256(self.scheduler)
+        return value_sha256([inside, separate] if separate else inside)
 
     @property
     def scheduler(self) -> Path:
         """The scheduler's folder: in the root, or next to a bare component."""
         inside = self.root / "scheduler"
-        beside = self.root.parent / "scheduler"
-        return beside if not self.component and not inside.is_dir() and beside.is_dir() else inside
+        sibling = self.root.parent / "scheduler"
+        return sibling if not self.component and not inside.is_dir() and sibling.is_dir() else inside
 
 
 def components() -> list[str]:
-    """The names that a denoiser's folder goes by in a pipeline."""
+    """The names of a denoiser's folder in a pipeline."""
     return list(dict.fromkeys(adapter.component for adapter in known_adapters().values()))
 
 

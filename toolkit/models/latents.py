@@ -27,7 +27,7 @@ SHARD = 256  # images; a killed process loses at most one shard
 class Latents:
     """Latents float32 (c, h, w) of images, as the denoiser takes them.
 
-    ``prepare`` encodes all of them into ``cache``; until then ``read`` encodes what it is asked for and keeps nothing,
+    ``prepare`` encodes all of them into ``cache``; until then ``read`` encodes what is requested and keeps nothing,
     so that a few images of a large set cost a few.
     """
 
@@ -84,7 +84,7 @@ class Latents:
         return None if shard is None else shard[index % SHARD]
 
     def _stored(self, start: int, flip: bool) -> np.ndarray | None:
-        """A shard, None if it is absent or damaged; it stays on disk and is mapped."""
+        """A shard, None if it is absent or damaged; it is memory-mapped."""
         if (start, flip) not in self._shards:
             try:
                 shard = np.load(self._path(start, flip), mmap_mode="r", allow_pickle=False)

@@ -68,7 +68,7 @@ def _check_plain(path: Path, types: dict[str, str]) -> None:
         raise DtkError(
             f"{path} holds LoRA layers that are not merged into the weights.",
             found=f"{len(adapters)} tensors such as {adapters[0]}",
-            expected="the weights of the model alone",
+            expected="the weights of the model only",
             do="merge first: pipeline.load_lora_weights(...), fuse_lora(), unload_lora_weights(), save_pretrained(...)",
         )
     quantised = [name for name, kind in types.items() if kind in QUANTISED]

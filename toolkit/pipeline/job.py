@@ -38,7 +38,7 @@ REPLACED = (
 
 @dataclass(frozen=True)
 class Job:
-    """A run folder with its recipe, and who is told about progress."""
+    """A run folder with its recipe, and what shows its progress."""
 
     run: RunFolder
     recipe: Recipe
@@ -65,9 +65,13 @@ class Job:
     def reads_images(self) -> bool:
         """Whether images are read: given ones always, others only where something needs them."""
 
-        asked = self.recipe
-        given = asked.data.source is not None or asked.model is None
-        return given or bool(asked.recover or asked.evaluate) or criterion_called(asked.prune.criterion).reads_images
+        requested = self.recipe
+        given = requested.data.source is not None or requested.model is None
+        return (
+            given
+            or bool(requested.recover or requested.evaluate)
+            or criterion_called(requested.prune.criterion).reads_images
+        )
 
     @cached_property
     def images(self) -> tuple[Images, Images]:
@@ -84,19 +88,19 @@ class Job:
     def examples(self) -> Examples:
         """What the denoiser is trained on: the training images, or their latents where the model works on those.
 
-        Conditions that do not fit the model are refused; missing ones are told.
+        Conditions that do not fit the model are refused; missing ones are logged.
         """
 
         autoencoder, train = find_autoencoder(self.dense), self.images[0]
-        told = check_data(find_conditioning(self.dense), train)
-        if told:
-            logger.warning(told)
+        note = check_data(find_conditioning(self.dense), train)
+        if note:
+            logger.warning(note)
         if autoencoder is None:
             return train
         return Latents(train, autoencoder, self.run.path / "cache", self.device)
 
     def _opened(self, images: Images) -> Images:
-        """The images, with what was skipped among them told."""
+        """The images, with what was skipped among them logged."""
         for skipped in images.skipped[:5]:
             logger.warning("Skipped %s", skipped)
         if len(images.skipped) > 5:
@@ -104,14 +108,14 @@ class Job:
         return images
 
 
-def dry_run(asked: Recipe, progress: Progress = silent) -> dict[str, Any]:
-    """The plan a recipe leads to, by width alone: loads no weights, reads no data, writes nothing into a run.
+def dry_run(requested: Recipe, progress: Progress = silent) -> dict[str, Any]:
+    """The plan a recipe leads to, by width only: loads no weights, reads no data, writes nothing into a run.
 
     A target in latency is measured, which fills the table of latencies in the user's cache.
     """
-    dense = find_model(asked.model)
-    with measured(asked, dense, progress) as found:
-        return prune_stage.dry_run(dense, asked.prune, latencies=found, progress=progress)
+    dense = find_model(requested.model)
+    with measured(requested, dense, progress) as found:
+        return prune_stage.dry_run(dense, requested.prune, latencies=found, progress=progress)
 
 
 def measured(requested: Recipe, dense: ModelFolder, progress: Progress) -> AbstractContextManager[Latencies | None]:
@@ -120,15 +124,15 @@ def measured(requested: Recipe, dense: ModelFolder, progress: Progress) -> Abstr
     return latencies_for(dense.class_name, config, specs, requested.prune, requested.device, progress)
 
 
-def start_job(path: Path, asked: Recipe, *, overwrite: bool = False, progress: Progress = silent) -> Job:
+def start_job(path: Path, requested: Recipe, *, overwrite: bool = False, progress: Progress = silent) -> Job:
     """Make or open the run folder. One of another recipe is refused, or emptied with ``overwrite``.
 
     Whatever can be checked without work is checked first, so that a command that cannot succeed changes nothing.
     """
-    asked = recipe.resolved(asked)
-    job = Job(RunFolder(path), asked, progress)
-    dry_run(asked, progress)
-    differ = _differences(path, asked)
+    requested = recipe.resolved(requested)
+    job = Job(RunFolder(path), requested, progress)
+    dry_run(requested, progress)
+    differ = _differences(path, requested)
     if differ and not overwrite:
         raise DtkError(
             f"{path} holds a run of another recipe.",
@@ -139,16 +143,16 @@ def start_job(path: Path, asked: Recipe, *, overwrite: bool = False, progress: P
     if differ:
         _clear(job.run)
     RunFolder.create(path)
-    recipe.kept(asked, path).write(path / "recipe.yaml")
+    recipe.kept(requested, path).write(path / "recipe.yaml")
     return job
 
 
-def _differences(path: Path, asked: Recipe) -> list[str]:
-    """Where the recipe of a run that has got somewhere differs in what its model was made by."""
+def _differences(path: Path, requested: Recipe) -> list[str]:
+    """Where the recipe of a run that has begun differs in what its model was made by."""
     if not (path / "run.json").is_file() or not (path / "recipe.yaml").is_file():
         return []
     begun = RunFolder.open(path).record()["stages"] or (path / "recover").is_dir()
-    return recipe.differences(recipe.read(path / "recipe.yaml"), asked) if begun else []
+    return recipe.differences(recipe.read(path / "recipe.yaml"), requested) if begun else []
 
 
 def _clear(run: RunFolder) -> None:

@@ -25,7 +25,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prune_settings(options: Mapping[str, Any]) -> PruneSettings:
-    """The settings of pruning alone; None takes the default. Raises UsageError for a wrong or idle option."""
+    """The settings of pruning only; None takes the default. Raises UsageError for a wrong or idle option."""
     flat = given(options)
     measuring = {name: flat.pop(name) for name in MEASURING if name in flat}
     nested = {"latency": measuring} if measuring else {}
@@ -48,7 +48,7 @@ def compress_recipe(
     stream: int | None = None,
     device: str = "auto",
 ) -> Recipe:
-    """The recipe of `dtk compress`: prune and recover alone. An option that is None takes its default.
+    """The recipe of `dtk compress`: prune and recover only. An option that is None takes its default.
 
     ``options`` are flat: those of PruneSettings, LatencySettings' runner and batch, and those of RecoverSettings;
     ``seed`` is everybody's. Raises UsageError for one that is unknown, wrong, or would change nothing.

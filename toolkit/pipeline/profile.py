@@ -1,4 +1,4 @@
-"""The profile stage: what compression won in size, MACs, latency and memory, dense and compressed side by side."""
+"""The profile stage: what compression gained in size, MACs, latency and memory, dense and compressed side by side."""
 
 from __future__ import annotations
 

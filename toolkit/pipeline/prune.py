@@ -40,7 +40,7 @@ def count_for(dense: ModelFolder, tokens: int | None = None) -> Count:
 def dry_run(
     dense: ModelFolder, settings: PruneSettings, *, latencies: Latencies | None = None, progress: Progress = silent
 ) -> dict[str, Any]:
-    """The plan by width alone: reads no weights and no data, writes nothing into a run."""
+    """The plan by width only: reads no weights and no data, writes nothing into a run."""
     prunable, count = dense_prunable(dense, settings), count_for(dense, settings.tokens)
     return plan_by_width(prunable, settings, count, latencies=latencies, progress=progress)
 

@@ -101,7 +101,7 @@ FREE = tuple(
         *("micro_batch_size", "channels_last", "compile"),
     )
 )
-"""What may differ and be the same run: how far it goes, how often it says so, what changes memory or rounding only."""
+"""What may differ and be the same run: how long it runs, how often it reports, what changes memory or rounding only."""
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -115,13 +115,13 @@ def _absolute(source: str | None) -> str | None:
     return str(Path(source).resolve()) if source is not None and Path(source).exists() else source
 
 
-def kept(asked: Recipe, folder: Path) -> Recipe:
-    """What to write into a run folder: ``asked``, and the later stages that its recipe already has."""
+def kept(requested: Recipe, folder: Path) -> Recipe:
+    """What to write into a run folder: ``requested``, and the later stages that its recipe already has."""
     path = folder / "recipe.yaml"
     if not path.is_file():
-        return asked
+        return requested
     old = read(path)
-    return asked.model_copy(update={s: getattr(old, s) for s in LATER if getattr(asked, s) is None})
+    return requested.model_copy(update={s: getattr(old, s) for s in LATER if getattr(requested, s) is None})
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
@@ -129,7 +129,7 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     ignore = {"device", *LATER}
     before, after = (_flat(recipe.model_dump(mode="json", exclude=ignore)) for recipe in (old, new))
     return [
-        f"{key}: {before.get(key)} there, {after.get(key)} asked"
+        f"{key}: {before.get(key)} there, {after.get(key)} requested"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key not in FREE
     ]

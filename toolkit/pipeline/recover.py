@@ -70,7 +70,7 @@ IDENTITY = (
     *("batch_size", "min_snr_gamma", "learning_rate", "schedule", "warmup_steps", "weight_decay"),
     *("gradient_clip", "ema", "flip", "condition_dropout", "mixed_precision", "seed"),
 )
-"""The settings that, with the losses' weights, make it the same training; how far it goes, how often it saves and what
+"""The settings that, with the losses' weights, make it the same training; how long it runs, how often it saves and what
 changes memory or rounding only do not."""
 
 

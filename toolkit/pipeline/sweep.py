@@ -55,7 +55,7 @@ def recipes(
 
 
 def sweep(
-    folder: Path, asked: dict[str, Recipe], *, overwrite: bool = False, progress: Progress = silent
+    folder: Path, requested: dict[str, Recipe], *, overwrite: bool = False, progress: Progress = silent
 ) -> dict[str, Any]:
     """Run every recipe in a folder of its own below ``folder``; measure what came of them, each interleaved with dense.
 
@@ -64,17 +64,17 @@ def sweep(
     """
     reports: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
-    for name, one in asked.items():
+    for name, one in requested.items():
         try:
             with held(folder / name, make=True):
                 job = start_job(folder / name, one, overwrite=overwrite, progress=progress)
                 reports[name] = stages.run_all(job)
         except UnreachableError as error:
-            if len(refused) == len(asked) - 1:
+            if len(refused) == len(requested) - 1:
                 raise
             refused[name] = str(error)
             logger.warning("%s is left out. %s", name, error)
-    timings = _timings(folder, {name: asked[name] for name in reports}, progress)
+    timings = _timings(folder, {name: requested[name] for name in reports}, progress)
     found = _points(reports, timings)
 
     metric = next(iter(reports.values()))["stages"]["evaluate"]["frechet_distance"]["dense"]["metric"]
@@ -84,7 +84,7 @@ def sweep(
         "schema_version": SCHEMA_VERSION,
         "metric": metric,
         "machine": next(iter(reports.values()))["machine"],
-        "latency": next(iter(asked.values())).prune.latency.model_dump(mode="json"),
+        "latency": next(iter(requested.values())).prune.latency.model_dump(mode="json"),
         "points": points,
         "runs": {name: _run(report, timings[name]) for name, report in reports.items()},
         "refused": refused,
@@ -93,22 +93,22 @@ def sweep(
     return value
 
 
-def _timings(folder: Path, asked: dict[str, Recipe], progress: Progress) -> dict[str, dict[str, Any]]:
+def _timings(folder: Path, requested: dict[str, Recipe], progress: Progress) -> dict[str, dict[str, Any]]:
     """The latency of every run's model over the dense one's; one that was measured before is not measured again."""
-    first = next(iter(asked.values()))
+    first = next(iter(requested.values()))
     earlier = read_json(folder / SWEEP)["runs"] if (folder / SWEEP).is_file() else {}
     measured: dict[str, dict[str, Any]] = {}
     dense, device = find_model(first.model), resolve_device(first.device)
     specs, settings = denoiser_inputs(dense), first.prune.latency
     with latencies(dense.class_name, full_config(dense), specs, settings, device, progress) as found:
-        progress("latency", 0, len(asked))
-        for done, name in enumerate(asked, start=1):
+        progress("latency", 0, len(requested))
+        for done, name in enumerate(requested, start=1):
             model = find_model(folder / name / "model")
             known = earlier.get(name, {}).get("timing", {})
             if known.get("model_sha256") != model.sha256:
                 known = asdict(found.check(load_denoiser(model))) | {"model_sha256": model.sha256}
             measured[name] = known
-            progress("latency", done, len(asked))
+            progress("latency", done, len(requested))
     return measured
 
 

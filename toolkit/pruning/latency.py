@@ -74,9 +74,9 @@ def _figures(timing: Timing) -> dict[str, Any]:
 
 def _missed(figures: Mapping[str, Any], target: Target, shown: float) -> str:
     reached = f"{figures['ms']:.3g} ms" if target.absolute else f"{figures['fraction']:.3f} of dense"
-    asked = target.shown(target.value) if target.absolute else f"{target.value:g}"
+    requested = target.shown(target.value) if target.absolute else f"{target.value:g}"
     return (
-        f"Measured again, the model takes {reached} and not {asked} ({shown - 1:+.1%}): "
+        f"Measured again, the model takes {reached} and not {requested} ({shown - 1:+.1%}): "
         "the table met it, the machine has changed or is too noisy."
     )
 

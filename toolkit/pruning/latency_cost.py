@@ -70,7 +70,7 @@ class LatencyCost:
             raise UnreachableError(
                 "The latencies measured here do not settle.",
                 found=f"{MOST_FINALISTS} configurations that were predicted to meet the target and measured otherwise",
-                do="measure on a quieter machine, or ask for macs= or width=",
+                do="measure on a quieter machine, or use macs= or width=",
             )
         predicted = {values: self.predicted(values) for values in new}
         self._take(new, "latency finalists")

@@ -16,12 +16,12 @@ from toolkit.pruning.layout import Group, Layout, Segment, indices
 
 SCHEMA_VERSION = 1
 STRUCTURE = ("blocks", "groups", "tensors", "config")
-"""The keys of plan.json that rebuild the model; the others are its facts, beside ``schema_version`` and ``class``."""
+"""The keys of plan.json that rebuild the model; the others are its facts, next to ``schema_version`` and ``class``."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked, what came of it, and the kept channels.
+    """What was requested and achieved, and the kept channels.
 
     ``facts`` is everything a reader needs to know (requested, achieved, widths, criterion, calibration); ``config``
     the stock configuration; ``layout`` says which groups each dimension of each tensor holds; ``kept`` which channels

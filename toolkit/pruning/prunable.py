@@ -92,10 +92,10 @@ class Prunable:
         return selection.keep_all(self.layout, scores, self.sizes(config), self._successors(config))
 
     def _successors(self, config: Config) -> dict[str, str]:
-        """For each group whose block goes, the group whose channels take the place of its own."""
+        """For each group whose block is removed, the group whose channels replace its own."""
         pairs = self.adapter.blocks.successors(self.config, self.blocks(config))
         first = {tensor: dims[0][0].group for tensor, dims in self.layout.tensors.items() if 0 in dims}
-        return {first[gone]: first[stays] for gone, stays in pairs.items()}
+        return {first[removed]: first[kept] for removed, kept in pairs.items()}
 
     def retained(self, scores: Mapping[str, np.ndarray], values: Values) -> float:
         """The mean share of score that the configuration with these values keeps."""

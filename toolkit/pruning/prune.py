@@ -59,7 +59,7 @@ def plan_by_width(
     latencies: Latencies | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """What a target leads to when no scores are at hand: needs a configuration alone, reads no weights.
+    """What a target leads to without scores: needs only a configuration, reads no weights.
 
     A target in latency is measured with ``latencies``.
     """
@@ -94,7 +94,9 @@ def prune(
     prunable = prunable_for(type(model).__name__, plain_config(model.config), settings)
     criterion, target = criterion_called(settings.criterion), parse_target(settings.target)
     latency = latency_cost(prunable, target, latencies, progress)
-    meeting = meet(prunable.space, target, count, latency=latency)  # an unreachable target is told before the scoring
+    meeting = meet(
+        prunable.space, target, count, latency=latency
+    )  # an unreachable target is refused before the scoring
     surgery.refuse_tied(model)
     scored_on = calibrations.scored if calibrations else None
     batch_size = settings.calibration_batch_size
@@ -157,7 +159,7 @@ class Slicer:
     ) -> tuple[Choice, dict[str, Any] | None]:
         """The choice with its layers fitted to the dense network's outputs, if requested and if that helps.
 
-        Whether it helps is decided on held-out images: too few images for a layer's many inputs fit themselves alone.
+        Whether it helps is decided on held-out images: with too few images the fit of many inputs does not generalise.
         """
         narrower = bool(self.prunable.layout.groups) and choice.values != self.prunable.space.dense_values
         wanted = self.settings.reconstruct and narrower and not self.criterion.fresh_weights

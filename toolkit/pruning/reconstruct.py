@@ -28,7 +28,7 @@ Inputs = Literal["dense", "sliced"]
 
 
 class NormalEquations:
-    """Least squares of a layer's outputs on its inputs, streamed: holds sums of x x^T and of residual x^T alone."""
+    """Least squares of a layer's outputs on its inputs, streamed: holds sums of x x^T and of residual x^T only."""
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
@@ -147,7 +147,7 @@ def _order(model: ModelMixin, calibration: Calibration, t: int) -> list[str]:
 
 
 class _ReachedError(Exception):
-    """Ends a forward pass that has got far enough."""
+    """Ends a forward pass that has reached the layer it is run for."""
 
 
 def _call(model: ModelMixin, layer: Layer, calibration: Calibration, t: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from toolkit.pruning.layout import FIXED, Layout, offsets
 class Scored:
     """A score for each channel of each group, and what is worth recording about how it came about.
 
-    ``halves`` are the scores by each half of the calibration images alone; empty for criteria that read none.
+    ``halves`` are the scores by each half of the calibration images only; empty for criteria that read none.
     """
 
     scores: Mapping[str, np.ndarray]

@@ -41,7 +41,7 @@ def keep(group: Group, scores: np.ndarray, count: int) -> np.ndarray:
 
     Where the group's blocks do not divide evenly, neighbouring blocks are ranked together. Ties go to the lower index.
     """
-    if count in (0, group.size):  # nothing is left of a group whose block goes
+    if count in (0, group.size):  # nothing is left of a group whose block is removed
         return np.arange(count)
     if count < group.unit or count % group.unit:
         raise DtkError(
@@ -63,19 +63,19 @@ def keep_all(
 ) -> dict[str, np.ndarray]:
     """The kept channels of every group, by name; ``sizes`` says how many of each.
 
-    ``successors`` maps a group whose block goes to the one that is read in its place: the scores of both decide, and
+    ``successors`` maps a group whose block is removed to the one that is read instead: the scores of both decide, and
     both keep the same.
     """
     groups, summed = dict(layout.groups), dict(scores)
-    for gone, stays in successors.items():
-        groups[stays] = replace(groups[stays], block=math.gcd(groups[stays].block, groups[gone].block))
-        summed[stays] = summed[stays] + summed[gone]
+    for removed, heir in successors.items():
+        groups[heir] = replace(groups[heir], block=math.gcd(groups[heir].block, groups[removed].block))
+        summed[heir] = summed[heir] + summed[removed]
     kept = {name: keep(group, summed[name], sizes[name]) for name, group in groups.items()}
-    return kept | {gone: kept[stays] for gone, stays in successors.items()}
+    return kept | {removed: kept[heir] for removed, heir in successors.items()}
 
 
 def retained(scores: Scores, kept: Mapping[str, np.ndarray]) -> float:
-    """The mean over all groups of the share of score that stays.
+    """The mean over all groups of the share of score that is kept.
 
     Raw sums of different groups do not compare (their scores differ by orders of magnitude), shares do.
     """

@@ -41,7 +41,7 @@ def solve(
     retained: Retained | None = None,
     latency: LatencyCost | None = None,
 ) -> Candidates:
-    """The configurations that meet ``target``; without ``retained`` the choice goes by width alone.
+    """The configurations that meet ``target``; without ``retained`` the choice is by width only.
 
     A target in latency needs ``latency``, and its candidates were measured when they are returned. Raises DtkError
     naming the nearest figure below and above if none meets it within the tolerance.
@@ -99,7 +99,7 @@ def _nearest_widths(space: Space, target: Target) -> Values:
         raise UnreachableError(
             "The widths of this model are not free: it is pruned by whole blocks.",
             found=f"width={target.value:g}",
-            do="ask for macs= or params=",
+            do="use macs= or params=",
         )
     for variable in space.variables:
         wanted = target.value * variable.dense
@@ -108,7 +108,7 @@ def _nearest_widths(space: Space, target: Target) -> Values:
                 "The target is narrower than a level of this model may get.",
                 found=f"{variable.name}: {wanted:g} of {variable.dense}",
                 expected=f"at least {variable.choices[0]}, in steps of {variable.step} (norm groups, heads, --align)",
-                do="ask for more, or allow less with --min-width",
+                do="request more, or allow less with --min-width",
             )
     values = tuple(v.nearest(target.value) if v.kind == "width" else v.dense for v in space.variables)
     if not space.allows(values):
@@ -117,7 +117,7 @@ def _nearest_widths(space: Space, target: Target) -> Values:
             f"No stock configuration has width {target.value:g} of dense on every level.",
             found=f"levels {values}, of which adjacent ones become equal",
             expected="levels of unequal width stay unequal",
-            do=f"ask for macs= or params=; the nearest widths are {reachable}",
+            do=f"use macs= or params=; the nearest widths are {reachable}",
         )
     return values
 
@@ -137,7 +137,7 @@ def _refuse(space: Space, target: Target, cost: Price) -> NoReturn:
     nearest = [cost(values) for values in _nearest(space, target, cost)]
     below, above = ([c for c in nearest if c < goal], [c for c in nearest if c > goal])
 
-    def told(found: list[float]) -> str:
+    def listed(found: list[float]) -> str:
         return f"{target.figure}={found[0] / dense:.4f} ({target.shown(found[0])})" if found else "none"
 
     blocks = all(variable.kind == "blocks" for variable in space.variables)
@@ -145,6 +145,6 @@ def _refuse(space: Space, target: Target, cost: Price) -> NoReturn:
     finer = "" if blocks else ", or try a smaller --align"
     raise UnreachableError(
         f"No stock configuration has {target.figure} within {target.tolerances[-1]:.0%} of {target.shown(goal)}.",
-        found=f"nearest below {told(below)}, nearest above {told(above)}",
+        found=f"nearest below {listed(below)}, nearest above {listed(above)}",
         do=f"choose one of these with --target{narrower}{finer}",
     )

@@ -19,7 +19,7 @@ from toolkit.pruning.time_embedding import refit
 
 
 def slice_state(state: Mapping[str, torch.Tensor], layout: Layout, kept: Kept) -> dict[str, torch.Tensor]:
-    """Every tensor with only the kept channels; dimensions that lose none are left alone."""
+    """Every tensor with only the kept channels; dimensions that lose none are unchanged."""
     sliced = dict(state)
     for tensor, dim, segments in layout.dimensions():
         chosen = torch.from_numpy(indices(segments, kept))
@@ -88,7 +88,7 @@ def _keep_attention_scale(state: dict[str, torch.Tensor], dense: nn.Module, narr
 
 
 def _keep_time_embedding(state: dict[str, torch.Tensor], dense: Config, narrow: Config, timesteps: int) -> float:
-    """Refit the first layer of the time embedding if its sinusoid got narrower; returns the relative error left."""
+    """Refit the first layer of the time embedding if its sinusoid became narrower; returns the relative error left."""
     layer = "time_embedding.linear_1"
     if f"{layer}.weight" not in state or dense["block_out_channels"][0] == narrow["block_out_channels"][0]:
         return 0.0
@@ -112,7 +112,7 @@ def refuse_tied(model: nn.Module) -> None:
 
 
 def fresh(class_name: str, config: Config, seed: int) -> ModelMixin:
-    """The same structure with freshly initialised weights, a function of the seed alone."""
+    """The same structure with freshly initialised weights, a function of the seed only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(class_name, config, device="cpu")

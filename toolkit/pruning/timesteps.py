@@ -1,7 +1,7 @@
 """Which timesteps a scoring visits, and where a threshold stops it, without a gradient at every one of them.
 
 Gradients of neighbouring timesteps hardly differ where images and noise are the same, so their sum over 0..stop-1 is
-a sum over strata, each represented by its middle (the midpoint rule). Where the stop lies takes forward passes alone.
+a sum over strata, each represented by its middle (the midpoint rule). Finding the stop takes only forward passes.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _check_compiled(training: Training, state: State) -> None:
     mine = _mine(training, state.step)
     samples = mine[: training.settings.micro_batch_size or len(mine)]
 
-    def backward() -> None:  # by torch alone: the scaler of fp16 finds its scale only later
+    def backward() -> None:  # only by torch: the scaler of fp16 finds its scale only later
         with training.accelerator.no_sync(training.student):
             _total(training, samples)[0].backward()
 
@@ -165,14 +165,14 @@ def _total(training: Training, samples: range) -> tuple[torch.Tensor, dict[str, 
 
 def _no_memory(training: Training, mine: range, step: int) -> DtkError:
     """What to tell a user whose micro-batch did not fit; in a single process, what does fit is tried."""
-    asked = min(training.settings.micro_batch_size or len(mine), len(mine))
+    requested = min(training.settings.micro_batch_size or len(mine), len(mine))
 
     def attempt(size: int) -> None:
         training.network.zero_grad(set_to_none=True)
         _backward(training, mine[:size], share=1.0, last=True)
 
-    alone = training.accelerator.num_processes == 1
-    return out_of_memory(step, asked, largest_that_fits(attempt, asked) if alone else None)
+    single = training.accelerator.num_processes == 1
+    return out_of_memory(step, requested, largest_that_fits(attempt, requested) if single else None)
 
 
 def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:

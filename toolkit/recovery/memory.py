@@ -28,17 +28,17 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int:
     return 0
 
 
-def out_of_memory(step: int, asked: int, fits: int | None) -> DtkError:
-    """The error of a step that requested ``asked`` images at once where ``fits`` would do; None is not tried."""
-    if fits == 0 or asked == 1:
+def out_of_memory(step: int, requested: int, fits: int | None) -> DtkError:
+    """The error of a step that requested ``requested`` images at once where ``fits`` would do; None is not tried."""
+    if fits == 0 or requested == 1:
         return DtkError(
             f"Out of memory at step {step}.",
-            found=f"{asked} images at once, and one alone does not fit either",
+            found=f"{requested} images at once, and a single one does not fit either",
             do="use a device with more memory, or leave out the losses that need a teacher",
         )
     return DtkError(
         f"Out of memory at step {step}.",
-        found=f"{asked} images at once",
-        expected=f"{fits} at once, which fit" if fits else f"fewer at once, such as {asked // 2}",
-        do=f"set recover.micro_batch_size={fits or asked // 2}: a batch's gradients then add up in parts",
+        found=f"{requested} images at once",
+        expected=f"{fits} at once, which fit" if fits else f"fewer at once, such as {requested // 2}",
+        do=f"set recover.micro_batch_size={fits or requested // 2}: a batch's gradients then add up in parts",
     )

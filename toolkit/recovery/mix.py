@@ -9,7 +9,7 @@ from toolkit.core.errors import DtkError
 from toolkit.pruning.plan import Plan
 
 DISTILLATION = {"distillation": 1.0, "features": 0.01}
-"""The mix that won on the embedded default at equal steps and at equal time (benchmarks/recovery.py, decision 6)."""
+"""The best mix on the embedded default at equal steps and at equal time (benchmarks/recovery.py, decision 6)."""
 
 
 def default_mix(plan: Plan, student: nn.Module, *, compiled: bool) -> dict[str, float]:

@@ -12,17 +12,16 @@ from toolkit.core.settings import Settings
 class RecoverSettings(Settings):
     """How the pruned model is trained.
 
-    ``losses``: weight of each loss by name; None is the mix that won in benchmarks/recovery.py, as far as it fits the
+    ``losses``: weight of each loss by name; None is the best mix of benchmarks/recovery.py, as far as it fits the
     model (toolkit.recovery.mix). ``min_snr_gamma``: weigh images by their timesteps as Min-SNR does with
     this gamma (5 is usual; None = all alike). ``batch_size``: images per step over all processes; ``micro_batch_size``:
     how many of them at once in a process (None = all), which changes memory and not the result. ``warmup_steps``:
     linear rise of the learning rate, which then falls to zero along a cosine ("cosine"; continuing to more steps starts
-    it again at a higher rate) or stays ("constant"). ``ema``: the largest decay of the averaged weights; early on it is
-    (1 + step) / (10 + step). ``flip``: mirror half of the images. ``condition_dropout``: the share of images that
-    are trained without their class or caption, where the model has a null condition, so that guidance still works.
-    ``compile`` and ``channels_last``: torch.compile, and the memory layout that many GPUs (and some CPUs) convolve
-    faster in; both change rounding only.
-    ``keep_checkpoints``: how many of the last ones stay on disk.
+    it again at a higher rate) or is constant ("constant"). ``ema``: the largest decay of the averaged weights; early
+    on it is (1 + step) / (10 + step). ``flip``: mirror half of the images. ``condition_dropout``: the share of images
+    that are trained without their class or caption, where the model has a null condition, so that guidance still
+    works. ``compile`` and ``channels_last``: torch.compile, and the memory layout that many GPUs (and some CPUs)
+    convolve faster in; both change rounding only. ``keep_checkpoints``: how many of the last ones stay on disk.
     """
 
     steps: int = Field(default=500, ge=1)

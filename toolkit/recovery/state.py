@@ -107,11 +107,11 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
     return passed
 
 
-def _too_far(done: int, asked: int) -> UsageError:
+def _too_far(done: int, requested: int) -> UsageError:
     return UsageError(
-        "This recovery has gone further than it is asked to.",
-        found=f"{done} steps done, {asked} asked",
-        do=f"ask for {done} steps or more, or give another run folder",
+        "This recovery is already beyond the requested step.",
+        found=f"{done} steps done, {requested} requested",
+        do=f"request {done} steps or more, or give another run folder",
     )
 
 

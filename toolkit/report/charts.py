@@ -24,10 +24,10 @@ def widths(levels: list[dict[str, Any]]) -> Markup | None:
     chart = Chart("widths", "Channels of each level, dense and compressed")
     with chart.axes(WIDTH, 0.3 + 1.2 * ROW * len(levels)) as axes:
         rows = range(len(levels))
-        dense, got = ([level[name] for level in levels] for name in ("dense", "achieved"))
+        dense, achieved = ([level[name] for level in levels] for name in ("dense", "achieved"))
         axes.barh(rows, dense, height=0.62, facecolor="none", edgecolor=DENSE, linewidth=1.3, linestyle=(0, (3, 2)))
-        axes.barh(rows, got, height=0.62, color=COMPRESSED)
-        for row, (before, after) in enumerate(zip(dense, got, strict=True)):
+        axes.barh(rows, achieved, height=0.62, color=COMPRESSED)
+        for row, (before, after) in enumerate(zip(dense, achieved, strict=True)):
             axes.annotate(f"{after} of {before}", (before, row), (6, 0), textcoords="offset points", va="center")
         axes.set_yticks(rows, [level["name"] for level in levels])
         axes.set_ylim(len(levels) - 0.5, -0.5)
@@ -52,9 +52,9 @@ def speedups(profile: dict[str, Any]) -> Markup | None:
         right = 1.15 * max(ratio, *values)
         axes.axvline(1, color=MUTED, linewidth=1)
         axes.axvline(ratio, color=FLOOR, linewidth=1.4, linestyle="--")
-        beside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
-        axes.annotate("MACs ratio", (ratio, -0.8), (6, 0), color=FLOOR, **beside)
-        axes.annotate("equal", (1, -0.8), (-6, 0), color=MUTED, ha="right", **beside)
+        offset: dict[str, Any] = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate("MACs ratio", (ratio, -0.8), (6, 0), color=FLOOR, **offset)
+        axes.annotate("equal", (1, -0.8), (-6, 0), color=MUTED, ha="right", **offset)
         for row, (_, found) in enumerate(cells):
             _interval(axes, row, found, right)
         axes.set_yticks(range(len(cells)), [name for name, _ in cells])

@@ -29,7 +29,9 @@ def compare_runs(runs: Sequence[RunFolder], *, across_machines: bool = False) ->
     notes = [NOT_INTERLEAVED]
     if any(machine != machines[0] for machine in machines):
         _refuse_unless(across_machines, runs, machines)
-        notes.append("the runs were measured on different machines: their latencies do not compare the models alone")
+        notes.append(
+            "the runs were measured on different machines: their latencies compare the machines as well as the models"
+        )
     notes += _differing("versions", [record["versions"] for record in records])
     notes += _differing("settings", [record["settings"] for record in records])
     return {"runs": [_run(*facts) for facts in zip(runs, figures, strict=True)], "rows": _rows(figures), "notes": notes}
@@ -38,13 +40,13 @@ def compare_runs(runs: Sequence[RunFolder], *, across_machines: bool = False) ->
 def _refuse_unless(allowed: bool, runs: Sequence[RunFolder], machines: list[dict[str, Any]]) -> None:
     if allowed:
         return
-    told = [
+    differences = [
         f"{run.path}: {', '.join(str(fact) for fact in machine.values() if fact is not None)}"
         for run, machine in zip(runs, machines, strict=True)
     ]
     raise DtkError(
         "These runs were measured on different machines.",
-        found="; ".join(told),
+        found="; ".join(differences),
         expected="profiles of one machine",
         do="profile them on one machine, or add --across-machines to see them side by side, labelled",
     )
@@ -52,12 +54,12 @@ def _refuse_unless(allowed: bool, runs: Sequence[RunFolder], machines: list[dict
 
 def _differing(what: str, values: list[dict[str, Any]]) -> list[str]:
     names = sorted({name for value in values for name in value})
-    told = [
+    differences = [
         f"{name} {', '.join(str(value.get(name)) for value in values)}"
         for name in names
         if any(value.get(name) != values[0].get(name) for value in values)
     ]
-    return [f"{what} differ: {'; '.join(told)}"] if told else []
+    return [f"{what} differ: {'; '.join(differences)}"] if differences else []
 
 
 def _run(run: RunFolder, figures: dict[str, Any]) -> dict[str, Any]:

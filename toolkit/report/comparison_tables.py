@@ -17,15 +17,15 @@ def doctor(found: dict[str, Any]) -> Iterator[Any]:
     """What fits and what does not, then which runner would run on which device."""
     table = Table("", "", "found", title="Installation", title_justify="left")
     for finding in found["findings"]:
-        told = finding["found"] + (f"\n-> {finding['do']}" if finding["do"] else "")
-        table.add_row(finding["name"], Text(*MARKS[finding["status"]]), Text(told))
+        text = finding["found"] + (f"\n-> {finding['do']}" if finding["do"] else "")
+        table.add_row(finding["name"], Text(*MARKS[finding["status"]]), Text(text))
     yield table
     for device, reasons in found["runners"].items():
-        table = Table("runner", "would it run?", title=f"Runners on {device}", title_justify="left")
+        table = Table("runner", "runs here", title=f"Runners on {device}", title_justify="left")
         for name, reason in reasons.items():
             table.add_row(name, Text("yes", "green") if reason is None else Text(f"no: {reason}"))
         yield table
-    yield "Nothing is in conflict." if found["ok"] else "What is in conflict above has to be fixed first."
+    yield "Nothing is in conflict." if found["ok"] else "Fix the conflicts above first."
 
 
 def runs(found: dict[str, Any]) -> Iterator[Any]:
@@ -36,7 +36,7 @@ def runs(found: dict[str, Any]) -> Iterator[Any]:
         size.add_row(name, *(f"{run[name]:,}" for run in found["runs"]))
     yield size
     columns = [f"{number}: ms (speed-up over its dense)" for number, _ in _numbered(found["runs"])]
-    table = Table("p50 of", "batch", *columns, title="Latency of the compressed models", title_justify="left")
+    table = Table("runner", "batch", *columns, title="Latency of the compressed models (p50)", title_justify="left")
     for row in found["rows"]:
         table.add_row(row["runner"], str(row["batch"]), *(_latency(cell) for cell in row["runs"]))
     yield table
@@ -74,7 +74,7 @@ def evaluations(compared: dict[str, Any]) -> Iterator[Any]:
 def points(value: dict[str, Any]) -> Iterator[Any]:
     """Every point by its time, and what makes those that are dominated not worth having."""
     measured = f"{value['latency']['runner']}, batch {value['latency']['batch']}"
-    columns = ("", "steps", "time of an image, of dense", value["metric"], "dominated by")
+    columns = ("", "steps", "time per image, of dense", value["metric"], "dominated by")
     table = Table(*columns, title=f"Quality against latency ({measured})", title_justify="left")
     for point in sorted(value["points"], key=lambda point: point["cost"]):
         interval = "" if point["kind"] == "dense" else f" ({point['cost_low']:.3f}-{point['cost_high']:.3f})"

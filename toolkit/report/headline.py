@@ -54,7 +54,7 @@ def _pair(
 
 
 def launch_bound(runners: dict[str, Any]) -> list[str]:
-    """The runners whose smallest batch wins clearly less than their largest: there the time goes into launching work.
+    """The runners whose speed-up is clearly smaller at the smallest batch: launching work binds them.
 
     Only those count where both were measured well enough for their intervals not to touch.
     """
@@ -71,13 +71,15 @@ def _small_wins_less(latency: dict[str, Any]) -> bool:
 
 def outlying(runners: dict[str, Any]) -> list[str]:
     """The outliers among the times of each runner and batch size, with the largest of them."""
-    told = []
+    described = []
     for name, found in runners.items():
         for batch, cell in found["latency"].items():
             far = [one for model in ("dense", "compressed") for one in cell[model].get("outliers_ms", ())]
             if far:
-                told.append(f"{name} at batch {batch}: {len(far)} of {2 * cell['rounds']}, up to {max(far):.3g} ms")
-    return told
+                described.append(
+                    f"{name} at batch {batch}: {len(far)} of {2 * cell['rounds']}, up to {max(far):.3g} ms"
+                )
+    return described
 
 
 def unclear(parts: dict[str, Any]) -> list[str]:
@@ -101,8 +103,10 @@ def fastest(profile: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | None:
 def _size(stages: dict[str, Any]) -> str:
     if "prune" not in stages:
         return "Nothing was pruned"
-    got = stages["prune"]["achieved"]
-    return f"{got['params_fraction']:.0%} of the parameters and {got['macs_fraction']:.0%} of the MACs are left"
+    achieved = stages["prune"]["achieved"]
+    return (
+        f"{achieved['params_fraction']:.0%} of the parameters and {achieved['macs_fraction']:.0%} of the MACs are left"
+    )
 
 
 def _speed(stages: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 from toolkit.core.files import replacing
 
 Kind = Literal["compressed", "dense"]
-COLOURS = {"compressed": "#0072b2", "dense": "#d55e00"}  # told apart by colour-blind readers (Okabe & Ito 2008)
+COLOURS = {"compressed": "#0072b2", "dense": "#d55e00"}  # distinct for colour-blind readers (Okabe & Ito 2008)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ def table_of(title: str, *columns: str) -> Table:
 
 def plan(facts: dict[str, Any]) -> Iterator[Any]:
     """Requested and achieved, and the widths of the levels."""
-    dense, got = facts["dense"], facts["achieved"]
-    table = table_of(f"Plan (asked: {facts['requested']['target']})", "", "dense", "compressed", "of dense")
-    table.add_row("parameters", f"{dense['params']:,}", f"{got['params']:,}", f"{got['params_fraction']:.1%}")
-    table.add_row("MACs", f"{dense['macs']:,}", f"{got['macs']:,}", f"{got['macs_fraction']:.1%}")
+    dense, achieved = facts["dense"], facts["achieved"]
+    table = table_of(f"Plan (requested: {facts['requested']['target']})", "", "dense", "compressed", "of dense")
+    table.add_row("parameters", f"{dense['params']:,}", f"{achieved['params']:,}", f"{achieved['params_fraction']:.1%}")
+    table.add_row("MACs", f"{dense['macs']:,}", f"{achieved['macs']:,}", f"{achieved['macs_fraction']:.1%}")
     for width in facts["widths"]:
         table.add_row(
             width["name"], str(width["dense"]), str(width["achieved"]), f"{width['achieved'] / width['dense']:.1%}"
@@ -39,15 +39,15 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
         yield f"latency of dense: {latency['fraction']:.3f} ({interval}), interleaved{', ' if how else ''}{how}"
         yield from [latency["missed"]] if latency["missed"] else []
     yield from _levels(facts)
-    yield f"chosen by {facts['chosen_by']}"
+    yield f"configuration chosen by {facts['chosen_by']}"
     fit = facts.get("reconstruction")
     if fit:
         held = f"sliced {facts['held_out_loss']['one_shot']:.4f}, reconstructed {fit['held_out_loss']:.4f}"
         yield f"loss on held-out images: {held}{'' if fit['taken'] else ', which is not taken'}"
     stability = facts.get("stability")
     if stability:
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in stability.items())
-        yield f"scores of two halves of the calibration images: {told} (1 equal, 0 as chance has it)"
+        agreement = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in stability.items())
+        yield f"agreement of the scores of two halves of the calibration images: {agreement} (1 is equal, 0 is chance)"
 
 
 def _levels(facts: dict[str, Any]) -> Iterator[Any]:
@@ -66,7 +66,7 @@ def recovery(result: dict[str, Any]) -> Iterator[Any]:
 
 
 def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
-    """Distances to real images, and how near the compressed model stays to the dense one."""
+    """Distances to real images, and how close the compressed model is to the dense one."""
     distances, settings = metrics["frechet_distance"], metrics["settings"]
     dense = distances["dense"]
     sampler = f"{settings['sampler']}, {settings['sampling_steps']} steps"
@@ -75,7 +75,7 @@ def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
     table.add_row(dense["metric"], f"{dense['value']:.3f}", f"{distances['compressed']['value']:.3f}", floor)
     yield table
     if distances["excess_ratio"] is not None:
-        yield f"excess over real against real: {distances['excess_ratio']:.2f} x the dense model's"
+        yield f"distance beyond real against real: {distances['excess_ratio']:.2f} times the dense model's"
     pairs = metrics["pairs"]
     psnr = "equal images" if pairs["psnr_db"] is None else f"PSNR {pairs['psnr_db']:.1f} dB"
     yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, {psnr}"
@@ -102,7 +102,7 @@ def engines(built: dict[str, Any]) -> Iterator[Any]:
     """What TensorRT made of the ONNX files."""
     if not built:
         return
-    table = table_of("TensorRT engines", "", "builder", "MiB", "build s", "weights typed half")
+    table = table_of("TensorRT engines", "", "builder", "MiB", "build s", "weights in half precision")
     for model, engine in built.items():
         facts, precision = engine["facts"], engine["precision"] or {}
         half = f"{precision['typed_share']:.0%}" if "typed_share" in precision else "-"
@@ -115,13 +115,13 @@ def engines(built: dict[str, Any]) -> Iterator[Any]:
 def profile(figures: dict[str, Any]) -> Iterator[Any]:
     """Size, latency and what of the MACs ratio became speed."""
     if "against" in figures:
-        yield f"In the place of the dense model: {figures['against']}"
+        yield f"Instead of the dense model: {figures['against']}"
     models, ratios = figures["models"], figures["ratios"]
     size = table_of("Size", "", "dense", "compressed", "ratio")
     for name in ("params", "macs", "weights_bytes"):
         size.add_row(name, *(f"{models[m][name]:,}" for m in ("dense", "compressed")), f"{ratios[name]:.2f}x")
     yield size
-    columns = ("p50 of", "batch", "dense ms", "compressed ms", "speed-up (95 %)", "of the MACs ratio")
+    columns = ("runner", "batch", "dense p50 ms", "compressed p50 ms", "speed-up (95 %)", "of the MACs ratio")
     table = table_of(f"Latency on {figures['device']}, interleaved", *columns)
     for runner, measured in figures["runners"].items():
         for batch, cell in measured["latency"].items():
@@ -147,7 +147,8 @@ def bound(runners: dict[str, Any]) -> Iterator[Any]:
     """What keeps a small batch from gaining what the MACs promise."""
     names = launch_bound(runners)
     if names:
-        yield f"{' and '.join(names)}: less is won at the smallest batch: launches bind it, not arithmetic."
+        why = "which is bound by launching work, not by arithmetic"
+        yield f"{' and '.join(names)}: a smaller speed-up at the smallest batch, {why}."
 
 
 def no_faster(figures: dict[str, Any]) -> Iterator[Any]:
@@ -155,7 +156,7 @@ def no_faster(figures: dict[str, Any]) -> Iterator[Any]:
     timed = [figures.get("parts"), *(found.get("parts") for found in figures["runners"].values())]
     for parts in timed:
         if parts and parts["no_faster"]:
-            yield f"No faster than before in {parts['runner']}: {', '.join(parts['no_faster'])}."
+            yield f"No faster than dense in {parts['runner']}: {', '.join(parts['no_faster'])}."
 
 
 def loops(runners: dict[str, Any]) -> Iterator[Any]:
@@ -167,8 +168,8 @@ def loops(runners: dict[str, Any]) -> Iterator[Any]:
     for runner, loop in measured.items():
         seconds = [f"{loop[model]['seconds_per_image']:.3g}" for model in ("dense", "compressed")]
         faster = loop["speedup"]
-        told = "inconclusive" if faster["verdict"] == "inconclusive" else f"{faster['value']:.2f}x"
-        table.add_row(runner, str(loop["batch"]), str(loop["steps"]), *seconds, told)
+        ratio = "inconclusive" if faster["verdict"] == "inconclusive" else f"{faster['value']:.2f}x"
+        table.add_row(runner, str(loop["batch"]), str(loop["steps"]), *seconds, ratio)
     yield table
 
 

@@ -25,7 +25,7 @@ Capture = Callable[[Work, str], tuple[torch.Tensor, Replay]]
 def capture(work: Work, device: str) -> tuple[torch.Tensor, Replay]:
     """What ``work`` returns, and how to compute it again from the same memory into the same memory.
 
-    ``work`` may read and write tensors on ``device`` alone. Raises DtkError if it cannot be captured.
+    ``work`` may only read and write tensors on ``device``. Raises DtkError if it cannot be captured.
     """
     graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     aside.wait_stream(torch.cuda.current_stream(device))

@@ -72,7 +72,7 @@ class OnnxRuntimeRunner:
 
 
 class OnnxRuntimeNodes:
-    """An exported denoiser (.onnx) in ONNX Runtime on the CPU. On a GPU its profiler would tell launches alone."""
+    """An exported denoiser (.onnx) in ONNX Runtime on the CPU. On a GPU its profiler would show only launches."""
 
     def __init__(self, path: Path) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="dtk-nodes-")

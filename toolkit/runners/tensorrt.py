@@ -131,7 +131,7 @@ class TensorRTNodes:
 def unavailable(device: str) -> str | None:
     """Why TensorRT cannot compute on ``device``, None if it can."""
     if not device.startswith("cuda"):
-        return "TensorRT computes on an NVIDIA GPU alone: --device cuda"
+        return "TensorRT computes only on an NVIDIA GPU: --device cuda"
     try:
         load_tensorrt()
     except MissingToolError as error:

@@ -1,7 +1,7 @@
 """Which TensorRT is installed.
 
 TensorRT 10 and 11 need a GPU for everything, TensorRT for RTX builds without. The three share one Python surface; what
-differs is asked of ``TensorRT.rtx``.
+differs depends on ``TensorRT.rtx``.
 """
 
 from __future__ import annotations

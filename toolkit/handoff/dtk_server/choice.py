@@ -17,7 +17,7 @@ Warn = Callable[[str], None]
 
 
 class Stepper(Protocol):
-    """The step graph on a batch that stays where it is computed."""
+    """The step graph on a batch that is kept where it is computed."""
 
     @property
     def inputs(self) -> Sequence[str]: ...
@@ -39,7 +39,7 @@ def open_stepper(
 ) -> Stepper:
     """The stepper of ``stored``, the manifest's: for TensorRT the first engine that this GPU takes.
 
-    Where none can be loaded, ONNX Runtime takes its place if the manifest allows it, and ``warn`` is told. Raises
+    Where none can be loaded, ONNX Runtime takes its place if the manifest allows it, and ``warn`` is called. Raises
     UnfitError, naming each engine and its reason, if it does not.
     """
     if stored["runtime"] == "tensorrt":
@@ -50,9 +50,9 @@ def open_stepper(
                 return TensorRTStepper(path, engine, device_id=device_id, image=image, batch=batch)
             except UnfitError as unfit:
                 reasons.append(f"{path.name}: {unfit}")
-        told = f"No TensorRT engine can be loaded: {' '.join(reasons) or 'there is none.'}"
+        refusal = f"No TensorRT engine can be loaded: {' '.join(reasons) or 'there is none.'}"
         if stored["fallback"] != "onnxruntime":
-            raise UnfitError(f"{told} The handoff allows no other runtime (fallback: {stored['fallback']}).")
-        warn(f"{told} ONNX RUNTIME SERVES INSTEAD, as the handoff allows: expect another latency.")
+            raise UnfitError(f"{refusal} The handoff allows no other runtime (fallback: {stored['fallback']}).")
+        warn(f"{refusal} ONNX RUNTIME SERVES INSTEAD, as the handoff allows: expect another latency.")
     path = inside(version, PurePosixPath(stored["file"]))
     return OnnxRuntimeStepper(path, device=device, device_id=device_id, threads=threads, image=image, batch=batch)

@@ -33,11 +33,11 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request; a refused one does not touch the others."""
-        asked = [self._read(request) for request in requests]
-        images = iter(self._service.sample([wish for found in asked if isinstance(found, list) for wish in found]))
+        wishes = [self._read(request) for request in requests]
+        images = iter(self._service.sample([wish for found in wishes if isinstance(found, list) for wish in found]))
         return [
             _answer(request, [next(images) for _ in found]) if isinstance(found, list) else _refusal(found)
-            for request, found in zip(requests, asked, strict=True)
+            for request, found in zip(requests, wishes, strict=True)
         ]
 
     def _read(self, request: Any) -> Any:
@@ -61,7 +61,7 @@ def _service(version: Path, stored: dict[str, Any], args: dict[str, Any]) -> Any
         device="cuda" if args["model_instance_kind"] == "GPU" else "cpu",
         device_id=int(args["model_instance_device_id"]),
         threads=int(config["parameters"]["threads"]["string_value"]),
-        warn=lambda told: pb_utils.Logger.log_error(f"{args['model_name']}: {told}"),
+        warn=lambda message: pb_utils.Logger.log_error(f"{args['model_name']}: {message}"),
     )
 
 

@@ -12,7 +12,7 @@ from .graph import open_session
 
 
 class OnnxRuntimeStepper:
-    """``(x_t, t, coefficients, ...) -> x_{t-1}`` for the first rows of a batch that stays on the device.
+    """``(x_t, t, coefficients, ...) -> x_{t-1}`` for the first rows of a batch that is kept on the device.
 
     Two buffers alternate as input and output. A batch is loaded with ``load``, advanced with ``step`` and read with
     ``rows``; rows behind the ``count`` of a step keep whatever they held and must have been read before.

@@ -1,4 +1,4 @@
-"""Images as PNG bytes, with the standard library alone (ISO/IEC 15948: signature, IHDR, IDAT, IEND)."""
+"""Images as PNG bytes, with only the standard library (ISO/IEC 15948: signature, IHDR, IDAT, IEND)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from .schedule import Schedule
 class Service:
     """A model version that answers: ``read`` a request, ``sample`` what several of them ask for.
 
-    ``warn`` is told where the manifest's second choice of runtime serves.
+    ``warn`` is called if the manifest's second choice of runtime serves.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Service:
         device: str,
         device_id: int,
         threads: int,
-        warn: Warn = lambda told: None,
+        warn: Warn = lambda message: None,
     ) -> None:
         self.limits = Limits(**stored["limits"])
         place: dict[str, Any] = {"device": device, "device_id": device_id, "threads": threads}
@@ -49,10 +49,10 @@ class Service:
         """The images a request asks for. Raises RefusedError."""
         return wishes(arrays, self.limits, self._conditioned)
 
-    def sample(self, asked: Sequence[Wish]) -> list[np.ndarray]:
+    def sample(self, wishes: Sequence[Wish]) -> list[np.ndarray]:
         """One image a wish, float32 (C, H, W) in [0, 1], in batches of at most the limit."""
         size = self.limits.max_batch
-        batches = [asked[start : start + size] for start in range(0, len(asked), size)]
+        batches = [wishes[start : start + size] for start in range(0, len(wishes), size)]
         return [image for batch in batches for image in self._loop.sample(batch)]
 
     def known_image(self, seed: int, steps: int) -> np.ndarray:

@@ -22,8 +22,8 @@ class TrainingStep:
     ``student`` is called, ``network`` is the module inside it (they differ where training is distributed or compiled).
     ``x_t`` (B, C, H, W) at timesteps ``t`` (B,); ``target`` is what the noise objective needs there. ``direction``, of
     the shape of ``x_t``, is where derivatives are taken along, one unit vector per image. ``kept``: submodules of both
-    networks whose outputs are compared, and which channels of the teacher's the student has. ``conditioning`` goes to
-    both as keywords.
+    networks whose outputs are compared, and which channels of the teacher's the student has. ``conditioning`` is
+    passed to both as keywords.
     """
 
     student: Predict
@@ -43,7 +43,7 @@ class TrainingStep:
 
     @cached_property
     def of_teacher(self) -> Pass:
-        """The dense model's pass, without gradients; its features have the kept channels alone."""
+        """The dense model's pass, without gradients; its features have the kept channels."""
         if self.teacher is None:
             raise RuntimeError("this loss needs a teacher, and none was loaded")
         # inference mode knows no forward-mode derivatives

@@ -21,8 +21,8 @@ class FeatureLoss:
     needs_direction = False
 
     def __call__(self, step: TrainingStep) -> torch.Tensor:
-        wanted, got = step.of_teacher.features, step.of_student.features
-        errors = [squared_error(got[name], feature) / _size(feature) for name, feature in wanted.items()]
+        wanted, actual = step.of_teacher.features, step.of_student.features
+        errors = [squared_error(actual[name], feature) / _size(feature) for name, feature in wanted.items()]
         return torch.stack(errors).mean(0)
 
 
