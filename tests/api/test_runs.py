@@ -54,7 +54,7 @@ def test_folder_and_pipeline_give_the_same_run(run: toolkit.Run, tmp_path: Path)
 def test_every_stage_returns_what_its_command_prints(run: toolkit.Run) -> None:
     found: dict[str, results.Result] = {
         "evaluate": run.evaluate(images=4, sampling_steps=2),
-        "export": run.export(loop_steps=2),
+        "export": run.export(loop_steps=2, batch="1:2:4"),
         "profile": run.profile(rounds={"seconds": 0.1, "least": 6, "most": 6}, **BRIEF),
         "handoff": run.handoff(default_steps=2),
     }

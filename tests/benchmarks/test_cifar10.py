@@ -85,7 +85,7 @@ def test_every_runner_at_hand_is_asked_on_the_device_it_would_run_on(monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", sorted(set(SHAPES) - {"cifar10-32"}))  # which the whole study below measures
 def test_the_latency_of_every_shape_is_measured_at_toy_size(name: str, tmp_path: Path) -> None:
     study("latency", name, "--work", tmp_path / "work", "--results", tmp_path / "results", "--toy")
     found = json.loads((tmp_path / "results" / f"cifar10-latency-{name}-fp32.json").read_text())

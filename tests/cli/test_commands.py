@@ -14,19 +14,11 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import FAST, dtk
 from tests.without_dtk import TOLERANCE, difference_without_dtk, store_probes
-from toolkit.cli.app import app
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pruning import surgery
 from toolkit.pruning.criteria.base import known_criteria
 from toolkit.pruning.plan import read_plan
 from toolkit.pruning.scores import AUTO_THRESHOLDS, read_scores
-
-
-@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
-def test_every_command_has_help(command: str) -> None:
-    answer = dtk(command, "--help")
-    assert answer.code == 0
-    assert "Usage" in answer.out
 
 
 def test_compress_leaves_a_stock_pipeline(compressed: Path, model: Path) -> None:
@@ -57,19 +49,19 @@ def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Pa
     assert all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
 
 
-def test_reconstruction_is_taken_where_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
+def test_reconstruction_is_taken_if_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
     options = [*FAST, "--criterion", "magnitude", "--no-recover", "--reconstruct"]
     answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *options, "--json")
     assert answer.code == 0, answer.err
     found = answer.json["stages"]["prune"]
     fit, sliced = found["reconstruction"], found["held_out_loss"]["one_shot"]
     assert fit["timesteps"] == [6, 18, 31, 43, 56, 68, 81, 93]
-    assert fit["taken"] == (fit["held_out_loss"] < sliced)
+    assert fit["taken"] and fit["held_out_loss"] < sliced
     plan, dense = read_plan(tmp_path / "run" / "prune" / "plan.json"), load_denoiser(find_model(model))
     rebuilt, _ = surgery.slice_model(dense, plan.config, plan.layout, plan.kept, timesteps=100)
     stored = load_file(tmp_path / "run" / "prune" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     same = all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
-    assert same != fit["taken"]
+    assert not same, "the fitted weights are not the sliced ones"
     told = f"sliced {sliced:.4f}, reconstructed {fit['held_out_loss']:.4f}"
     assert told in dtk("report", tmp_path / "run").out.replace("\n", " ")
 

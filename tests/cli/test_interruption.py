@@ -103,13 +103,17 @@ def stop(recipe: Path, out: Path, stage: str, how: signal.Signals) -> tuple[int,
     return code, "".join(said)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_stopped_in_every_stage_the_same_command_goes_on(
-    how: signal.Signals, recipe: Path, uninterrupted: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("how", "stages"),
+    [(signal.SIGKILL, STAGES), (signal.SIGINT, ("recover", "export"))],  # Ctrl-C is one handler for all of them
+    ids=["kill -9", "Ctrl-C"],
+)
+def test_stopped_in_any_stage_the_same_command_resumes(
+    how: signal.Signals, stages: tuple[str, ...], recipe: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     finished: dict[str, int] = {}
-    for stage in STAGES:
+    for stage in stages:
         code, said = stop(recipe, out, stage, how)
         # a shell sees 130 for both: Python ends by the signal itself where it came while C code was running Python
         assert code in ({-signal.SIGKILL} if how == signal.SIGKILL else {130, -signal.SIGINT}), (stage, said)

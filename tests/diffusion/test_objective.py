@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from tests.tiny import tiny_unet
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import normal
 from toolkit.diffusion.objective import noisy, predicted, target
@@ -32,5 +33,7 @@ def test_other_kinds_are_refused() -> None:
 
 
 def test_a_learned_variance_is_not_trained() -> None:
-    prediction = torch.arange(8.0).reshape(1, 8, 1, 1)
-    torch.testing.assert_close(predicted(prediction, 4), prediction[:, :4])
+    model, x = tiny_unet(out_channels=6), torch.from_numpy(normal("objective", 0, shape=(2, 3, 8, 8)))
+    predicted(model(x, torch.tensor([0, 999])).sample, 3).square().mean().backward()
+    gradient = model.conv_out.weight.grad
+    assert gradient[:3].abs().max() > 0 and gradient[3:].abs().max() == 0

@@ -57,10 +57,10 @@ def test_leaves_torchs_global_generator_alone(sampler):
     assert torch.equal(torch.rand(4), expected)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 50])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_small_log", "fixed_large"])
+@pytest.mark.parametrize(
+    ("steps", "clip", "variance"), [(1, True, "fixed_small"), (7, False, "fixed_small_log"), (50, True, "fixed_large")]
+)
 def test_ddpm_is_diffusers_ddpm_with_our_noise(monkeypatch, steps, prediction, clip, variance):
     scheduler = DDPMScheduler(
         num_train_timesteps=100, prediction_type=prediction, clip_sample=clip, variance_type=variance

@@ -21,7 +21,7 @@ from tests.docs.pages import PAGES, blocks, commands, furnish
 from toolkit.cli import app
 
 SMALLER = {
-    "latency=0.8,latency=0.6,latency=0.45": "width=0.75,width=0.5",
+    "latency=0.8,latency=0.6,latency=0.45": "width=0.5",
     "20000": "2",
     "40000": "4",
     "5000": "12",
@@ -32,19 +32,32 @@ FEWER = {
     "run": [
         part
         for change in (
+            "prune.score_timesteps=4",
             "recover.steps=2",
             "evaluate.images=12",
             "evaluate.sampling_steps=2",
             "export.loop_steps=2",
+            "profile.runners=[onnxruntime]",
+            "profile.batches=[1]",
             "profile.loop_steps=2",
             "profile.rounds.seconds=0.1",
         )
         for part in ("--set", change)
     ],
     "evaluate": ["--sampling-steps", "2"],
+    "export": ["--batch", "1:2:4"],
     "profile": ["--seconds", "0.1"],
     "sweep": ["--steps", "2", "--images", "12", "--sampling-steps", "2"],
 }
+
+
+CALLS = {
+    'out="RUN"': ", score_timesteps=4, batch_size=4",
+    "images=12": ", sampling_steps=2",
+    "export(": 'batch="1:2:4", loop_steps=2, ',
+    "profile(": 'rounds={"seconds": 0.1}, loop_steps=2, ',
+}
+"""What is added to a call of a Python block."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -106,7 +119,13 @@ def test_the_python_blocks_of_the_readme(tmp_path: Path, monkeypatch: pytest.Mon
     furnish(tmp_path)
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "path" / "to" / "pipeline")
     names = {"unet": pipeline.unet, "scheduler": pipeline.scheduler, "images": "images/"}
-    _execute(blocks(ROOT / "README.md", "python"), names, tmp_path, monkeypatch)
+    code = [block.replace('out="RUN")', 'out="RUN", steps=2)') for block in blocks(ROOT / "README.md", "python")]
+    _execute(
+        [block.replace("profile()", "profile(runners=('onnxruntime',), batches=(1, 2))") for block in code],
+        names,
+        tmp_path,
+        monkeypatch,
+    )
     assert (tmp_path / "RUN" / "report.html").is_file()
 
 
@@ -123,7 +142,9 @@ def _execute(code: list[str], names: dict[str, Any], folder: Path, monkeypatch: 
     for block in code:
         for large, small in SMALLER.items():
             block = block.replace(large, small)
-        exec(compile(block.replace("images=12", "images=12, sampling_steps=2"), "a block", "exec"), names)
+        for call, options in CALLS.items():
+            block = block.replace(call, f"{call}{options}")
+        exec(compile(block, "a block", "exec"), names)
 
 
 def test_the_example_runs() -> None:

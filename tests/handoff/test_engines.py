@@ -60,7 +60,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DtkError], str]] 
     "damaged": ({}, {"damaged": True}, DtkError, "is damaged or was changed"),
     "no single image": ({}, {"batch": "2:4:8"}, DtkError, "does not take a single image.*(\n.*)*batch 2:4:8"),
     "on a processor": ({"device": "cpu"}, {}, UsageError, "runs on a GPU.*(\n.*)*--device gpu"),
-    "idle engines": ({"runtime": "onnxruntime", "engines": (Path("x.plan"),)}, {}, UsageError, "Only --runtime tensorrt"),
+    "idle engines": (
+        {"runtime": "onnxruntime", "engines": (Path("x.plan"),)},
+        {},
+        UsageError,
+        "Only --runtime tensorrt",
+    ),
     "twice": ({"engines": "same"}, {}, UsageError, "same builder and architectures"),
     "two versions": ({"engines": "older"}, {}, UsageError, r"different versions.*(\n.*)*1\.6, 1\.7\.1\.116"),
 }
