@@ -23,7 +23,7 @@ BATCHES = (1, 3)
 STRETCH = {2: 2, 3: 3}  # an axis that is dynamic is also compared at that many times its size
 
 
-def write_surroundings(model: ModelFolder, settings: ExportSettings, folder: Path) -> dict[str, Any]:
+def write_components(model: ModelFolder, settings: ExportSettings, folder: Path) -> dict[str, Any]:
     """Write the components of ``model`` to ``folder``; their worst deviations from torch by name.
 
     A model of pixels without a context has none. Raises DtkError if one is out of tolerance.
@@ -38,11 +38,11 @@ def write_surroundings(model: ModelFolder, settings: ExportSettings, folder: Pat
 
 
 def components(model: ModelFolder) -> list[Component]:
-    """What stands around the denoiser of ``model``, by its folder."""
-    stage, found = find_autoencoder(model), []
-    if stage is not None:
+    """The other networks of the pipeline that ``model`` lies in."""
+    folder, found = find_autoencoder(model), []
+    if folder is not None:
         channels, height, width = model.input_specs()["sample"].shape
-        found += autoencoder_components(lambda: Autoencoder.load(stage), (channels, height, width))
+        found += autoencoder_components(lambda: Autoencoder.load(folder), (channels, height, width))
     return found + (conditioner_components(lambda: open_conditioner(model)) if has_conditioner(model) else [])
 
 

@@ -56,30 +56,30 @@ class Component:
         return path
 
 
-def autoencoder_components(open_stage: Callable[[], Autoencoder], latent: Shape) -> list[Component]:
+def autoencoder_components(open_autoencoder: Callable[[], Autoencoder], latent: Shape) -> list[Component]:
     """Decoder and encoder of an autoencoder whose latents the denoiser takes in the shape ``latent`` (c, h, w).
 
-    ``open_stage`` opens it with its own weights, which an export converts.
+    ``open_autoencoder`` opens it with its own weights, which an export converts.
     """
-    stage = open_stage()
-    image, factor = stage.image_shape(latent), stage.factor
+    autoencoder = open_autoencoder()
+    image, factor = autoencoder.image_shape(latent), autoencoder.factor
     sides = {2: "height", 3: "width"}
     return [
         Component(
             "decoder",
-            lambda dtype: Decoder(open_stage(), dtype),
+            lambda dtype: Decoder(open_autoencoder(), dtype),
             {"latents": InputSpec(latent)},
             "images",
-            lambda latents: stage.decode(latents),
+            lambda latents: autoencoder.decode(latents),
             {"latents": {axis: (1, name) for axis, name in sides.items()}},
             {"image": list(image)},
         ),
         Component(
             "encoder",
-            lambda dtype: Encoder(open_stage(), dtype),
+            lambda dtype: Encoder(open_autoencoder(), dtype),
             {"images": InputSpec(image)},
             "latents",
-            lambda images: stage.encode(images),
+            lambda images: autoencoder.encode(images),
             {"images": {axis: (factor, f"latent_{name}") for axis, name in sides.items()}},
         ),
     ]
@@ -131,9 +131,9 @@ def write_tokenizer(conditioner: Conditioner, path: Path) -> bool:
 class Decoder(nn.Module):
     """Latents to images in ``dtype``; the quantiser of a VQModel is kept in float32."""
 
-    def __init__(self, stage: Autoencoder, dtype: DtypeName) -> None:
+    def __init__(self, autoencoder: Autoencoder, dtype: DtypeName) -> None:
         super().__init__()
-        self.dtype, self.module, self.latent_map = DTYPES[dtype], stage.module, stage.latent_map
+        self.dtype, self.module, self.latent_map = DTYPES[dtype], autoencoder.module, autoencoder.latent_map
         convert(self.module, self.dtype, QUANTISER if dtype != "fp32" else ())
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
@@ -148,9 +148,9 @@ class Decoder(nn.Module):
 class Encoder(nn.Module):
     """Images to latents in ``dtype``: the mode of AutoencoderKL, VQModel's values before quantisation."""
 
-    def __init__(self, stage: Autoencoder, dtype: DtypeName) -> None:
+    def __init__(self, autoencoder: Autoencoder, dtype: DtypeName) -> None:
         super().__init__()
-        self.dtype, self.module, self.latent_map = DTYPES[dtype], stage.module, stage.latent_map
+        self.dtype, self.module, self.latent_map = DTYPES[dtype], autoencoder.module, autoencoder.latent_map
         convert(self.module, self.dtype)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

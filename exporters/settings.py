@@ -70,7 +70,7 @@ class ExportSettings(Settings):
     batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
     tokens: int | None = Field(default=None, ge=1, description="length of a context; none: the model's own")
     dynamic_size: bool = Field(default=False, description="height and width of the denoiser's file dynamic, too")
-    surroundings: bool = Field(default=True, description="also autoencoder, text encoder, class embedding")
+    components: bool = Field(default=True, description="also autoencoder, text encoder, class embedding")
     also: tuple[str, ...] = Field(default=(), description="further exporters by name: `dtk list exporters`")
     layout: Literal["dtk", "optimum"] = Field(default="dtk", description="optimum: also what its pipelines open")
     trt: bool = False

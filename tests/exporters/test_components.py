@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporters.component_parity import compare, components, write_surroundings
+from exporters.component_parity import compare, components, write_components
 from exporters.components import TOKENIZER, Table, write_tokenizer
 from exporters.settings import ExportSettings
 from tests.latent import CLASSES, FOLDERS
@@ -34,7 +34,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
     for kind in ("class", "caption"):
         folders[kind] = tmp_path_factory.mktemp(kind)
         model = FOLDERS[kind](folders[kind] / "model")
-        found = write_surroundings(model, ExportSettings(dtype="fp16"), folders[kind])
+        found = write_components(model, ExportSettings(dtype="fp16"), folders[kind])
         (folders[kind] / "parity.json").write_text(json.dumps(found))
     yield folders
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporters.component_parity import write_surroundings
+from exporters.component_parity import write_components
 from exporters.settings import ExportSettings
 from exporters.step import export_step
 from tests.latent import FOLDERS
@@ -38,7 +38,7 @@ def latent_run(path: Path, kind: str) -> tuple[RunFolder, ModelFolder]:
         )
         target, null = onnx / "compressed_step.onnx", find_conditioning(model).has_null
         export_step(load_denoiser(model), scheduler, specs, target, longest=MAX_STEPS, guided=null)
-        write_surroundings(model, ExportSettings(), onnx)
+        write_components(model, ExportSettings(), onnx)
     return run, model
 
 

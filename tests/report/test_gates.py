@@ -28,7 +28,7 @@ def test_reads_a_figure_of_a_cell_a_runner_or_the_run(text: str, expected: Gate)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"Cannot read the condition ''[\s\S]*expected: RUNNER@BATCH\.FIGURE<NUMBER"),
+        ("", r"Cannot read the gate ''[\s\S]*expected: RUNNER@BATCH\.FIGURE<NUMBER"),
         ("speedup", "Cannot read"),
         ("onnxruntime@64.speedup=1.2", "Cannot read"),
         ("onnxruntime@64.speedup<fast", "Cannot read"),

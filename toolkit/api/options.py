@@ -90,7 +90,7 @@ class ExportOptions(TypedDict, total=False):
     batch: str
     tokens: int
     dynamic_size: bool
-    surroundings: bool
+    components: bool
     also: tuple[str, ...]
     layout: Literal["dtk", "optimum"]
     trt: bool

@@ -81,7 +81,7 @@ class Run:
         """Measure dense against compressed: size, MACs, latency, memory.
 
         ``against``: a diffusers folder that is measured in the dense model's place; nothing of it is kept in the
-        report. ``fail_if``: conditions such as "onnxruntime@64.speedup<1.2"; raises GateFailedError, which holds the
+        report. ``fail_if``: gates such as "onnxruntime@64.speedup<1.2"; raises GateFailedError, which holds the
         profile, after all was measured.
         """
         gates = [parse(text) for text in fail_if]
@@ -136,7 +136,7 @@ class Run:
 
 
 def _check_decidable(job: Job, gates: list[Gate]) -> None:
-    """Refuse, before minutes of measuring, a condition on what will not be measured."""
+    """Refuse, before minutes of measuring, a gate on what will not be measured."""
     stale = stages.stale(job)
     for gate in gates:
         check_decidable(gate, job.run, job.recipe.profile, stale)

@@ -1,4 +1,4 @@
-"""``dtk profile``: measure a run, fail on conditions, or compare the profiles of several runs."""
+"""``dtk profile``: measure a run, fail on gates, or compare the profiles of several runs."""
 
 from __future__ import annotations
 

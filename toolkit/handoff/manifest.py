@@ -18,7 +18,7 @@ from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION
 from toolkit.handoff.dtk_server.png import COLOUR_TYPES, encode
 from toolkit.handoff.dtk_server.serving import Service
 from toolkit.handoff.engines import Engine, requirements
-from toolkit.handoff.repository import GPU, REPOSITORY, write_surroundings
+from toolkit.handoff.repository import GPU, REPOSITORY, write_deployment
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.handoff.triton import io_schema
@@ -58,7 +58,7 @@ def write_manifest(
     """Write the files around the repository, then handoff.json: once for people, once next to the model it checks."""
     packages = {"onnxruntime": onnxruntime_version()}
     packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizer else {}
-    write_surroundings(folder, _words(settings, packages, engines))
+    write_deployment(folder, _words(settings, packages, engines))
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "target": settings.to,

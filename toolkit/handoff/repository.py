@@ -55,7 +55,7 @@ def copy_server(version: Path) -> None:
     shutil.copyfile(noise.__file__, version / "dtk_server" / "noise.py")
 
 
-def write_surroundings(folder: Path, values: dict[str, str]) -> None:
+def write_deployment(folder: Path, values: dict[str, str]) -> None:
     """Write README.md, Dockerfile, compose.yaml, kubernetes.yaml and client.py next to the repository."""
     source = files("toolkit.handoff")
     for name in FILLED_IN:

@@ -56,7 +56,7 @@ class StepGraph:
             raise DtkError(
                 "The server cannot make this step graph's context.",
                 found=f"no {path.parent / CONDITIONER}",
-                do="export a folder that holds the text encoder or the class embedding, with `surroundings` on",
+                do="export a folder that holds the text encoder or the class embedding, with `components` on",
             )
         return graph
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.base import NAMES, STEP, Exported, Exporter, exporter_called
-from exporters.component_parity import write_surroundings
+from exporters.component_parity import write_components
 from exporters.ladder import Ladder, rungs
 from exporters.settings import ExportSettings, requested_exporters
 from toolkit.core.errors import UsageError
@@ -31,7 +31,7 @@ def export(
 
     Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
     (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the
-    compressed model's step graph) and ``surroundings_parity``, and under a key of its own what each further exporter
+    compressed model's step graph) and ``component_parity``, and under a key of its own what each further exporter
     wrote (exporters.base). A finished stage on the same models and settings is read, not repeated. Raises DtkError if
     an export is out of tolerance, MissingToolError, with the ONNX files in place, if no TensorRT can work.
     """
@@ -65,7 +65,7 @@ def _further(run: RunFolder, exporter: Exporter, exported: Exported, progress: P
 
 def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder], progress: Progress) -> None:
 
-    total, count = len(rungs(settings.dtype)) * len(models) + 1 + settings.surroundings, 0
+    total, count = len(rungs(settings.dtype)) * len(models) + 1 + settings.components, 0
 
     def done() -> None:
         nonlocal count
@@ -80,9 +80,9 @@ def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder
     step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
     done()
     found: dict[str, Any] = {"parity": parity, "step_parity": step_parity}
-    if settings.surroundings:
-        around = write_surroundings(models["compressed"], settings, folder / "onnx")
-        found |= {"surroundings_parity": around} if around else {}
+    if settings.components:
+        around = write_components(models["compressed"], settings, folder / "onnx")
+        found |= {"component_parity": around} if around else {}
         done()
     write_json(folder / "parity.json", found)
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from toolkit.diffusion.objective import min_snr_weights, noisy, target
 from toolkit.models.conditioners import Conditioner
 from toolkit.recovery.batches import Batch, Batches
 from toolkit.recovery.compiled import check_gradients
-from toolkit.recovery.losses.base import TrainingStep, loss_called
+from toolkit.recovery.losses.base import Loss, TrainingStep, loss_called
 from toolkit.recovery.memory import is_out_of_memory, largest_that_fits, out_of_memory
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Training:
-    """What does not change while training: the engine, the networks, the data, its conditions and the settings.
+    """What does not change while training: the accelerator, the networks, the data, its conditions and the settings.
 
     ``student`` is what is called, ``network`` the module inside it; they differ where processes share the work.
     ``losses``: the weight of each.
@@ -47,6 +48,11 @@ class Training:
     settings: RecoverSettings
     losses: Mapping[str, float]
     kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def terms(self) -> dict[str, Loss]:
+        """The losses by name."""
+        return {name: loss_called(name) for name in self.losses}
 
 
 def learning_rate(settings: RecoverSettings, step: int) -> float:
@@ -117,8 +123,8 @@ def _in_memory(training: Training, mine: range, step: int, work: Callable[[], T]
 
 def _mine(training: Training, step: int) -> range:
     """The numbers of this process's samples of a step."""
-    size, engine = training.settings.batch_size, training.accelerator
-    return range(step * size + engine.process_index, (step + 1) * size, engine.num_processes)
+    size, accelerator = training.settings.batch_size, training.accelerator
+    return range(step * size + accelerator.process_index, (step + 1) * size, accelerator.num_processes)
 
 
 def _not_finite(state: State, losses: Losses) -> DtkError:
@@ -189,7 +195,7 @@ def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
         kept=training.kept,
         conditioning=training.conditioner(batch.conditions),
     )
-    losses = {name: loss_called(name)(step) for name in training.losses}
+    losses = {name: loss(step) for name, loss in training.terms.items()}
     if settings.min_snr_gamma is not None:
         weights = min_snr_weights(scheduler, batch.t, settings.min_snr_gamma)
         losses = {name: weights * loss for name, loss in losses.items()}

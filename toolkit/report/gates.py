@@ -32,7 +32,7 @@ class GateFailedError(DtkError):
 
 @dataclass(frozen=True)
 class Quantity:
-    """A figure that conditions can name: what it belongs to, the stage that measures it, and where it stands."""
+    """A figure that gates can name: what it belongs to, the stage that measures it, and where it stands."""
 
     scope: Scope
     stage: str
@@ -85,7 +85,7 @@ class Gate:
         return QUANTITIES[self.figure].stage
 
     def failure(self, stages: Stages) -> str | None:
-        """What was found where the condition fails, in words; None where the run holds it.
+        """What was found where the gate fails, in words; None where the run holds it.
 
         A speed-up that is inconclusive fails: nothing can be said about it. Raises DtkError if the figure was not
         measured.
@@ -110,10 +110,10 @@ class Gate:
 
 
 def parse(text: str) -> Gate:
-    """Read one condition. Raises UsageError for what cannot be read, an unknown figure, or one of another scope."""
+    """Read one gate. Raises UsageError for what cannot be read, an unknown figure, or one of another scope."""
     match = _PATTERN.fullmatch(text)
     if not match:
-        raise UsageError(f"Cannot read the condition {text!r}.", expected=FORM)
+        raise UsageError(f"Cannot read the gate {text!r}.", expected=FORM)
     name = match["figure"]
     if name not in QUANTITIES:
         raise unknown("figure", name, list(QUANTITIES))
@@ -121,13 +121,13 @@ def parse(text: str) -> Gate:
     wanted = QUANTITIES[name].scope
     if scope != wanted:
         forms = {"cell": f"RUNNER@BATCH.{name}", "runner": f"RUNNER.{name}", "run": name}
-        raise UsageError(f"Cannot read the condition {text!r}.", expected=f"{forms[wanted]} and a limit")
+        raise UsageError(f"Cannot read the gate {text!r}.", expected=f"{forms[wanted]} and a limit")
     batch = int(match["batch"]) if match["batch"] else None
     return Gate(text, name, match["sign"], float(match["limit"]), match["runner"], batch)
 
 
 def check_decidable(gate: Gate, run: RunFolder, settings: ProfileSettings | None, stale: Sequence[str]) -> None:
-    """Refuse a condition on what a profile with these settings will not measure, or on figures of an earlier model."""
+    """Refuse a gate on what a profile with these settings will not measure, or on figures of an earlier model."""
     if gate.stage != "profile":
         command = f"dtk {gate.stage} {run.path}"
         run.require(gate.stage, command)
@@ -141,7 +141,7 @@ def check_decidable(gate: Gate, run: RunFolder, settings: ProfileSettings | None
 
 
 def hold(gates: list[Gate], stages: Stages) -> None:
-    """Raise GateFailedError, naming every condition that fails and what was measured."""
+    """Raise GateFailedError, naming every gate that fails and what was measured."""
     failed = [failure for gate in gates if (failure := gate.failure(stages))]
     if failed:
         raise GateFailedError("The run fails --fail-if.", found="; ".join(failed))
