@@ -86,7 +86,7 @@ def autoencoder_components(open_autoencoder: Callable[[], Autoencoder], latent: 
 
 
 def conditioner_components(open_it: Callable[[], Conditioner]) -> list[Component]:
-    """The component that makes a context, none where the denoiser takes class labels or nothing."""
+    """The component that makes a context, none if the denoiser takes class labels or nothing."""
     conditioner = open_it()
     if isinstance(conditioner, CaptionEncoder):
         length, vocabulary = conditioner.tokenizer.model_max_length, conditioner.module.config.vocab_size

@@ -161,7 +161,7 @@ class Ladder:
 
     @property
     def guided(self) -> bool:
-        """Whether the step graph takes a guidance scale: where the model has a condition and a null one."""
+        """Whether the step graph takes a guidance scale: if the model has a condition and a null one."""
         try:
             return find_conditioning(self.model).has_null
         except DtkError:  # a bare denoiser: nothing next to it says

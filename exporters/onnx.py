@@ -44,7 +44,7 @@ def export_onnx(
     """Write ``denoiser`` to ``path`` with a description next to it (``.json``), which is returned.
 
     Inputs are named as in ``specs`` (sample, timestep, class_labels, encoder_hidden_states), the output ``prediction``;
-    every first dimension is the dynamic ``batch``, others are dynamic where ``dimensions`` says so. The denoiser is
+    every first dimension is the dynamic ``batch``, others are dynamic if ``dimensions`` says so. The denoiser is
     converted to ``dtype`` in place, but for its modules that match ``keep_fp32``. Weights of more than 2 GiB go to
     ``path`` + ``.data``. Raises UsageError for an opset that cannot hold the dtype, DtkError if torch cannot export
     the model.
@@ -98,7 +98,7 @@ def save(program: torch.onnx.ONNXProgram, module: torch.nn.Module, path: Path) -
 
 
 def _check_dynamic(description: Mapping[str, Any], path: Path) -> None:
-    """Refuse a graph of one batch size: where tracing needs one, torch may fix it to the example's and continue."""
+    """Refuse a graph of one batch size: if tracing needs one, torch may fix it to the example's and continue."""
     borders = description["inputs"] | description["outputs"]
     fixed = [name for name, border in borders.items() if border["shape"][:1] != ["batch"]]
     if fixed:

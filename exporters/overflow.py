@@ -24,7 +24,7 @@ from toolkit.models.precision import DTYPES, BorderedDenoiser, kept_names
 class Overflow:
     """The first layer beyond the range of a dtype, the largest magnitude there, and all that must be float32.
 
-    ``needed`` is empty where float32 itself does not suffice.
+    ``needed`` is empty if float32 itself does not suffice.
     """
 
     layer: str

@@ -89,7 +89,7 @@ def _deviations(
 
 
 def relative_errors(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
-    """Largest |actual - expected| over largest |expected| of each item; infinite where ``actual`` is not finite."""
+    """Largest |actual - expected| over largest |expected| of each item; infinite if ``actual`` is not finite."""
     expected, actual = expected.double().flatten(1).cpu(), actual.double().flatten(1).cpu()
     errors = (actual - expected).abs().amax(1) / expected.abs().amax(1).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.where(actual.isfinite().all(1), errors, math.inf)
@@ -114,6 +114,6 @@ def compare_images(expected: torch.Tensor, actual: torch.Tensor, *, floor_db: fl
 
 
 def psnr_db(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each image in [-1, 1], in dB; infinite where equal, -infinite next to a NaN."""
+    """Peak signal-to-noise ratio of each image in [-1, 1], in dB; infinite if equal, -infinite next to a NaN."""
     squared = (expected.double() - actual.double()).square().flatten(1).mean(1).cpu()
     return (10 * torch.log10(IMAGE_RANGE**2 / squared)).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)

@@ -3,7 +3,7 @@
 A graph in float32 silently gives a float32 engine, whatever was meant. So after a build it is measured how many of the
 weight bytes of convolutions and matrix products are in half precision: in the parsed, typed network, whose types are
 the engine's; in the plan itself, by looking for the weights in both precisions (builders reorder weights, but along
-channels they stay together; a few are folded into others and are found in neither); and, where a GPU can load the plan,
+channels they stay together; a few are folded into others and are found in neither); and, if a GPU can load the plan,
 by what TensorRT's inspector says of its layers.
 """
 
@@ -60,7 +60,7 @@ def prove(
 
 
 def half_bytes_share(kept_share: float) -> float:
-    """The share of the bytes in half precision where ``kept_share`` of the parameters have twice the size."""
+    """The share of the bytes in half precision if ``kept_share`` of the parameters have twice the size."""
     return (1 - kept_share) / (1 + kept_share)
 
 

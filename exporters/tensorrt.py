@@ -19,7 +19,7 @@ WORK = "build engine"
 
 
 def parse(api: TensorRT, onnx: Path, builder: Any, logger: Any) -> Any:
-    """The typed network of an ONNX file. Raises DtkError, naming the operator, where the parser refuses one."""
+    """The typed network of an ONNX file. Raises DtkError, naming the operator, if the parser refuses one."""
     trt = api.module
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)

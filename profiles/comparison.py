@@ -64,7 +64,7 @@ def compare_runner(
     """Latency of ``sources`` dense and compressed in one runner by batch size, of the whole loop, and peak memory.
 
     Loop and memory are of the largest batch. ``open_s`` is what loading or building took; ``realised_share`` is the
-    speed-up over the MACs ratio: 1 where every MAC saved is time saved.
+    speed-up over the MACs ratio: 1 if every MAC saved is time saved.
     """
     specs = denoiser_inputs(model, settings.tokens)
     options = precision_options(name, settings.dtype)
@@ -125,7 +125,7 @@ def compare_exported_parts(
 ) -> dict[str, Any] | None:
     """Time of each part of both networks in the runner ``name`` by its own profiler, at the largest batch.
 
-    ``files`` are the ONNX files of ``sources``. None where the runner has no such profiler.
+    ``files`` are the ONNX files of ``sources``. None if the runner has no such profiler.
     """
     batch = max(settings.batches)
     inputs = example_inputs(denoiser_inputs(model, settings.tokens), batch, device=device)

@@ -35,8 +35,8 @@ Clock = Callable[[Call], float]
 class Speedup:
     """How many times faster: the median paired ratio dense / compressed, its interval, and what may be said of it.
 
-    ``verdict`` is "no difference" where the whole interval lies close to 1, else "faster" or "slower" where it excludes
-    1, and "inconclusive" where the run was too noisy to tell.
+    ``verdict`` is "no difference" if the whole interval lies close to 1, else "faster" or "slower" if it excludes
+    1, and "inconclusive" if the run was too noisy to tell.
     """
 
     value: float

@@ -30,7 +30,7 @@ from toolkit.core.files import read_json, value_sha256, write_json
 from toolkit.runners.base import Runner
 
 SCHEMA_VERSION = 1
-PRECISION = 0.02  # of the ratio, to each side: measuring ends where the interval is this narrow
+PRECISION = 0.02  # of the ratio, to each side: measuring ends when the interval is this narrow
 TURNS = 3  # or after that many times the rounds
 WALL, PROCESSOR = "wall", "processor"
 NOISIEST = 0.05  # a wider entry is not kept
@@ -86,7 +86,7 @@ class LatencyTable:
         self._stack.close()
 
     def measure(self, config: Config) -> Timing:
-        """The configuration's entry, measured where the table has none. One process measures at a time."""
+        """The configuration's entry, measured if the table has none. One process measures at a time."""
         entry = self.folder / f"{value_sha256(dict(config))[:16]}.json"
         if found := _entry(entry):
             return found

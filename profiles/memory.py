@@ -49,7 +49,7 @@ def measure_memory(
     """Peak memory of opening ``runner`` and calling it at ``batch``, in MiB.
 
     ``peak_rss_mib`` is the high-water mark of the whole process, ``imports_rss_mib`` what it held before the model was
-    opened; on a GPU, ``peak_device_mib`` is torch's peak, or what the device lost where the runner takes memory past
+    opened; on a GPU, ``peak_device_mib`` is torch's peak, or what the device lost if the runner takes memory past
     torch (ONNX Runtime and TensorRT keep what they took). Raises DtkError if the process fails.
     """
     root, component = (source.root, source.component) if isinstance(source, ModelFolder) else (source, None)
@@ -99,7 +99,7 @@ def _free_bytes(device: str) -> int:
 
 
 def _peak_rss_mib() -> float:
-    """High-water mark of this process. Not getrusage where /proc is: that one counts the parent's before exec."""
+    """High-water mark of this process. Not getrusage if /proc is: that one counts the parent's before exec."""
     measured = _status_mib("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 if measured is None else measured
 

@@ -27,7 +27,7 @@ class Rounds(Settings):
 
 
 class ProfileSettings(Settings):
-    """The settings of the profile stage; ``device`` "auto" is the GPU where torch sees one, else the CPU."""
+    """The settings of the profile stage; ``device`` "auto" is the GPU if torch sees one, else the CPU."""
 
     runners: tuple[str, ...] = ("torch", "onnxruntime")
     batches: tuple[int, ...] = (1, 16, 64)

@@ -8,7 +8,7 @@
     run.evaluate(images=5000)
     print(run.report().verdict)
 
-Every verb of the command line is a function here; docs/python.md describes them. Nothing heavy is imported until one of
+Every command is a function here; docs/python.md describes them. Nothing heavy is imported until one of
 them is used (PEP 562).
 """
 

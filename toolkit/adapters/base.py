@@ -16,7 +16,7 @@ class Constraints:
     """What the user asks of every reachable configuration.
 
     ``align``: widths are multiples of this. ``groups``: the policy for norm groups, "within" or "whole". ``least``: the
-    smallest fraction of its dense value that any variable may take. ``blocks``: whether blocks may go as well where the
+    smallest fraction of its dense value that any variable may take. ``blocks``: whether blocks may go as well if the
     class can say it.
     """
 

@@ -81,7 +81,7 @@ def renumber(tensor: str, prefix: str, kept: tuple[int, ...]) -> str | None:
 
 
 def stay(stacks: Mapping[str, Stack], orders: Orders, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The blocks that stay where each stack shrinks to its size, the first of its order gone first."""
+    """The blocks that are kept when each stack shrinks to its size; the first of its order is removed first."""
     gone = {name: set(orders[name][: stack.size - sizes[name]]) for name, stack in stacks.items()}
     return {name: tuple(i for i in range(stack.size) if i not in gone[name]) for name, stack in stacks.items()}
 

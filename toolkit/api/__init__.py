@@ -1,1 +1,1 @@
-"""The Python API: every verb of the command line on modules, pipelines and folders, with typed results."""
+"""The Python API: everything of the command line on modules, pipelines and folders, with typed results."""

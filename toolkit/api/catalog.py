@@ -1,4 +1,4 @@
-"""What can be named in other verbs, with a description."""
+"""What can be named in other functions, with a description."""
 
 from __future__ import annotations
 

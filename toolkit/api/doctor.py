@@ -150,7 +150,7 @@ def optimum() -> Iterator[Finding]:
 
 
 def runners() -> dict[str, dict[str, str | None]]:
-    """By device and runner: None where it would really run, else why not."""
+    """By device and runner: None if it would really run, else why not."""
     import torch
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

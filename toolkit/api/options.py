@@ -1,4 +1,4 @@
-"""The keywords of the verbs, as types: what is left out takes the recipe's default. docs/python.md describes them."""
+"""The keywords of the functions as types; what is left out takes the recipe's default. See docs/python.md."""
 
 from __future__ import annotations
 

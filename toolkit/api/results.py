@@ -1,4 +1,4 @@
-"""What the verbs return: frozen and typed, as JSON with ``to_json()``, as tables and pictures in a notebook."""
+"""What the functions return: frozen and typed, as JSON with ``to_json()``, as tables and pictures in a notebook."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
-from toolkit.report import comparison_tables, tables
+from toolkit.report import comparison_tables, headline, tables
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a verb found. ``folder`` is what it wrote, None if nothing."""
+    """What a function found. ``folder`` is what it wrote, None if nothing."""
 
     _record: Mapping[str, Any] = field(repr=False)
     folder: Path | None = None
@@ -180,6 +180,11 @@ class Profile(Result):
     """Size, latency and memory, dense and compressed side by side."""
 
     _tables = tables.profile
+
+    @property
+    def verdict(self) -> str:
+        """The speed-up where the compressed model makes the most images per second, in one sentence."""
+        return f"{headline.speed({'profile': self._record})}.".capitalize()
 
     @property
     def runners(self) -> list[str]:

@@ -92,7 +92,7 @@ class Run:
             if not against:
                 job.recipe.write(self.folder / "recipe.yaml")
             found = stages.report(job)["stages"] | {"profile": measured}
-        profile = results.Profile(measured, self.folder / "profile")
+        profile = results.Profile(measured, Path(measured.get("folder", self.folder)) / "profile")
         try:
             hold(gates, found)
         except GateFailedError as error:

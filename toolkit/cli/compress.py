@@ -106,8 +106,11 @@ def compress(
     with terminal(quiet=json) as progress:
         if dry_run:
             planned = {name: option for name, option in options.items() if name in PruneOptions.__annotations__}
-            show(plan(model, device=device, progress=progress, **planned), json)
+            summary = plan(model, device=device, progress=progress, **planned)
+            show(summary, json)
             if not json:
+                left = f"{summary.params_fraction:.0%} of the parameters and {summary.macs_fraction:.0%} of the MACs"
+                say(f"\n{left} would be left.")
                 say("Nothing was written. Next: the same command with -o RUN instead of --dry-run")
             return
         if out is None:

@@ -23,6 +23,17 @@ def report(run: RunArgument, json: Json = False) -> None:
         show_ending(result)
 
 
+NEXT = {
+    "criteria": "dtk compress MODEL --criterion NAME -o RUN",
+    "adapters": "dtk compress MODEL --dry-run",
+    "runners": "dtk profile RUN --runner NAME",
+    "exporters": "dtk export RUN --also NAME",
+    "samplers": "dtk evaluate RUN --sampler NAME",
+    "losses": "dtk run RECIPE --set recover.losses.NAME=1",
+    "extractors": "dtk evaluate RUN --features NAME",
+}
+
+
 @app.command(name="list")
 def list_known(
     kind: Annotated[str, typer.Argument(help="criteria, adapters, runners, exporters, samplers, losses or extractors")],
@@ -30,22 +41,26 @@ def list_known(
 ) -> None:
     """List what can be named in other commands."""
     from toolkit.api.catalog import known
-    from toolkit.cli.terminal import show, terminal
+    from toolkit.cli.terminal import say, show, terminal
 
     with terminal(quiet=json):
         result = known(kind)
     show(result, json)
+    if not json:
+        say(f"\n{len(result.names)} {kind} are known here. Next: {NEXT[kind]}")
 
 
 @app.command()
 def doctor(json: Json = False) -> None:
     """Check whether what is installed fits together, and which runners would run here; exit code 1 on a conflict."""
     from toolkit.api.doctor import doctor as examine
-    from toolkit.cli.terminal import show, terminal
+    from toolkit.cli.terminal import say, show, terminal
 
     with terminal(quiet=json):
         result = examine()
     show(result, json)
+    if not json:
+        say("Next: dtk compress MODEL --data IMAGES -o RUN" if result.ok else "Next: the fixes behind -> above")
     raise typer.Exit(0 if result.ok else 1)
 
 
@@ -75,4 +90,5 @@ def serve(
             environment=environment,
             ready_timeout_s=ready_timeout,
         )
+        progress.say(f"The server has stopped with exit code {code}. Its log: {run}/serve.log. Next: dtk serve {run}")
     raise typer.Exit(code)

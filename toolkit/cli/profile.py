@@ -36,7 +36,7 @@ def profile(
 ) -> None:
     """Measure dense against compressed: size, MACs, latency, memory. With OTHER runs: show their profiles together."""
     from toolkit.api import runs
-    from toolkit.cli.terminal import show, show_ending, terminal
+    from toolkit.cli.terminal import say, show, show_ending, terminal
     from toolkit.core.errors import UsageError
     from toolkit.report.gates import GateFailedError
 
@@ -49,6 +49,8 @@ def profile(
                     "Runs that are compared are not measured.", expected="run folders and --across-machines"
                 )
             show(runs.compare_profiles([run, *others], across_machines=across_machines), json)
+            if not json:
+                say("Pages: report.html of each run. Next: dtk handoff RUN")
             return
         opened = runs.open_run(run, progress=progress)
         try:
@@ -60,3 +62,5 @@ def profile(
     show(result, json)
     if not json and not against:
         show_ending(report)
+    elif not json:
+        say(f"\n{result.verdict}\nFigures: {result.folder}/profile.json. Next: dtk report {run}")

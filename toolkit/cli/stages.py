@@ -72,7 +72,7 @@ def evaluate(
 
 def _compare(folders: list[Path], options: dict[str, Any], json: bool) -> None:
     from toolkit.api import runs
-    from toolkit.cli.terminal import show, terminal
+    from toolkit.cli.terminal import say, show, terminal
     from toolkit.core.errors import UsageError
 
     with terminal(quiet=json):
@@ -80,6 +80,8 @@ def _compare(folders: list[Path], options: dict[str, Any], json: bool) -> None:
             raise UsageError("Runs that are compared are not sampled.", expected="only run folders")
         comparison = runs.compare_evaluations(folders)
     show(comparison, json)
+    if not json:
+        say("Pages: report.html of each run. Next: dtk profile RUN OTHER")
 
 
 @app.command()

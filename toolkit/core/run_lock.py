@@ -64,7 +64,7 @@ def _lock(folder: int, path: Path) -> bool:
 
 
 def _holder(inode: int) -> str | None:
-    """The process that holds a lock on this inode, where the system tells."""
+    """The process that holds a lock on this inode, if the system tells."""
     with contextlib.suppress(OSError):
         for line in LOCKS.read_text().splitlines():
             fields = line.split()

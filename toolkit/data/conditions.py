@@ -31,9 +31,9 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Conditions:
-    """The conditions of a source's images by kind, one per image; a kind is absent where the source says nothing.
+    """The conditions of a source's images by kind, one per image; a kind is absent if the source says nothing.
 
-    ``class_names`` are the names whose ranks are the class ids, empty where the ids are the source's own.
+    ``class_names`` are the names whose ranks are the class ids, empty if the ids are the source's own.
     """
 
     values: Mapping[Kind, tuple[Condition, ...]] = field(default_factory=dict)

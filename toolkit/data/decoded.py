@@ -33,7 +33,7 @@ def images_of_files(
 ) -> Images:
     """Check every file and return the readable images, brought to ``shape`` (C, H, W) as ``fit`` says.
 
-    Raises DtkError if there is no image, or where most of them are of the other colour kind than the model: a few
+    Raises DtkError if there is no image, or if most of them are of the other colour kind than the model: a few
     grey images in a colour set (and the other way round) are converted and counted, a whole set is a mistake.
     """
     check_shape(shape)

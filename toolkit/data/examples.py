@@ -39,5 +39,5 @@ class Examples(Protocol):
         ...
 
     def conditions(self, kind: Kind, indices: Sequence[int]) -> list[Condition]:
-        """The class or the caption of each; None where the source gives none."""
+        """The class or the caption of each; None if the source gives none."""
         ...

@@ -68,7 +68,7 @@ class Images:
         """Nothing: images are read as they are stored (toolkit.data.examples)."""
 
     def conditions(self, kind: Kind, indices: Sequence[int]) -> list[Condition]:
-        """The class or the caption of the images at ``indices``; None where the source gives none."""
+        """The class or the caption of the images at ``indices``; None if the source gives none."""
         values = self.described.values.get(kind)
         return [None if values is None else values[self.numbers[index]] for index in indices]
 

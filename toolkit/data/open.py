@@ -32,7 +32,7 @@ def open_images(
     Otherwise a folder or zip of images, an .npz, or a data set of the hub (``name`` or ``name:split``), of which
     ``stream`` reads that many first rows without downloading the rest. ``fit`` says how images come to the model's
     size; flips belong to training. Files that are no readable images are named in ``skipped``. Raises DtkError if
-    nothing usable is there, or where something else than a data set of the hub is to be streamed.
+    nothing usable is there, or if something else than a data set of the hub is to be streamed.
     """
     if source is None:
         return embedded_images(shape)

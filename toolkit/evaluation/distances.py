@@ -94,7 +94,7 @@ def block_intervals(
     """Intervals of each set's distance to the reference, and of the paired difference dense minus compressed.
 
     All features (N, D). Block b of every set is compared with block b of the reference, so the values of the blocks are
-    independent, and in the difference the reference's part and the pair's common noise cancel. None where the blocks
+    independent, and in the difference the reference's part and the pair's common noise cancel. None if the blocks
     would be too small.
     """
     count = len(reference) // blocks

@@ -61,7 +61,7 @@ class Resources:
 class Judged:
     """Samples uint8 (N, H, W, C) of the dense and the compressed model, and features float32 (N, D) by name.
 
-    The features are of the dense and the compressed model's samples, of the reference, and of the floor's images where
+    The features are of the dense and the compressed model's samples, of the reference, and of the floor's images if
     there are any; ``floor`` says what those are, or why there are none.
     """
 

@@ -60,7 +60,7 @@ class Engine:
 
     @property
     def capabilities(self) -> list[str]:
-        """The compute capabilities it was built for; none where TensorRT for RTX chose them itself."""
+        """The compute capabilities it was built for; none if TensorRT for RTX chose them itself."""
         if self.facts["builder"] == "tensorrt_rtx":
             return list(self.facts["targets"])
         return [self.facts["gpu_capability"]]
@@ -77,7 +77,7 @@ class Engine:
 
 
 def find_engines(run: Path, settings: HandoffSettings, graph: StepGraph) -> list[Engine]:
-    """The engines to hand off: the run's own and those of the settings; none where ONNX Runtime serves.
+    """The engines to hand off: the run's own and those of the settings; none if ONNX Runtime serves.
 
     Raises UsageError for settings that contradict each other, DtkError for an engine that does not fit.
     """

@@ -25,7 +25,7 @@ GPU = {
     "gpu_service": "\n    deploy: {resources: {reservations: {devices: [{driver: nvidia, capabilities: [gpu]}]}}}",
     "gpu_pod": "\n          resources: {limits: {nvidia.com/gpu: 1}}",
 }
-"""What compose.yaml and kubernetes.yaml say of a GPU, where the model runs on one."""
+"""What compose.yaml and kubernetes.yaml say about a GPU if the model runs on one."""
 
 
 def write_repository(

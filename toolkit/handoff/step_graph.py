@@ -20,7 +20,7 @@ class StepGraph:
     """``(x_t, t, coefficients, ...) -> x_{t-1}`` as an ONNX file, described by the JSON next to it.
 
     Of a latent model there is also a ``decoder``, of one with a context a ``conditioner``, and of captions a
-    ``tokenizer``, each where the export wrote it next to the step graph.
+    ``tokenizer``, each None unless the export wrote it next to the step graph.
     """
 
     path: Path

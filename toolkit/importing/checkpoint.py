@@ -27,7 +27,7 @@ MENTIONED = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
 def read(path: Path, weights: Weights) -> Tensors:
     """The tensors of a checkpoint, by name: float32, without DataParallel's prefix.
 
-    ``weights`` chooses between the average that sampling uses ("ema") and the weights themselves ("plain") where the
+    ``weights`` chooses between the average that sampling uses ("ema") and the weights themselves ("plain") if the
     file holds both. Known are a state dict, the list of states of the DDIM code base (model, optimiser, epoch, step,
     average), and a mapping with ``state_dict``. Raises DtkError for a file that holds anything else, or needs code.
     """
@@ -46,7 +46,7 @@ def _load(path: Path) -> Any:
                 f"{path} holds more than tensors: to load it would run code that it brings along.",
                 found=_first_line(error),
                 expected="a state dict, which torch.load(..., weights_only=True) reads",
-                do="where you trust it, load it with the code that wrote it and save model.state_dict()",
+                do="if you trust it, load it with the code that wrote it and save model.state_dict()",
             ) from error
         raise DtkError(f"{path} is no checkpoint of torch, or is damaged.", found=_first_line(error)) from error
 

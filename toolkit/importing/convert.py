@@ -16,8 +16,8 @@ LAYOUTS = (ddim, compvis)
 def convert(source: Path, target: Path, *, weights: Weights = "ema", size: int | None = None) -> dict[str, Any]:
     """Write a diffusers folder at ``target`` from the checkpoint ``source``; returns what it is and its figures.
 
-    ``weights`` chooses where the file holds both trained weights and their average; ``size`` is the side of the
-    denoiser's images where the tensors do not say it. Raises DtkError for a layout that is not known, a file that
+    ``weights`` chooses between trained weights and their average if the file holds both; ``size`` is the side of the
+    denoiser's images if the tensors do not say it. Raises DtkError for a layout that is not known, a file that
     needs code, and a target that is taken.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -75,7 +75,7 @@ def check_data(found: Conditioning, images: Images) -> str | None:
     """Refuse data whose conditions the model does not take; returns what a user should know, None if nothing.
 
     Raises DtkError for a class the model does not have, for subfolders that may be other classes than the model's, and
-    for data without classes where the model has no null class.
+    for data without classes if the model has no null class.
     """
     if found.kind == "none":
         return None

@@ -32,7 +32,7 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 class ModelFolder:
     """Where a diffusion model lies: ``root`` is what the user named, ``component`` the denoiser's folder in it.
 
-    ``component`` is "" where the root is itself the denoiser's folder.
+    ``component`` is "" if the root is itself the denoiser's folder.
     """
 
     root: Path
@@ -108,7 +108,7 @@ def _local_folder(source: str | Path) -> Path:
         raise DtkError(
             f"{path} is a pickled checkpoint, which dtk does not load as a model: unpickling can run any code.",
             expected="a diffusers folder with safetensors",
-            do=f"convert it: dtk import {path} -o MODEL, or diffusers' save_pretrained where you trust it",
+            do=f"convert it: dtk import {path} -o MODEL, or diffusers' save_pretrained if you trust it",
         )
     if path.is_dir():
         return path

@@ -44,7 +44,7 @@ def evaluate(
     """Judge ``compressed`` by ``dense`` and both by ``reference``; write RUN/evaluate and return its metrics.json.
 
     ``reference`` must hold no image that was trained on. ``train`` holds those that recovery trained on: samples are
-    compared with them, and the floor is taken from them where the reference is too small. ``extractor`` takes the place
+    compared with them, and the floor is taken from them if the reference is too small. ``extractor`` takes the place
     of the one the settings name. Finished samples and features are kept in RUN/cache.
     Raises DtkError for too few reference images or models that do not match, MissingToolError without the extra
     ``metrics``. Under a launcher every process makes its share of the samples; the main one judges them and writes, the

@@ -23,7 +23,7 @@ def handoff(run: RunFolder, settings: HandoffSettings, *, progress: Progress = s
     """Write RUN/handoff from RUN/export and return its manifest (handoff.json).
 
     The manifest holds the hashes of every file, the server's inputs and outputs, its limits, the versions it needs and
-    a known image. Raises DtkError if the run has no exported step graph or an engine does not fit it, UsageError where
+    a known image. Raises DtkError if the run has no exported step graph or an engine does not fit it, UsageError if
     the settings contradict each other or the graph.
     """
 

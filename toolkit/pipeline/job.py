@@ -63,7 +63,7 @@ class Job:
 
     @property
     def reads_images(self) -> bool:
-        """Whether images are read: given ones always, others only where something needs them."""
+        """Whether images are read: given ones always, others only if something needs them."""
 
         requested = self.recipe
         given = requested.data.source is not None or requested.model is None
@@ -86,7 +86,7 @@ class Job:
 
     @cached_property
     def examples(self) -> Examples:
-        """What the denoiser is trained on: the training images, or their latents where the model works on those.
+        """What the denoiser is trained on: the training images, or their latents if the model works on those.
 
         Conditions that do not fit the model are refused; missing ones are logged.
         """

@@ -113,7 +113,7 @@ def profile_against(job: Job, source: str) -> dict[str, Any]:
         exporting = (job.recipe.export or ExportSettings()).model_copy(update={"trt": "engine" in reads})
         export_stage.export(run, exporting, other, job.compressed, progress=job.progress)
     profiled = profile_stage.profile(run, settings, other, job.compressed, progress=job.progress)
-    return {"against": source} | profiled
+    return {"against": source, "folder": str(run.path)} | profiled
 
 
 def handoff(job: Job) -> dict[str, Any]:

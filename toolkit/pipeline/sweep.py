@@ -38,7 +38,7 @@ def recipes(
 ) -> dict[str, Recipe]:
     """A recipe per target, by the name of its run folder; each evaluates with the control of fewer dense steps.
 
-    ``judging`` are settings of the evaluation, ``measuring`` of the latency, None where the default stands. Raises
+    ``judging`` are settings of the evaluation, ``measuring`` of the latency, None if the default stands. Raises
     UsageError for no target, or the same one twice.
     """
     names = [re.sub(r"[^\w.]+", "-", target.replace(" ", "")) for target in targets]

@@ -1,4 +1,4 @@
-"""What diffusers' building blocks couple, where that is looser than, or hidden from, a trace.
+"""What diffusers' building blocks couple, whenever that is looser than, or hidden from, a trace.
 
 Attention: q is tied to k and v to the output projection, not all four to each other, unless whole heads go. GEGLU: the
 value and the gate lose the same indices. ResNet blocks with a scale and a shift from the time embedding: both follow

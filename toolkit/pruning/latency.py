@@ -49,7 +49,7 @@ def latency_facts(
 ) -> dict[str, Any]:
     """What was measured of a choice, for the plan: ``again`` is the pruned model itself, else the table's entry counts.
 
-    ``missed`` says in words where the target was not met when measured ``again``, else it is None.
+    ``missed`` says in words that the target was not met when measured ``again``, else it is None.
     """
     goal = target.goal(cost.dense_ms)
     timing = again or cost.timings.get(values)

@@ -62,7 +62,7 @@ class LatencyCost:
     def settle(self, finalists: Iterable[Values]) -> bool:
         """Measure those that were not, and tell whether any was.
 
-        Raises UnreachableError where noise hides the answer.
+        Raises UnreachableError if noise hides the answer.
         """
         dense = self.space.dense_values
         new = [values for values in dict.fromkeys(finalists) if values not in self.timings and values != dense]
@@ -133,7 +133,7 @@ def noise(timing: Timing) -> float:
 
 
 def refuse_noise(timing: Timing) -> None:
-    """Raise UnreachableError where the interval is wider than the target's tolerance: nothing could be said."""
+    """Raise UnreachableError if the interval is wider than the target's tolerance: nothing could be said."""
     if not noise(timing) <= LATENCY_TOLERANCES[-1]:
         raise UnreachableError(
             f"This machine is too noisy to meet a latency within {LATENCY_TOLERANCES[-1]:.0%}.",

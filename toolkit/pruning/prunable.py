@@ -60,7 +60,7 @@ class Prunable:
 
     @cached_property
     def layout(self) -> Layout:
-        """Coupled groups, bound by the group policy; traced on the meta device. None where the class has no widths."""
+        """Coupled groups, bound by the group policy; traced on the meta device. None if the class has no widths."""
         if not self.adapter.has_widths:
             return Layout({}, {})
         model = build_model(self.class_name, self.config)

@@ -49,7 +49,7 @@ def slice_model(
 ) -> tuple[ModelMixin, float]:
     """The model of ``config`` with the kept channels of ``dense``; ``timesteps`` is the scheduler's T.
 
-    ``rename`` says what the dense tensors are called where blocks go.
+    ``rename`` says what the dense tensors are called if blocks are removed.
 
     Also returns the relative error of the narrower time embedding, the one part that is not exact on the kept channels.
     Raises DtkError if a sliced tensor does not have the shape that the stock configuration needs.

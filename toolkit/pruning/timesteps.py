@@ -1,6 +1,6 @@
-"""Which timesteps a scoring visits, and where a threshold stops it, without a gradient at every one of them.
+"""Which timesteps a scoring visits, and when a threshold stops it, without a gradient at every one of them.
 
-Gradients of neighbouring timesteps hardly differ where images and noise are the same, so their sum over 0..stop-1 is
+Gradients of neighbouring timesteps hardly differ if images and noise are the same, so their sum over 0..stop-1 is
 a sum over strata, each represented by its middle (the midpoint rule). Finding the stop takes only forward passes.
 """
 

@@ -19,7 +19,7 @@ from toolkit.data.examples import Examples
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean images and noise (B, C, H, W), timesteps (B,), a condition, and where wanted a unit vector, an image."""
+    """Clean images and noise (B, C, H, W), timesteps (B,), a condition, and if needed a unit vector, per image."""
 
     images: torch.Tensor
     noise: torch.Tensor

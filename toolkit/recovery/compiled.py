@@ -1,4 +1,4 @@
-"""torch.compile, believed only where its gradients are those of the network as it is.
+"""torch.compile, believed only if its gradients are those of the network as it is.
 
 Compiled code has lost gradients without a word: with torch 2.13 on a CPU, of all before a UNet's attention.
 """

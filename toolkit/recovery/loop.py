@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Training:
     """What does not change while training: the accelerator, the networks, the data, its conditions and the settings.
 
-    ``student`` is what is called, ``network`` the module inside it; they differ where processes share the work.
+    ``student`` is what is called, ``network`` the module inside it; they differ if processes share the work.
     ``losses``: the weight of each.
     ``kept``: the features that are compared, and which of the teacher's channels the student has; empty if no loss
     needs them.
@@ -67,7 +67,7 @@ def learning_rate(settings: RecoverSettings, step: int) -> float:
 def train(training: Training, state: State) -> Iterator[Losses]:
     """Train from ``state.step`` up to ``settings.steps`` and yield the losses after each step.
 
-    The caller saves, logs and stops. Raises DtkError when a loss or gradient is not finite, or where compiled networks
+    The caller saves, logs and stops. Raises DtkError when a loss or gradient is not finite, or if compiled networks
     have other gradients than they should.
     """
     settings = training.settings
@@ -112,7 +112,7 @@ def _check_compiled(training: Training, state: State) -> None:
 
 
 def _in_memory(training: Training, mine: range, step: int, work: Callable[[], T]) -> T:
-    """What ``work`` returns. Raises DtkError saying how many images would fit where memory runs out."""
+    """What ``work`` returns. Raises DtkError saying how many images would fit when memory runs out."""
     try:
         return work()
     except RuntimeError as error:
@@ -182,7 +182,7 @@ def _no_memory(training: Training, mine: range, step: int) -> DtkError:
 
 
 def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
-    """The mean of each loss over a batch, its images weighted by their timesteps where the settings say so."""
+    """The mean of each loss over a batch, its images weighted by their timesteps if the settings say so."""
     scheduler, settings = training.scheduler, training.settings
     step = TrainingStep(
         training.student,

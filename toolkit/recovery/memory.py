@@ -29,7 +29,7 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int:
 
 
 def out_of_memory(step: int, requested: int, fits: int | None) -> DtkError:
-    """The error of a step that requested ``requested`` images at once where ``fits`` would do; None is not tried."""
+    """The error of a step that requested ``requested`` images at once if ``fits`` would do; None is not tried."""
     if fits == 0 or requested == 1:
         return DtkError(
             f"Out of memory at step {step}.",

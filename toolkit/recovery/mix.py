@@ -15,8 +15,8 @@ DISTILLATION = {"distillation": 1.0, "features": 0.01}
 def default_mix(plan: Plan, student: nn.Module, *, compiled: bool) -> dict[str, float]:
     """The weight of each loss that fits a plan.
 
-    Fresh weights are trained as any model is, on noise. Features are left out where the plan knows none to compare, or
-    where the networks are ``compiled`` and cannot be looked into.
+    Fresh weights are trained as any model is, on noise. Features are left out if the plan knows none to compare, or
+    if the networks are ``compiled`` and cannot be looked into.
     """
     if plan.facts["requested"]["criterion"] == "scratch":
         return {"noise": 1.0}

@@ -1,4 +1,4 @@
-"""One pass through a denoiser: its prediction and, where a loss asks for it, a directional derivative and features."""
+"""One pass through a denoiser: its prediction and, if a loss asks for it, a directional derivative and features."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from toolkit.runners.base import unavailable
 
 
 def check(settings: RecoverSettings, images: Examples) -> None:
-    """Refuse what cannot be trained; before pruning, too, where recovery follows.
+    """Refuse what cannot be trained; before pruning, too, if recovery follows.
 
     That is: losses that are not known or cannot be compiled, and data smaller than a batch.
     """

@@ -19,7 +19,7 @@ class RecoverSettings(Settings):
     linear rise of the learning rate, which then falls to zero along a cosine ("cosine"; continuing to more steps starts
     it again at a higher rate) or is constant ("constant"). ``ema``: the largest decay of the averaged weights; early
     on it is (1 + step) / (10 + step). ``flip``: mirror half of the images. ``condition_dropout``: the share of images
-    that are trained without their class or caption, where the model has a null condition, so that guidance still
+    that are trained without their class or caption, if the model has a null condition, so that guidance still
     works. ``compile`` and ``channels_last``: torch.compile, and the memory layout that many GPUs (and some CPUs)
     convolve faster in; both change rounding only. ``keep_checkpoints``: how many of the last ones stay on disk.
     """

@@ -1,4 +1,4 @@
-"""The drawings of a report, each of one part of report.json; None where that part holds nothing to draw."""
+"""The drawings of a report, each of one part of report.json; None if that part holds nothing to draw."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def speedups(profile: dict[str, Any]) -> Markup | None:
 
 
 def _interval(axes: Axes, row: int, found: dict[str, Any], right: float) -> None:
-    """A dot with its interval, hollow and pale where the run was too noisy; cut at the edge if it is very wide."""
+    """A dot with its interval, hollow and pale if the run was too noisy; cut at the edge if it is very wide."""
     sure = found["verdict"] != "inconclusive"
     colour = COMPRESSED if sure else MUTED
     axes.plot([found["low"], min(found["high"], right)], [row, row], color=colour, linewidth=2.4, alpha=0.55)

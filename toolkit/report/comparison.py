@@ -19,7 +19,7 @@ NOT_INTERLEAVED = (
 def compare_runs(runs: Sequence[RunFolder], *, across_machines: bool = False) -> dict[str, Any]:
     """``runs`` (name, machine, sizes), ``rows`` (runner, batch, each run's figures or None) and ``notes``.
 
-    Raises DtkError if a run has no profile, or where the machines differ and ``across_machines`` does not allow it.
+    Raises DtkError if a run has no profile, or if the machines differ and ``across_machines`` does not allow it.
     """
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("A run is named twice.", expected="different run folders")
@@ -96,7 +96,7 @@ SAMPLING = ("sampler", "sampling_steps", "guidance", "seed")
 def compare_evaluations(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """``runs`` (name, how it sampled) and ``rows``: each metric of the compressed models, others minus the first.
 
-    Raises DtkError if a run has no evaluation, or where count, extractor or reference differ. How images were
+    Raises DtkError if a run has no evaluation, or if count, extractor or reference differ. How images were
     sampled may differ; it stands next to the run.
     """
     if len({run.path.resolve() for run in runs}) < len(runs):

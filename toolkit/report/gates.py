@@ -1,4 +1,4 @@
-"""Conditions a run must hold, for scripts: ``onnxruntime@64.speedup<1.2`` fails where the speed-up is below 1.2.
+"""Gates: what a run must hold, for scripts: ``onnxruntime@64.speedup<1.2`` fails if the speed-up is below 1.2.
 
 A figure is of a runner at a batch size (``torch@1.latency_ms``), of a runner (``torch.memory``) or of the run
 (``parity``, ``distance``).
@@ -85,7 +85,7 @@ class Gate:
         return QUANTITIES[self.figure].stage
 
     def failure(self, stages: Stages) -> str | None:
-        """What was found where the gate fails, in words; None where the run holds it.
+        """What was found if the gate fails, in words; None if the run holds it.
 
         A speed-up that is inconclusive fails: nothing can be said about it. Raises DtkError if the figure was not
         measured.

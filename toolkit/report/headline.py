@@ -56,7 +56,7 @@ def _pair(
 def launch_bound(runners: dict[str, Any]) -> list[str]:
     """The runners whose speed-up is clearly smaller at the smallest batch: launching work binds them.
 
-    Only those count where both were measured well enough for their intervals not to touch.
+    Only those count if both were measured well enough for their intervals not to touch.
     """
     return [name for name, found in runners.items() if _small_wins_less(found["latency"])]
 
@@ -89,7 +89,7 @@ def unclear(parts: dict[str, Any]) -> list[str]:
 
 def sentence(stages: dict[str, Any]) -> str:
     """The verdict on the finished ``stages`` of a run (the value under "stages" in report.json)."""
-    return "; ".join((_size(stages), _speed(stages), _quality(stages))) + "."
+    return "; ".join((_size(stages), speed(stages), _quality(stages))) + "."
 
 
 def fastest(profile: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | None:
@@ -109,7 +109,8 @@ def _size(stages: dict[str, Any]) -> str:
     )
 
 
-def _speed(stages: dict[str, Any]) -> str:
+def speed(stages: dict[str, Any]) -> str:
+    """The speed-up where the compressed model makes the most images per second."""
     best = fastest(stages["profile"]) if "profile" in stages else None
     if best is None:
         return "speed was not measured"

@@ -49,7 +49,7 @@ def render(value: dict[str, Any], pictures: Mapping[str, bytes], recipe: str) ->
 def shower(value: dict[str, Any]) -> Callable[..., Markup]:
     """A function that writes the figure at a place of ``value``, formatted for people, with the exact one next to it.
 
-    A place is keys, and tuples of keys where a template says the same beginning more than once.
+    A place is keys, and tuples of keys for templates that say the same beginning more than once.
     """
 
     def show(*parts: str | tuple[str, ...], style: str = "{:,}") -> Markup:

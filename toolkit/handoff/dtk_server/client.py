@@ -49,9 +49,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="sampler")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--label", type=int, help="the class, where the model has classes")
-    parser.add_argument("--prompt", help="the text, where the model takes one")
-    parser.add_argument("--guidance", type=float, help="1 is none; where the model has a null condition")
+    parser.add_argument("--label", type=int, help="the class, if the model has classes")
+    parser.add_argument("--prompt", help="the text, if the model takes one")
+    parser.add_argument("--guidance", type=float, help="1 is none; if the model has a null condition")
     parser.add_argument("--output", type=Path, default=Path())
     return parser.parse_args()
 

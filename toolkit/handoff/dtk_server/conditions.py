@@ -54,7 +54,7 @@ def _class(condition: Condition) -> np.ndarray:
 
 
 def _tokens(path: Path) -> Callable[[Condition], np.ndarray]:
-    """Prompts to token ids, padded and cut as the file says. The package is imported only where prompts are taken."""
+    """Prompts to token ids, padded and cut as the file says. The package is imported only if prompts are taken."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))

@@ -10,7 +10,7 @@ from .refusal import UnfitError
 
 
 class Cuda:
-    """One device with a stream of its own. Everything raises UnfitError with CUDA's words where a call fails."""
+    """One device with a stream of its own. Everything raises UnfitError with CUDA's words if a call fails."""
 
     def __init__(self, device_id: int) -> None:
         try:

@@ -15,7 +15,7 @@ from .refusal import RefusedError
 class Limits:
     """What one request may ask for; the values come from the manifest.
 
-    ``classes`` is None if no class is taken, ``prompt_bytes`` if no prompt is, ``max_guidance`` where the model
+    ``classes`` is None if no class is taken, ``prompt_bytes`` if no prompt is, ``max_guidance`` if the model
     has no null condition to lead away from.
     """
 
@@ -43,7 +43,7 @@ Conditioned = Callable[[Condition, float | None], Mapping[str, np.ndarray]]
 def wishes(arrays: Mapping[str, np.ndarray | None], limits: Limits, conditioned: Conditioned = labels) -> list[Wish]:
     """The images a request asks for; every array is (B, 1), one row per image, None if it was left out.
 
-    ``conditioned`` makes the graph's inputs of a class or prompt and a guidance scale. Raises RefusedError where an
+    ``conditioned`` makes the graph's inputs of a class or prompt and a guidance scale. Raises RefusedError if an
     array has another form, a value lies outside the limits, or a class or prompt is missing.
     """
     seeds = arrays.get("SEED")

@@ -21,7 +21,7 @@ from toolkit.pruning.scoring import Scored
 class Task:
     """What is scored, on what, and how.
 
-    ``calibration`` is None only where the criterion reads no images. ``thresholds``: one scoring is wanted for each;
+    ``calibration`` is None only if the criterion reads no images. ``thresholds``: one scoring is wanted for each;
     criteria that have none return the same for all. ``norm_term``: add the paper code's |weight x gradient| of the
     norms, unsquared. ``effort``: what it may cost.
     """

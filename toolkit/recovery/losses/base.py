@@ -19,7 +19,7 @@ from toolkit.recovery.passes import Pass, Predict, run
 class TrainingStep:
     """One batch of recovery. Each network runs at most once, when a loss first asks for it.
 
-    ``student`` is called, ``network`` is the module inside it (they differ where training is distributed or compiled).
+    ``student`` is called, ``network`` is the module inside it (they differ if training is distributed or compiled).
     ``x_t`` (B, C, H, W) at timesteps ``t`` (B,); ``target`` is what the noise objective needs there. ``direction``, of
     the shape of ``x_t``, is where derivatives are taken along, one unit vector per image. ``kept``: submodules of both
     networks whose outputs are compared, and which channels of the teacher's the student has. ``conditioning`` is
