@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, TypedDict
 
 
@@ -148,3 +149,15 @@ class HandoffOptions(TypedDict, total=False):
     dynamic_batching: bool
     tolerance: int
     container: str
+
+
+class ServeOptions(TypedDict, total=False):
+    """Where a server listens; see ``toolkit.handoff.settings.ServeSettings``."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    environment: Path
+    ready_timeout_s: float
+    drain_s: float

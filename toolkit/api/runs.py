@@ -18,6 +18,7 @@ from toolkit.api.options import (
     HandoffOptions,
     ProfileOptions,
     RecoverOptions,
+    ServeOptions,
 )
 from toolkit.api.progress import watched
 from toolkit.api.stored import stored_data, stored_model
@@ -108,10 +109,10 @@ class Run:
         """Everything found so far; writes RUN/report.html and report.json."""
         return results.Report(self._report(), self.folder)
 
-    def serve(self, ready: Callable[[Server], None], **settings: Any) -> int:
+    def serve(self, ready: Callable[[Server], None], **settings: Unpack[ServeOptions]) -> int:
         """Serve RUN/handoff with a real tritonserver until the process is told to stop; returns its exit code.
 
-        ``ready`` is called when it answers. ``settings``: toolkit.handoff.settings.ServeSettings.
+        ``ready`` is called when it answers.
         """
         return serve_run(RunFolder.open(self.folder), ServeSettings(**given(settings)), ready=ready)
 

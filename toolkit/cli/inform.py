@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from toolkit.cli.app import Json, RunArgument, app, option
+
+if TYPE_CHECKING:
+    from toolkit.handoff.server import Server
 
 
 @app.command()
@@ -80,15 +83,13 @@ def serve(
     from toolkit.api import runs
     from toolkit.cli.terminal import terminal
 
+    ports: dict[str, Any] = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    listening = ports | {"host": host, "environment": environment, "ready_timeout_s": ready_timeout}
     with terminal() as progress:
-        code = runs.open_run(run).serve(
-            lambda server: progress.say(f"Serving on http://{server.http} (gRPC {server.grpc}). Ctrl-C ends it."),
-            host=host,
-            http_port=http_port,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
-            environment=environment,
-            ready_timeout_s=ready_timeout,
-        )
+
+        def ready(server: Server) -> None:
+            progress.say(f"Serving on http://{server.http} (gRPC {server.grpc}). Ctrl-C ends it.")
+
+        code = runs.open_run(run).serve(ready, **listening)
         progress.say(f"The server has stopped with exit code {code}. Its log: {run}/serve.log. Next: dtk serve {run}")
     raise typer.Exit(code)
