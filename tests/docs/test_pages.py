@@ -147,6 +147,7 @@ def _execute(code: list[str], names: dict[str, Any], folder: Path, monkeypatch: 
         exec(compile(block, "a block", "exec"), names)
 
 
+@pytest.mark.slow
 def test_the_example_runs() -> None:
     example = ROOT / "docs" / "examples" / "compress_in_memory.py"
     done = subprocess.run([sys.executable, example], cwd=ROOT, capture_output=True, text=True)
