@@ -34,7 +34,8 @@ def handed_off(exported: RunFolder) -> RunFolder:
 def serve_settings() -> ServeSettings:
     if not SERVER_ENVIRONMENT.is_dir():
         pytest.skip(f"no tritonserver: {SERVER_ENVIRONMENT.name} is missing (`make install` makes it)")
-    return ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=SERVER_ENVIRONMENT)
+    # a client that keeps its connection makes the server wait this long for it
+    return ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=SERVER_ENVIRONMENT, drain_s=5)
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ from pathlib import Path
 from toolkit.handoff.settings import ServeSettings
 from toolkit.handoff.server import serve
 from toolkit.core.run_folder import RunFolder
-settings = ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=Path(sys.argv[2]))
+settings = ServeSettings(http_port=0, grpc_port=0, metrics_port=0, environment=Path(sys.argv[2]), drain_s=5)
 sys.exit(serve(RunFolder.open(Path(sys.argv[1])), settings, ready=lambda server: print(server.http, flush=True)))
 """
 
