@@ -61,8 +61,8 @@ class Exporter(Protocol):
 
 def exporter_called(name: str) -> Exporter:
     """The exporter of that name; an unknown one is refused with the list of known ones."""
-    found: Exporter = entry(exporters, "EXPORTER", "exporter", name)
-    return found
+    exporter: Exporter = entry(exporters, "EXPORTER", "exporter", name)
+    return exporter
 
 
 def known_exporters() -> dict[str, str]:

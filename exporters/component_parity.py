@@ -30,11 +30,13 @@ def write_components(model: ModelFolder, settings: ExportSettings, folder: Path)
     """
     if has_conditioner(model):
         write_tokenizer(open_conditioner(model), folder / TOKENIZER)
-    found: dict[str, Any] = {}
+    by_component: dict[str, Any] = {}
     for component in components(model):
         path = component.write(folder, dtype=settings.dtype, opset=settings.opset)
-        found[component.name] = {"not_run": NO_BF16} if settings.dtype == "bf16" else compare(component, path, settings)
-    return found
+        by_component[component.name] = (
+            {"not_run": NO_BF16} if settings.dtype == "bf16" else compare(component, path, settings)
+        )
+    return by_component
 
 
 def components(model: ModelFolder) -> list[Component]:

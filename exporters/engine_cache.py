@@ -29,8 +29,8 @@ class CachedEngine:
 
     @property
     def description(self) -> dict[str, Any]:
-        found: dict[str, Any] = read_json(self.folder / DESCRIPTION)
-        return found
+        description: dict[str, Any] = read_json(self.folder / DESCRIPTION)
+        return description
 
     def describe(self, **facts: Any) -> None:
         """Add to the description what was found out about the engine."""

@@ -53,9 +53,9 @@ def write_engine(
     if "precision" not in engine.description:  # proven once it is in the cache: an interrupted proof costs no build
         engine.describe(precision=_proof(api, onnx, description, settings, engine.plan.read_bytes()))
     shutil.copyfile(engine.plan, target)
-    found = engine.description | {"rebuilt": engine.reason, "not_run": None if has_gpu() else NOT_RUN}
-    write_json(target.with_suffix(".json"), found)
-    return found
+    description_now = engine.description | {"rebuilt": engine.reason, "not_run": None if has_gpu() else NOT_RUN}
+    write_json(target.with_suffix(".json"), description_now)
+    return description_now
 
 
 def engine_facts(api: TensorRT, description: dict[str, Any], settings: ExportSettings) -> dict[str, Any]:

@@ -46,15 +46,15 @@ class Ladder:
         ``done`` is called after each rung. Raises DtkError at the first rung out of tolerance, or before one whose
         precision would overflow, naming the layer.
         """
-        found: dict[str, Any] = {}
+        by_rung: dict[str, Any] = {}
         for dtype in rungs(self.settings.dtype):
             self._check_range(dtype)
             with tempfile.TemporaryDirectory(prefix=".rung-", dir=path.parent) as scratch:
                 target = path if dtype == self.settings.dtype else Path(scratch) / path.name
                 self._export(target, dtype)
-                found[dtype] = {"not_run": NO_BF16} if dtype == "bf16" else self._compare(target, dtype)
+                by_rung[dtype] = {"not_run": NO_BF16} if dtype == "bf16" else self._compare(target, dtype)
             done()
-        return found
+        return by_rung
 
     def _check_range(self, dtype: DtypeName) -> None:
         """Refuse a precision that does not reach as far as the numbers of the rungs so far."""

@@ -71,7 +71,7 @@ def write_layout(model: ModelFolder, settings: ExportSettings, folder: Path, pro
     Raises UsageError for a model of another pipeline, DtkError if a graph is out of tolerance.
     """
     check_layout(model)
-    found: dict[str, Any] = {}
+    by_model: dict[str, Any] = {}
     builders = (_unet, _text_encoder, _vae_decoder, _vae_encoder)
     for number, build in enumerate(builders):
         progress("optimum", number, len(builders))
@@ -82,7 +82,7 @@ def write_layout(model: ModelFolder, settings: ExportSettings, folder: Path, pro
         with torch.inference_mode():
             expected = graph.module(**graph.inputs)
         save(trace(graph.module, graph.inputs, graph.axes, graph.output, settings.opset), graph.module, place / GRAPH)
-        found[graph.folder] = (
+        by_model[graph.folder] = (
             NO_BF16 if settings.dtype == "bf16" else _compared(graph, place / GRAPH, expected, settings)
         )
     for name in ("scheduler", "tokenizer"):
@@ -90,7 +90,7 @@ def write_layout(model: ModelFolder, settings: ExportSettings, folder: Path, pro
     _write_vocabulary(folder / "tokenizer")
     write_json(folder / "model_index.json", _index(model))
     progress("optimum", len(builders), len(builders))
-    return found
+    return by_model
 
 
 def _compared(graph: Graph, path: Path, expected: torch.Tensor, settings: ExportSettings) -> float:

@@ -59,8 +59,8 @@ class RangeWatch:
             own = list(module.parameters(recurse=False))
             weights = [] if name in self.magnitudes else own  # they do not change from call to call
             reads = inputs if own else ()  # a block's parts tell what they read themselves
-            found = max((_magnitude(tensor) for tensor in [*_floats((reads, output)), *weights]), default=0.0)
-            self.magnitudes[name] = max(found, self.magnitudes.get(name, 0.0))
+            largest = max((_magnitude(tensor) for tensor in [*_floats((reads, output)), *weights]), default=0.0)
+            self.magnitudes[name] = max(largest, self.magnitudes.get(name, 0.0))
 
         return hook
 
@@ -78,8 +78,8 @@ class RangeWatch:
 
 def _magnitude(tensor: torch.Tensor) -> float:
     """The largest magnitude; infinite if there is a NaN."""
-    found = float(tensor.detach().abs().amax()) if tensor.numel() else 0.0
-    return found if found == found else inf
+    largest = float(tensor.detach().abs().amax()) if tensor.numel() else 0.0
+    return largest if largest == largest else inf
 
 
 def _floats(value: Any) -> list[torch.Tensor]:

@@ -53,8 +53,8 @@ def compare(
     naming the worst timestep and batch, if one is out of tolerance or not finite.
     """
     timesteps = parity_timesteps(specs["timestep"].upper)
-    found = [d for batch in batches for d in _deviations(reference, candidate, specs, timesteps, batch, seed)]
-    worst = max(found, key=lambda deviation: deviation.relative_error)
+    deviations = [d for batch in batches for d in _deviations(reference, candidate, specs, timesteps, batch, seed)]
+    worst = max(deviations, key=lambda deviation: deviation.relative_error)
     if not worst.relative_error <= tolerance:
         raise DtkError(
             f"{name} does not compute what torch computes.",
@@ -64,8 +64,8 @@ def compare(
     return {
         "tolerance": tolerance,
         "worst": asdict(worst),
-        "by_timestep": {str(t): max(d.relative_error for d in found if d.timestep == t) for t in timesteps},
-        "by_batch": {str(b): max(d.relative_error for d in found if d.batch == b) for b in batches},
+        "by_timestep": {str(t): max(d.relative_error for d in deviations if d.timestep == t) for t in timesteps},
+        "by_batch": {str(b): max(d.relative_error for d in deviations if d.batch == b) for b in batches},
     }
 
 
@@ -78,14 +78,14 @@ def _deviations(
     seed: int,
 ) -> list[Deviation]:
     """As many batches as it takes for every timestep to occur."""
-    found = []
+    deviations = []
     for start in range(0, len(timesteps), batch):
         inputs = example_inputs(specs, batch, seed=seed + start)
         inputs["timestep"] = torch.tensor([timesteps[(start + i) % len(timesteps)] for i in range(batch)])
         expected, actual = reference(**inputs), candidate(**inputs)
         errors = relative_errors(expected, actual).tolist()
-        found += [Deviation(int(t), batch, e) for t, e in zip(inputs["timestep"].tolist(), errors, strict=True)]
-    return found
+        deviations += [Deviation(int(t), batch, e) for t, e in zip(inputs["timestep"].tolist(), errors, strict=True)]
+    return deviations
 
 
 def relative_errors(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:

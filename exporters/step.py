@@ -88,13 +88,13 @@ class SamplerStep(nn.Module):
 def step_specs(specs: Mapping[str, InputSpec], sampler: SamplerName, *, guided: bool = False) -> dict[str, InputSpec]:
     """The inputs of the step graph of a denoiser with the inputs ``specs``."""
     conditioning = {name: spec for name, spec in specs.items() if name not in ("sample", "timestep")}
-    found = {name: specs[name] for name in ("sample", "timestep")} | {"coefficients": InputSpec((len(COLUMNS),))}
+    inputs = {name: specs[name] for name in ("sample", "timestep")} | {"coefficients": InputSpec((len(COLUMNS),))}
     if sampler == "ddpm":
-        found["noise"] = specs["sample"]
+        inputs["noise"] = specs["sample"]
     if guided:
-        found["guidance_scale"] = InputSpec(())
-        found |= {UNCONDITIONAL + name: spec for name, spec in conditioning.items()}
-    return found | conditioning
+        inputs["guidance_scale"] = InputSpec(())
+        inputs |= {UNCONDITIONAL + name: spec for name, spec in conditioning.items()}
+    return inputs | conditioning
 
 
 def export_step(

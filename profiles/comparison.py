@@ -111,8 +111,8 @@ def compare_network_parts(
     batch = max(settings.batches)
     inputs = example_inputs(denoiser_inputs(dense, settings.tokens), batch, device=device)
     first, second = (BorderedDenoiser(load_denoiser(model), settings.dtype).to(device) for model in (dense, compressed))
-    found = compare_parts(first, second, inputs, device, settings.rounds)
-    return {"runner": "torch", "batch": batch} | found
+    parts = compare_parts(first, second, inputs, device, settings.rounds)
+    return {"runner": "torch", "batch": batch} | parts
 
 
 def compare_exported_parts(
@@ -133,8 +133,8 @@ def compare_exported_parts(
     if first is None or second is None:
         return None
     with faults_named(name, device, batch):
-        found = compare_node_parts(first, second, files, inputs, device, settings.rounds)
-    return {"runner": name, "batch": batch} | found
+        parts = compare_node_parts(first, second, files, inputs, device, settings.rounds)
+    return {"runner": name, "batch": batch} | parts
 
 
 def _memory(

@@ -31,24 +31,24 @@ def places_of(onnx: Path) -> dict[str, str]:
     import onnx as onnx_package
 
     model = onnx_package.load(onnx, load_external_data=False)
-    found: dict[str, str] = {}
+    part_of: dict[str, str] = {}
     for node in model.graph.node:
         texts = [entry.value for entry in node.metadata_props if entry.key == SCOPES]
         scopes = ast.literal_eval(texts[0]) if texts else []
         inside = [scope.removeprefix(NETWORK) for scope in scopes if scope.startswith(NETWORK)]
         part = inside[0] if inside else BORDERS
-        found |= dict.fromkeys((node.name, *node.output), part)
-    return found
+        part_of |= dict.fromkeys((node.name, *node.output), part)
+    return part_of
 
 
 def by_part(times: Times, places: Mapping[str, str]) -> dict[str, float]:
     """Milliseconds of each part in one call."""
-    found: dict[str, float] = {}
+    by_part: dict[str, float] = {}
     part = BORDERS
     for name, ms in reversed(times):
         part = _place(name, places) or part
-        found[part] = found.get(part, 0.0) + ms
-    return found
+        by_part[part] = by_part.get(part, 0.0) + ms
+    return by_part
 
 
 def _place(name: str, places: Mapping[str, str]) -> str | None:

@@ -55,18 +55,18 @@ class Recount:
 @contextlib.contextmanager
 def _recording(module: nn.Module) -> Iterator[dict[str, int]]:
     """While it is open, note at how many positions each layer is applied."""
-    found: dict[str, int] = {}
+    by_part: dict[str, int] = {}
 
     def recorder(name: str, channels: int) -> Callable[..., None]:
         def record(layer: nn.Module, given: object, output: torch.Tensor) -> None:
-            found[name] = found.get(name, 0) + output.numel() // channels
+            by_part[name] = by_part.get(name, 0) + output.numel() // channels
 
         return record
 
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(recorder(name, layer.weight.shape[0])) for name, layer in layers]
     try:
-        yield found
+        yield by_part
     finally:
         for handle in handles:
             handle.remove()

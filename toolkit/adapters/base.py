@@ -70,5 +70,5 @@ def known_adapters() -> dict[str, Adapter]:
 
 def adapter_of(class_name: str) -> Adapter:
     """The adapter of a diffusers class; an unknown one is refused with the list of known ones."""
-    found: Adapter = entry(adapters, "ADAPTER", "model class", class_name, key="class_name")
-    return found
+    adapter: Adapter = entry(adapters, "ADAPTER", "model class", class_name, key="class_name")
+    return adapter

@@ -65,13 +65,13 @@ class LevelBlocks:
     def successors(self, config: Config, kept: KeptBlocks) -> dict[str, str]:
         """An up block narrows what it concatenates, so its output is a stream of its own: the one before takes over."""
         layers = _layers(config)
-        found: dict[str, str] = {}
+        renamed: dict[str, str] = {}
         for level, n in enumerate(layers):
             stay = _up_blocks(n, kept[_stack(level)])
             output = f"up_blocks.{len(layers) - 1 - level}.resnets.{{}}.conv2.weight"
             gone = (block for block in range(n + 1) if block not in stay)
-            found |= {output.format(b): output.format(max(s for s in stay if s < b)) for b in gone}
-        return found
+            renamed |= {output.format(b): output.format(max(s for s in stay if s < b)) for b in gone}
+        return renamed
 
 
 def _up_blocks(layers: int, stay: tuple[int, ...]) -> tuple[int, ...]:

@@ -77,27 +77,27 @@ def _unmet(wanted: Requirement, *, extras: bool) -> str | None:
     One of an extra applies with ``extras`` only, and then only to what is installed.
     """
     optional = wanted.marker is not None and not wanted.marker.evaluate({"extra": ""})
-    found = installed_version(wanted.name)
-    if optional and (not extras or found is None):
+    installed = installed_version(wanted.name)
+    if optional and (not extras or installed is None):
         return None
-    if found is None:
+    if installed is None:
         return f"it needs {wanted.name}, which is not installed"
-    if wanted.specifier.contains(found, prereleases=True):
+    if wanted.specifier.contains(installed, prereleases=True):
         return None
-    return f"it needs {wanted.name}{wanted.specifier}, and {found} is installed"
+    return f"it needs {wanted.name}{wanted.specifier}, and {installed} is installed"
 
 
 def same_files() -> Iterator[Finding]:
     """The packages onnxruntime and onnxruntime-gpu write the same files: with both, either may be half overwritten."""
     there = [name for name in ("onnxruntime", "onnxruntime-gpu") if installed_version(name)]
-    found = " and ".join(f"{name} {installed_version(name)}" for name in there)
+    installed = " and ".join(f"{name} {installed_version(name)}" for name in there)
     if len(there) == 2:
         fix = 'pip uninstall onnxruntime onnxruntime-gpu, then pip install ".[cpu]" or ".[gpu]"'
-        yield Finding("ONNX Runtime", "conflict", f"{found} overwrite each other", fix)
+        yield Finding("ONNX Runtime", "conflict", f"{installed} overwrite each other", fix)
     elif not there:
         yield Finding("ONNX Runtime", "note", "not installed", 'pip install ".[cpu]" or ".[gpu]"')
     else:
-        yield Finding("ONNX Runtime", "fits", found)
+        yield Finding("ONNX Runtime", "fits", installed)
 
 
 def torch_and_gpu() -> Iterator[Finding]:
@@ -132,13 +132,13 @@ def tensorrt() -> Iterator[Finding]:
     """Which TensorRT can work here, and whether ONNX Runtime's TensorRT provider could load next to it."""
 
     try:
-        found = load_tensorrt()
+        api = load_tensorrt()
     except DtkError as error:
         yield Finding("TensorRT", "note", str(error).replace("\n ", ";"))
         return
-    yield Finding("TensorRT", "fits", f"{found.package} {found.version}")
-    if not found.rtx and installed_version("onnxruntime-gpu") and not found.version.startswith("10."):
-        explanation = f"onnxruntime-gpu links TensorRT 10, so its TensorRT provider cannot load next to {found.version}"
+    yield Finding("TensorRT", "fits", f"{api.package} {api.version}")
+    if not api.rtx and installed_version("onnxruntime-gpu") and not api.version.startswith("10."):
+        explanation = f"onnxruntime-gpu links TensorRT 10, so its TensorRT provider cannot load next to {api.version}"
         yield Finding("TensorRT in ONNX Runtime", "note", explanation, "dtk runs TensorRT itself and does not need it")
 
 
@@ -154,12 +154,12 @@ def runners() -> dict[str, dict[str, str | None]]:
     import torch
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    found = {device: {name: unavailable(name, device) for name in known_runners()} for device in devices}
-    for device, reasons in found.items():
+    by_device = {device: {name: unavailable(name, device) for name in known_runners()} for device in devices}
+    for device, reasons in by_device.items():
         for name, attempt in ATTEMPTS.items():
             if reasons.get(name, "") is None:
                 reasons[name] = attempt(device)
-    return found
+    return by_device
 
 
 def _try_torch(device: str) -> str | None:

@@ -69,20 +69,22 @@ def open_dense(model: Model, scheduler: Any, context: torch.Tensor | None, devic
 
 
 def _denoiser_of(pipeline: DiffusionPipeline) -> ModelMixin:
-    found = [getattr(pipeline, name) for name in components() if getattr(pipeline, name, None) is not None]
-    if not found:
+    denoisers = [getattr(pipeline, name) for name in components() if getattr(pipeline, name, None) is not None]
+    if not denoisers:
         raise UsageError(
             f"{type(pipeline).__name__} has no denoiser that dtk knows.", expected=f"one of {', '.join(components())}"
         )
-    denoiser: ModelMixin = found[0]
+    denoiser: ModelMixin = denoisers[0]
     return denoiser
 
 
 def _of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, device: str) -> DenseModel:
     network = _copied(_denoiser_of(pipeline), device)
     specs = input_specs(type(network).__name__, network.config)
-    found = next((getattr(pipeline, name) for name in PLACES if getattr(pipeline, name, None) is not None), None)
-    autoencoder = None if found is None else Autoencoder(_copied(found, device), device)
+    autoencoder_module = next(
+        (getattr(pipeline, name) for name in PLACES if getattr(pipeline, name, None) is not None), None
+    )
+    autoencoder = None if autoencoder_module is None else Autoencoder(_copied(autoencoder_module, device), device)
     encoder = getattr(pipeline, "text_encoder", None)
     if "encoder_hidden_states" in specs and encoder is not None:
         tokenizer = copy.deepcopy(pipeline.tokenizer)

@@ -128,8 +128,8 @@ class Evaluation(Result):
     @property
     def distances(self) -> dict[str, float]:
         """Frechet distances to real images: ``dense``, ``compressed``, and ``floor`` (other real images) if known."""
-        found = self._record["frechet_distance"]
-        return {name: found[name]["value"] for name in ("dense", "compressed", "floor") if name in found}
+        distances = self._record["frechet_distance"]
+        return {name: distances[name]["value"] for name in ("dense", "compressed", "floor") if name in distances}
 
     @property
     def excess_ratio(self) -> float | None:

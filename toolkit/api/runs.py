@@ -92,10 +92,10 @@ class Run:
             measured = stages.profile_against(job, str(against)) if against else stages.profile(job)
             if not against:
                 job.recipe.write(self.folder / "recipe.yaml")
-            found = stages.report(job)["stages"] | {"profile": measured}
+            results_of_stages = stages.report(job)["stages"] | {"profile": measured}
         profile = results.Profile(measured, Path(measured.get("folder", self.folder)) / "profile")
         try:
-            hold(gates, found)
+            hold(gates, results_of_stages)
         except GateFailedError as error:
             error.profile = profile
             raise
@@ -129,11 +129,11 @@ class Run:
         """Run one stage with changed settings; under a launcher only the main process writes the recipe and report."""
         with self._job() as job:
             job = with_options(job, stage, options)
-            found = stages.STAGES[stage](job)
+            result = stages.STAGES[stage](job)
             if processes.is_main():
                 job.recipe.write(self.folder / "recipe.yaml")
                 stages.report(job)
-        return found
+        return result
 
 
 def _check_decidable(job: Job, gates: list[Gate]) -> None:

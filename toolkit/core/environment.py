@@ -39,8 +39,8 @@ def installed_version(package: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Python and every package of interest that is installed."""
-    found = {name: installed_version(name) for name in PACKAGES}
-    return {"python": platform.python_version()} | {name: v for name, v in found.items() if v}
+    installed = {name: installed_version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: v for name, v in installed.items() if v}
 
 
 def processor_name() -> str:

@@ -13,8 +13,8 @@ from toolkit.core.errors import unknown
 def entries(package: ModuleType, attribute: str, key: str = "name") -> dict[str, Any]:
     """Every module's ``attribute`` in ``package``, by the value of its ``key``."""
     names = (f"{package.__name__}.{info.name}" for info in pkgutil.iter_modules(package.__path__))
-    found = (getattr(importlib.import_module(name), attribute, None) for name in names)
-    return {getattr(entry, key): entry for entry in found if entry is not None}
+    attributes = (getattr(importlib.import_module(name), attribute, None) for name in names)
+    return {getattr(entry, key): entry for entry in attributes if entry is not None}
 
 
 def entry(package: ModuleType, attribute: str, kind: str, name: str, key: str = "name") -> Any:

@@ -89,19 +89,19 @@ class RunFolder:
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """The record of a finished stage, None if it has not finished."""
-        found: dict[str, Any] | None = self.record()["stages"].get(name)
-        return found
+        record: dict[str, Any] | None = self.record()["stages"].get(name)
+        return record
 
     def require(self, name: str, command: str) -> dict[str, Any]:
         """The record of a stage that must have finished; ``command`` is what would run it."""
-        found = self.stage(name)
-        if found is None:
+        record = self.stage(name)
+        if record is None:
             raise DtkError(
                 f"{self.path} has no finished {name} stage.",
                 found=f"finished: {', '.join(self.record()['stages']) or 'nothing'}",
                 do=command,
             )
-        return found
+        return record
 
     def is_current(self, request: Request) -> bool:
         """Whether the stage has finished on exactly this request and its files are still what it wrote."""

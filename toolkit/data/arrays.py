@@ -102,7 +102,7 @@ def _images_of(arrays: dict[str, np.ndarray], path: Path) -> np.ndarray:
 
 
 def _conditions(arrays: dict[str, np.ndarray], count: int, path: Path) -> Conditions:
-    found: dict[Kind, tuple[Condition, ...]] = {}
+    by_kind: dict[Kind, tuple[Condition, ...]] = {}
     for kind, names in COLUMNS.items():
         name = next((name for name in names if name in arrays), None)
         if name is not None:
@@ -112,8 +112,8 @@ def _conditions(arrays: dict[str, np.ndarray], count: int, path: Path) -> Condit
                     found=f"shape {arrays[name].shape}",
                     expected=f"({count},)",
                 )
-            found[kind] = checked(kind, arrays[name].tolist(), f"{path}: {name}")
-    return Conditions(found)
+            by_kind[kind] = checked(kind, arrays[name].tolist(), f"{path}: {name}")
+    return Conditions(by_kind)
 
 
 def _channels_last(stored: np.ndarray, channels: int, path: Path) -> np.ndarray:

@@ -76,12 +76,12 @@ def of_metadata(content: bytes, names: Sequence[str], where: str) -> Conditions:
                 found=line[:80],
                 expected='a line such as {"file_name": "0001.png", "text": "a cat"}',
             ) from error
-    found: dict[Kind, tuple[Condition, ...]] = {}
+    by_kind: dict[Kind, tuple[Condition, ...]] = {}
     for kind, columns in COLUMNS.items():
         column = next((name for name in columns if any(name in entry for entry in entries.values())), None)
         if column is not None:
-            found[kind] = checked(kind, [entries.get(name, {}).get(column) for name in names], f"{where}: {column}")
-    return Conditions(found)
+            by_kind[kind] = checked(kind, [entries.get(name, {}).get(column) for name in names], f"{where}: {column}")
+    return Conditions(by_kind)
 
 
 def checked(kind: Kind, values: Iterable[Any], where: str) -> tuple[Condition, ...]:

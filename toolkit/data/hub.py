@@ -74,8 +74,8 @@ def _streamed(
 
 
 def _files(source: str, count: int, read: Callable[[int], bytes], values: dict[Kind, Any]) -> StoredFiles:
-    found: dict[Kind, tuple[Condition, ...]] = {k: checked(k, v, f"{source}: {k}") for k, v in values.items()}
-    return StoredFiles(source, [f"row {number}" for number in range(count)], read, Conditions(found))
+    by_kind: dict[Kind, tuple[Condition, ...]] = {k: checked(k, v, f"{source}: {k}") for k, v in values.items()}
+    return StoredFiles(source, [f"row {number}" for number in range(count)], read, Conditions(by_kind))
 
 
 def _content(cell: dict[str, Any]) -> bytes:

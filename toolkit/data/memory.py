@@ -70,14 +70,14 @@ def open_examples(
     if data is None or isinstance(data, str | Path):
         return open_images(data, shape, progress)
     if _is_array(data):
-        items, found = _scaled(np.asarray(data), value_range), conditions
+        items, given = _scaled(np.asarray(data), value_range), conditions
     else:
         pairs = [_of_item(item, shape, value_range) for item in data]
         items = np.stack([image for image, _ in pairs]) if pairs else np.empty((0, *shape), np.float32)
-        found = conditions or [condition for _, condition in pairs]
+        given = conditions or [condition for _, condition in pairs]
     if items.ndim != 4 or items.shape[1:] != shape:
         raise UsageError("The data does not fit the model.", found=items.shape, expected=f"(N, {shape})")
-    return ArrayExamples(items, _by_kind(found, len(items)))
+    return ArrayExamples(items, _by_kind(given, len(items)))
 
 
 def _is_array(value: Any) -> bool:

@@ -28,8 +28,8 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
     full, steps = settings.sampling_steps, steps_of_controls(settings.sampling_steps, ratio)
     curves = {name: [_point(name, taken, subjects, settings, judged, place) for taken in steps[name]] for name in steps}
     costs = {"dense": 1.0, "compressed": ratio}
-    found = {name: [(taken * costs[name], value) for taken, value in curve] for name, curve in curves.items()}
-    crossed = crossings(found["compressed"], found["dense"])
+    points = {name: [(taken * costs[name], value) for taken, value in curve] for name, curve in curves.items()}
+    crossed = crossings(points["compressed"], points["dense"])
     return {
         "macs_ratio": ratio,
         "curves": {
@@ -40,7 +40,7 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
             for name, curve in curves.items()
         },
         "crossings_in_dense_steps": crossed,
-        "verdict": f"{_verdict(full * ratio, found)}; {_crossed(crossed, found)}",
+        "verdict": f"{_verdict(full * ratio, points)}; {_crossed(crossed, points)}",
     }
 
 
@@ -67,12 +67,12 @@ def crossings(first: Curve, second: Curve) -> list[float]:
     low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
     places = np.log([cost for cost in costs if low <= cost <= high])
     gaps = _read(first, places) - _read(second, places)
-    found = []
+    costs = []
     for left in range(len(places) - 1):
         before, after = gaps[left], gaps[left + 1]
         if before * after < 0:
-            found.append(float(np.exp(places[left] + (places[left + 1] - places[left]) * before / (before - after))))
-    return found
+            costs.append(float(np.exp(places[left] + (places[left + 1] - places[left]) * before / (before - after))))
+    return costs
 
 
 def _read(curve: Curve, places: np.ndarray) -> np.ndarray:

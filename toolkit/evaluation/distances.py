@@ -105,5 +105,5 @@ def block_intervals(
         name: np.array([distance(features[part], reference[part]) for part in parts]) for name, features in sets.items()
     }
     values["dense_minus_compressed"] = values["dense"] - values["compressed"]
-    found = {name: asdict(interval(of_blocks)) for name, of_blocks in values.items()}
-    return {"blocks": blocks, "count_per_block": count, "level": LEVEL} | found
+    intervals = {name: asdict(interval(of_blocks)) for name, of_blocks in values.items()}
+    return {"blocks": blocks, "count_per_block": count, "level": LEVEL} | intervals

@@ -32,8 +32,8 @@ def real_metrics(judged: Judged) -> dict[str, Any]:
     frechet = _distances("FD", frechet_distance, judged)
     values = {name: frechet[name]["value"] for name in _sides(judged)}
     frechet |= {"floor_images": judged.floor, "excess_ratio": excess_ratio(values)}
-    found = {"frechet_distance": frechet, "kernel_distance": _distances("KD", kernel_distance, judged)}
-    return found | _precision_recall(judged)
+    metrics = {"frechet_distance": frechet, "kernel_distance": _distances("KD", kernel_distance, judged)}
+    return metrics | _precision_recall(judged)
 
 
 def excess_ratio(distances: Mapping[str, float]) -> float | None:
@@ -57,9 +57,9 @@ def _precision_recall(judged: Judged) -> dict[str, Any]:
     real, sides = judged.features["reference"], _sides(judged)
     if len(real) <= NEIGHBOUR:
         return {}
-    found = {name: asdict(precision_recall(features, real)) for name, features in sides.items()}
+    by_side = {name: asdict(precision_recall(features, real)) for name, features in sides.items()}
     return {
-        metric: _figures(f"{metric}, k = {NEIGHBOUR}", {name: one[metric] for name, one in found.items()}, judged)
+        metric: _figures(f"{metric}, k = {NEIGHBOUR}", {name: one[metric] for name, one in by_side.items()}, judged)
         for metric in ("precision", "recall")
     }
 

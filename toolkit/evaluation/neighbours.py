@@ -66,9 +66,9 @@ def nearest_images(samples: np.ndarray, images: Images, count: int = 3) -> tuple
     numbers = np.zeros((len(flat), count), np.int64)
     for start in range(0, len(images), ROWS):
         indices = np.arange(start, min(start + ROWS, len(images)))
-        found = squared_distances(flat, images.read_uint8(indices.tolist()).reshape(len(indices), -1))
-        merged = np.concatenate([best, found], axis=1)
-        places = np.concatenate([numbers, np.broadcast_to(indices, found.shape)], axis=1)
+        distances = squared_distances(flat, images.read_uint8(indices.tolist()).reshape(len(indices), -1))
+        merged = np.concatenate([best, distances], axis=1)
+        places = np.concatenate([numbers, np.broadcast_to(indices, distances.shape)], axis=1)
         order = np.argsort(merged, axis=1, kind="stable")[:, :count]
         best, numbers = np.take_along_axis(merged, order, 1), np.take_along_axis(places, order, 1)
     return numbers, np.sqrt(best / flat.shape[1]) / 255

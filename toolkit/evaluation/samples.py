@@ -32,8 +32,8 @@ def sample_images(
     Raises DtkError if the model makes values that are not finite.
     """
     shards = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
-    found = _shards(model, plan, shards, cache, conditions, device, progress, work)
-    return np.concatenate([found[shard.start] for shard in shards])
+    shards_made = _shards(model, plan, shards, cache, conditions, device, progress, work)
+    return np.concatenate([shards_made[shard.start] for shard in shards])
 
 
 def sample_share(
@@ -69,18 +69,18 @@ def _shards(
     conditions = conditions or SampleConditions(find_conditioning(model), plan.seed)
     folder = cache / "samples" / plan.key(model, conditions, device)[:16]
     stored = {shard.start: _stored(folder / f"{shard.start:06}.npy", len(shard)) for shard in shards}
-    found = {start: images for start, images in stored.items() if images is not None}
-    done, total = sum(map(len, found.values())), sum(map(len, shards))
+    loaded = {start: images for start, images in stored.items() if images is not None}
+    done, total = sum(map(len, loaded.values())), sum(map(len, shards))
     progress(work, done, total)
     maker = ImageMaker(model, plan, conditions, device) if done < total else None
     for shard in shards:
-        if shard.start not in found and maker is not None:
-            found[shard.start] = _shard(maker, shard, progress, (work, done, total))
-            _store(folder / f"{shard.start:06}.npy", found[shard.start])
+        if shard.start not in loaded and maker is not None:
+            loaded[shard.start] = _shard(maker, shard, progress, (work, done, total))
+            _store(folder / f"{shard.start:06}.npy", loaded[shard.start])
             done += len(shard)
     if maker is not None:
         maker.close()
-    return found
+    return loaded
 
 
 def _shard(maker: ImageMaker, numbers: range, progress: Progress, status: tuple[str, int, int]) -> np.ndarray:

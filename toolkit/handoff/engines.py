@@ -47,8 +47,8 @@ class Engine:
     @property
     def facts(self) -> dict[str, Any]:
         """What it was built from, with and for."""
-        found: dict[str, Any] = self.description["facts"]
-        return found
+        facts: dict[str, Any] = self.description["facts"]
+        return facts
 
     @property
     def smallest(self) -> int:
@@ -89,18 +89,18 @@ def find_engines(run: Path, settings: HandoffSettings, graph: StepGraph) -> list
         raise UsageError("A TensorRT engine runs on a GPU.", found=f"device {settings.device}", do="add --device gpu")
     own = run / "tensorrt" / graph.path.with_suffix(".plan").name
     paths = [*([own] if own.is_file() or not settings.engines else []), *settings.engines]
-    found = [Engine.read(path, graph) for path in paths]
-    names = [engine.file for engine in found]
+    engines = [Engine.read(path, graph) for path in paths]
+    names = [engine.file for engine in engines]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError("Two engines are for the same builder and architectures.", found=", ".join(twice))
     for package in PACKAGES:
-        versions = sorted({engine.facts["version"] for engine in found if engine.facts["builder"] == package})
+        versions = sorted({engine.facts["version"] for engine in engines if engine.facts["builder"] == package})
         if len(versions) > 1:
             raise UsageError(
                 f"The engines need different versions of {package}, and an image holds one.", found=", ".join(versions)
             )
-    return found
+    return engines
 
 
 def requirements(engines: Sequence[Engine]) -> dict[str, str]:

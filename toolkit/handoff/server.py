@@ -73,13 +73,13 @@ def running(
     be found, DtkError if a model does not load in time; the error gives the server's own reason.
     """
     with tempfile.TemporaryDirectory(prefix="dtk-serve-") as workspace:
-        found = tritonserver.find(settings.environment, Path(workspace))
+        program = tritonserver.find(settings.environment, Path(workspace))
         admin_key = secrets.token_hex(16)
         ports = ports_of(settings)
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                _command(found, repository, settings, ports, admin_key),
-                env=found.environment,
+                _command(program, repository, settings, ports, admin_key),
+                env=program.environment,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches only us: we drain the server, it does not die with us

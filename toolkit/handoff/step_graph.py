@@ -106,10 +106,10 @@ class StepGraph:
         if self.conditioner is None:
             label = {"kind": "label", "null": self.classes, "guided": self.guided}
             return label if LABELS in self.description["inputs"] else None
-        found = {"file": self.conditioner.path.name, "input": self.conditioner.input, "guided": self.guided}
+        record = {"file": self.conditioner.path.name, "input": self.conditioner.input, "guided": self.guided}
         if self.tokenizer is not None:
-            return {"kind": "caption", "null": "", "tokenizer": self.tokenizer.name} | found
-        return {"kind": "class", "null": self.classes} | found
+            return {"kind": "caption", "null": "", "tokenizer": self.tokenizer.name} | record
+        return {"kind": "class", "null": self.classes} | record
 
     @property
     def max_batch(self) -> int | None:

@@ -86,10 +86,10 @@ def read_denoiser(tensors: Tensors, size: int) -> ModelMixin:
 
 
 def _converted(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
-    found: Tensors = convert_ldm_unet_checkpoint(
+    converted: Tensors = convert_ldm_unet_checkpoint(
         {name: tensor for name, tensor in tensors.items() if name.startswith(UNET)}, config
     )
-    return found
+    return converted
 
 
 def _blocks(shape: _Shape, down: str, up: str) -> dict[str, tuple[str, ...]]:
@@ -118,20 +118,20 @@ def _read_shape(own: Tensors) -> _Shape:
 
 def _split_attention(tensors: Tensors) -> Tensors:
     """Queries, keys and values of unconditional models lie in one 1-d convolution, head after head."""
-    found: Tensors = {}
+    converted: Tensors = {}
     for name, tensor in tensors.items():
         place, _, leaf = name.rpartition(".")
         flat = tensor.squeeze(-1) if tensor.ndim == 3 else tensor
         if place.endswith(".qkv"):
             thirds = flat.unflatten(0, (-1, 3, HEAD_SIZE)).unbind(1)
             for part, rows in zip(("to_q", "to_k", "to_v"), thirds, strict=True):
-                found[f"{place.removesuffix('qkv')}{part}.{leaf}"] = rows.flatten(0, 1)
+                converted[f"{place.removesuffix('qkv')}{part}.{leaf}"] = rows.flatten(0, 1)
         elif ".attentions." in name:
             renamed = place.replace(".norm", ".group_norm").replace(".proj_out", ".to_out.0")
-            found[f"{renamed}.{leaf}"] = flat
+            converted[f"{renamed}.{leaf}"] = flat
         else:
-            found[name] = tensor
-    return found
+            converted[name] = tensor
+    return converted
 
 
 def read_autoencoder(tensors: Tensors) -> VQModel:

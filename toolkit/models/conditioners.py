@@ -32,14 +32,14 @@ class Conditioner(Protocol):
 
 def open_conditioner(model: ModelFolder, device: str = "cpu") -> Conditioner:
     """The conditioner of ``model`` with its weights. Raises DtkError if its files are damaged."""
-    found = find_conditioning(model)
-    if found.kind == "none":
-        return Unconditional(found)
-    if found.kind == "caption":
-        return CaptionEncoder.load(model.root, found, device)
-    if found.tokens:
-        return ClassEmbedding(model.root / CLASS_EMBEDDING, found, device)
-    return ClassLabels(found, device)
+    conditioning = find_conditioning(model)
+    if conditioning.kind == "none":
+        return Unconditional(conditioning)
+    if conditioning.kind == "caption":
+        return CaptionEncoder.load(model.root, conditioning, device)
+    if conditioning.tokens:
+        return ClassEmbedding(model.root / CLASS_EMBEDDING, conditioning, device)
+    return ClassLabels(conditioning, device)
 
 
 class Unconditional:
@@ -129,8 +129,8 @@ class CaptionEncoder:
         import torch
 
         length = self.tokenizer.model_max_length
-        found = self.tokenizer(list(captions), padding="max_length", max_length=length, truncation=True)
-        return torch.tensor(found["input_ids"], device=self.device)
+        encoded = self.tokenizer(list(captions), padding="max_length", max_length=length, truncation=True)
+        return torch.tensor(encoded["input_ids"], device=self.device)
 
 
 def _clip() -> tuple[Any, Any]:

@@ -138,8 +138,8 @@ def model_class(name: str) -> type[ModelMixin]:
     """The diffusers class of a known name."""
     import diffusers
 
-    found: type[ModelMixin] = getattr(diffusers, name)
-    return found
+    model_class: type[ModelMixin] = getattr(diffusers, name)
+    return model_class
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:

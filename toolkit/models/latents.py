@@ -75,9 +75,9 @@ class Latents:
 
     def read(self, indices: Sequence[int], mirrored: Sequence[bool] = ()) -> np.ndarray:
         flips = list(mirrored) or [False] * len(indices)
-        found = [self._read_one(index, flip) for index, flip in zip(indices, flips, strict=True)]
-        kept = [latent for latent in found if latent is not None]
-        return np.stack(kept) if len(kept) == len(found) and found else self._encode(indices, flips)
+        latents = [self._read_one(index, flip) for index, flip in zip(indices, flips, strict=True)]
+        kept = [latent for latent in latents if latent is not None]
+        return np.stack(kept) if len(kept) == len(latents) and latents else self._encode(indices, flips)
 
     def _read_one(self, index: int, flip: bool) -> np.ndarray | None:
         shard = self._stored(index // SHARD * SHARD, flip)

@@ -47,9 +47,9 @@ def export(
     if not run.is_current(request):
         with run.writing(request) as folder:
             _write(folder, settings, models, progress)
-    found = export_result(run.path / "export")
-    exported = Exported(run.path, found["onnx"], models, settings)
-    return found | {exporter.key: _further(run, exporter, exported, progress) for exporter in further}
+    result = export_result(run.path / "export")
+    exported = Exported(run.path, result["onnx"], models, settings)
+    return result | {exporter.key: _further(run, exporter, exported, progress) for exporter in further}
 
 
 def _further(run: RunFolder, exporter: Exporter, exported: Exported, progress: Progress) -> dict[str, Any]:
@@ -79,12 +79,12 @@ def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder
     parity = {name: ladder.climb(folder / "onnx" / f"{name}.onnx", done) for name, ladder in ladders.items()}
     step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
     done()
-    found: dict[str, Any] = {"parity": parity, "step_parity": step_parity}
+    result: dict[str, Any] = {"parity": parity, "step_parity": step_parity}
     if settings.components:
         around = write_components(models["compressed"], settings, folder / "onnx")
-        found |= {"component_parity": around} if around else {}
+        result |= {"component_parity": around} if around else {}
         done()
-    write_json(folder / "parity.json", found)
+    write_json(folder / "parity.json", result)
 
 
 def _check_patterns(patterns: Sequence[str], models: dict[str, ModelFolder]) -> None:

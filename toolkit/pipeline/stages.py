@@ -141,14 +141,14 @@ def run_all(job: Job) -> dict[str, Any]:
 
 def report(job: Job) -> dict[str, Any]:
     """Write RUN/report.json, what each finished stage found, and RUN/report.html, which shows it; returns the value."""
-    found = results.read(job.run)
+    results_read = results.read(job.run)
     value = {
         "model": job.recipe.model or "the embedded default",
         "data": job.recipe.data.source or "the embedded default",
-        "verdict": sentence(found["stages"]),
+        "verdict": sentence(results_read["stages"]),
         "dense_missing": _is_gone(job.recipe.model),
         "stale": stale(job),
-        **found,
+        **results_read,
     }
     write_json(job.run.path / "report.json", value)
     write(job.run.path, value)

@@ -36,7 +36,7 @@ def ordered(
     timesteps; also returns each removal with that error. ``batch_size``: images at once, None = all; changes memory
     alone.
     """
-    lowest = [min(found) for found in zip(*wanted, strict=True)]
+    lowest = [min(order) for order in zip(*wanted, strict=True)]
     pairs = zip(prunable.space.variables, lowest, strict=True)
     fewest = {variable.name: variable.dense - value for variable, value in pairs if variable.kind == "blocks"}
     if not any(fewest.values()):
@@ -49,8 +49,8 @@ def ordered(
         len(prunable.stacks[name].removable) - removed for name, count in fewest.items() for removed in range(count)
     )
     error = _counting(partial(_error, prunable, model, pieces, expected), total, progress)
-    found = list(removals(prunable.stacks, fewest, error))
-    return replace(prunable, orders=orders_from(prunable.stacks, found)), found
+    order = list(removals(prunable.stacks, fewest, error))
+    return replace(prunable, orders=orders_from(prunable.stacks, order)), order
 
 
 def _error(
@@ -80,9 +80,9 @@ def _counting(error: Callable[[KeptBlocks], float], total: int, progress: Progre
 
     def counted(kept: KeptBlocks) -> float:
         nonlocal done
-        found = error(kept)
+        error_without = error(kept)
         done += 1
         progress("trying blocks", done, total)
-        return found
+        return error_without
 
     return counted

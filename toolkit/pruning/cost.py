@@ -37,14 +37,14 @@ class Cost:
 def by_level(parts: Mapping[str, int]) -> dict[str, int]:
     """The MACs of a network's parts by level (its way down and its way up), middle, stack of blocks, and the rest."""
     levels = sum(part.startswith("down_blocks.") for part in parts)
-    found: dict[str, int] = {}
+    by_level: dict[str, int] = {}
     for part, macs in parts.items():
         kind, _, number = part.partition(".")
         places = {"down_blocks": lambda n: f"level {n}", "up_blocks": lambda n: f"level {levels - 1 - n}"}
         names = {"mid_block": "middle", "transformer_blocks": "transformer blocks"}
         name = places[kind](int(number)) if kind in places else names.get(kind, "input, output, time")
-        found[name] = found.get(name, 0) + macs
-    return dict(sorted(found.items()))
+        by_level[name] = by_level.get(name, 0) + macs
+    return dict(sorted(by_level.items()))
 
 
 Count = Callable[[Config], Cost]

@@ -141,10 +141,10 @@ class _Walk:
             looked[t] = self.look(t, t % self.calibration.draws)[0]
             return looked[t]
 
-        found = stops(look, self.steps, thresholds)
+        stops_found = stops(look, self.steps, thresholds)
         known = sorted(looked.items())
         facts = {"timesteps_looked_at": [t for t, _ in known], "losses": [loss for _, loss in known]}
-        for reached in self.up_to(found, count):
+        for reached in self.up_to(stops_found, count):
             yield replace(reached, facts={**reached.facts, **facts})
 
     def up_to(self, ends: Mapping[float, int], count: int) -> Iterator[Reached]:

@@ -101,9 +101,9 @@ class LatencyCost:
 def rows_of(space: Space) -> dict[Values, np.ndarray]:
     """The terms of the polynomial for every configuration, each term scaled to lie within 1."""
     every = list(dict.fromkeys((*space, space.dense_values)))
-    found = np.array([terms(space, values) for values in every])
-    scale = np.abs(found).max(axis=0)
-    return dict(zip(every, found / np.where(scale > 0, scale, 1.0), strict=True))
+    design_matrix = np.array([terms(space, values) for values in every])
+    scale = np.abs(design_matrix).max(axis=0)
+    return dict(zip(every, design_matrix / np.where(scale > 0, scale, 1.0), strict=True))
 
 
 def design(space: Space) -> list[Values]:

@@ -79,13 +79,13 @@ class Prunable:
     def _read_sizes(self, config: Config) -> dict[str, int]:
         shapes = {name: tensor.shape for name, tensor in build_model(self.class_name, config).state_dict().items()}
         rename = self.rename(config)
-        found = dict.fromkeys(self.layout.groups, 0)  # what no tensor holds any more has gone with its block
+        counts = dict.fromkeys(self.layout.groups, 0)  # what no tensor holds any more has gone with its block
         for tensor, dim, segments in self.layout.dimensions():
             groups, name = {segment.group for segment in segments}, rename(tensor)
             if len(groups) == 1 and name is not None:  # the whole dimension is one group, perhaps repeated
-                found[groups.pop()] = shapes[name][dim] // len(segments)
-        found.pop(FIXED, None)
-        return found
+                counts[groups.pop()] = shapes[name][dim] // len(segments)
+        counts.pop(FIXED, None)
+        return counts
 
     def kept(self, scores: selection.Scores, config: Config) -> dict[str, np.ndarray]:
         """The channels that stay when the model takes the shape of ``config``."""

@@ -67,9 +67,9 @@ def plan_by_width(
     criterion_called(settings.criterion)
     latency = latency_cost(prunable, target, latencies, progress)
     values = solve(prunable.space, target, count, latency=latency).uniform
-    found = {"latency": latency_facts(latency, values, target, settings)} if latency else {}
+    latency_record = {"latency": latency_facts(latency, values, target, settings)} if latency else {}
     sizes = summary.sizes(prunable, settings, values, count)
-    return {**sizes, "chosen_by": "width (no scores are cached)", **found}
+    return {**sizes, "chosen_by": "width (no scores are cached)", **latency_record}
 
 
 def prune(

@@ -25,10 +25,10 @@ def check_gradients(network: nn.Module, backward: Callable[[], object]) -> None:
     """
     with torch.compiler.set_stance("force_eager"):
         expected = _gradients(network, backward)
-    found = _gradients(network, backward)
+    gradients = _gradients(network, backward)
     faint = FAINT * float(torch.stack([gradient.norm() for gradient in expected.values()]).norm())
     for name, gradient in expected.items():
-        apart, norm = float((found[name] - gradient).norm()), max(float(gradient.norm()), faint)
+        apart, norm = float((gradients[name] - gradient).norm()), max(float(gradient.norm()), faint)
         if not apart <= APART * norm:
             raise DtkError(
                 "The compiled network has other gradients than the network itself.",
@@ -41,9 +41,9 @@ def check_gradients(network: nn.Module, backward: Callable[[], object]) -> None:
 def _gradients(network: nn.Module, backward: Callable[[], object]) -> dict[str, torch.Tensor]:
     network.zero_grad(set_to_none=True)
     backward()
-    found = {
+    gradients = {
         name: torch.zeros(parameter.shape) if parameter.grad is None else parameter.grad.cpu()
         for name, parameter in network.named_parameters()
     }
     network.zero_grad(set_to_none=True)
-    return found
+    return gradients

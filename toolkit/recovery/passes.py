@@ -55,14 +55,14 @@ def run(
 @contextlib.contextmanager
 def recorded(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
     """Collect what the named submodules return while the context lasts."""
-    found: dict[str, torch.Tensor] = {}
+    features: dict[str, torch.Tensor] = {}
 
     def recorder(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        return lambda submodule, inputs, output: found.__setitem__(name, output)
+        return lambda submodule, inputs, output: features.__setitem__(name, output)
 
     handles = [module.get_submodule(name).register_forward_hook(recorder(name)) for name in names]
     try:
-        yield found
+        yield features
     finally:
         for handle in handles:
             handle.remove()

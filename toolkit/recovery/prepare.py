@@ -72,15 +72,15 @@ def prepare(
     directions = any(loss.needs_direction for loss in losses)
     timesteps = timesteps_and_kind(scheduler)[0]
     conditioner = open_conditioner(dense, str(accelerator.device))
-    found = conditioner.conditioning
-    dropout = settings.condition_dropout if found.has_null else 0.0
+    conditioning = conditioner.conditioning
+    dropout = settings.condition_dropout if conditioning.has_null else 0.0
     batches = Batches(
         images,
         timesteps,
         settings.seed,
         settings.flip,
         directions=directions,
-        kind=found.kind,
+        kind=conditioning.kind,
         dropout=dropout,
     )
     training = Training(accelerator, wrapped, student, teacher, scheduler, batches, conditioner, settings, mix, kept)

@@ -103,13 +103,13 @@ def compare_evaluations(runs: Sequence[RunFolder]) -> dict[str, Any]:
         raise UsageError("A run is named twice.", expected="different run folders")
     for run in runs:
         run.require("evaluate", f"dtk evaluate {run.path}")
-    found = [read_json(run.path / "evaluate" / "metrics.json") for run in runs]
+    metrics_of_runs = [read_json(run.path / "evaluate" / "metrics.json") for run in runs]
     named = [
         {"name": str(run.path)} | {key: one["settings"].get(key) for key in SAMPLING}
-        for run, one in zip(runs, found, strict=True)
+        for run, one in zip(runs, metrics_of_runs, strict=True)
     ]
-    metrics = [metric for metric in METRICS if all(metric in one for one in found)]
-    return {"runs": named, "rows": [_row([one[metric]["compressed"] for one in found]) for metric in metrics]}
+    metrics = [metric for metric in METRICS if all(metric in one for one in metrics_of_runs)]
+    return {"runs": named, "rows": [_row([one[metric]["compressed"] for one in metrics_of_runs]) for metric in metrics]}
 
 
 def _row(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -90,10 +90,10 @@ class Gate:
         A speed-up that is inconclusive fails: nothing can be said about it. Raises DtkError if the figure was not
         measured.
         """
-        found = self._place(stages)
-        value = QUANTITIES[self.figure].read(found)
-        if self.figure in NOISY and found["speedup"]["verdict"] == "inconclusive":
-            low, high = found["speedup"]["low"], found["speedup"]["high"]
+        cell = self._place(stages)
+        value = QUANTITIES[self.figure].read(cell)
+        if self.figure in NOISY and cell["speedup"]["verdict"] == "inconclusive":
+            low, high = cell["speedup"]["low"], cell["speedup"]["high"]
             return f"{self.text}: inconclusive, a speed-up of {low:.3g} to {high:.3g}; measure on a quieter machine"
         if not OPERATORS[self.sign](value, self.limit):
             return None
@@ -102,11 +102,11 @@ class Gate:
     def _place(self, stages: Stages) -> dict[str, Any]:
         if self.stage not in stages:
             raise DtkError(f"Cannot decide {self.text!r}.", found=f"no {self.stage} stage", do=f"dtk {self.stage} RUN")
-        found: dict[str, Any] = stages[self.stage]
+        record: dict[str, Any] = stages[self.stage]
         if self.runner is None:
-            return found
-        found = _entry(found["runners"], self.runner, self.text)
-        return found["memory"] if self.batch is None else _entry(found["latency"], str(self.batch), self.text)
+            return record
+        record = _entry(record["runners"], self.runner, self.text)
+        return record["memory"] if self.batch is None else _entry(record["latency"], str(self.batch), self.text)
 
 
 def parse(text: str) -> Gate:
@@ -132,8 +132,8 @@ def check_decidable(gate: Gate, run: RunFolder, settings: ProfileSettings | None
         command = f"dtk {gate.stage} {run.path}"
         run.require(gate.stage, command)
         if gate.stage in stale:
-            found = f"its {gate.stage} stage is of an earlier model"
-            raise DtkError(f"Cannot decide {gate.text!r}.", found=found, do=command)
+            reason = f"its {gate.stage} stage is of an earlier model"
+            raise DtkError(f"Cannot decide {gate.text!r}.", found=reason, do=command)
     elif settings and gate.runner not in settings.runners:
         raise UsageError(f"Cannot decide {gate.text!r}.", expected=f"--runner with {gate.runner} in it")
     elif settings and gate.batch and gate.batch not in settings.batches:

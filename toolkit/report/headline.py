@@ -26,25 +26,25 @@ class Fact:
 
 def facts(stages: dict[str, Any]) -> list[Fact]:
     """The headline figures that the finished stages have."""
-    found = []
+    headline = []
     if "prune" in stages:
         for name, figure in (("parameters", "params"), ("MACs", "macs")):
-            found.append(_pair(name, ("stages", "prune"), ("dense", figure), ("achieved", figure), "count"))
+            headline.append(_pair(name, ("stages", "prune"), ("dense", figure), ("achieved", figure), "count"))
     if "profile" in stages:
         profile = ("stages", "profile", "models")
-        found.append(
+        headline.append(
             _pair("weights on disk", profile, ("dense", "weights_bytes"), ("compressed", "weights_bytes"), "size")
         )
         if best := fastest(stages["profile"]):
             runner, batch, _ = best
             cell = ("stages", "profile", "runners", runner, "latency", batch)
             name = f"{runner}, batch {batch}"
-            found.append(_pair(name, cell, ("dense", "p50_ms"), ("compressed", "p50_ms"), "figure", "ms"))
+            headline.append(_pair(name, cell, ("dense", "p50_ms"), ("compressed", "p50_ms"), "figure", "ms"))
     if "evaluate" in stages:
         metric = stages["evaluate"]["frechet_distance"]["dense"]["metric"]
         place = ("stages", "evaluate", "frechet_distance")
-        found.append(_pair(metric, place, ("dense", "value"), ("compressed", "value"), "figure"))
-    return found
+        headline.append(_pair(metric, place, ("dense", "value"), ("compressed", "value"), "figure"))
+    return headline
 
 
 def _pair(
@@ -122,10 +122,10 @@ def speed(stages: dict[str, Any]) -> str:
 def _quality(stages: dict[str, Any]) -> str:
     if "evaluate" not in stages:
         return "quality was not evaluated"
-    found = stages["evaluate"]["frechet_distance"]
-    dense, compressed = found["dense"], found["compressed"]
+    distances = stages["evaluate"]["frechet_distance"]
+    dense, compressed = distances["dense"], distances["compressed"]
     values = f"{words.figure(compressed['value'])} against the dense model's {words.figure(dense['value'])}"
-    return f"{compressed['metric']} over {compressed['count']:,} images {values}{_difference(found)}"
+    return f"{compressed['metric']} over {compressed['count']:,} images {values}{_difference(distances)}"
 
 
 def _difference(found: dict[str, Any]) -> str:

@@ -31,14 +31,14 @@ def _file(*parts: str) -> Callable[[RunFolder], dict[str, Any]]:
 
 def export_result(folder: Path) -> dict[str, Any]:
     """What a finished export stage left in ``folder``."""
-    found: dict[str, Any] = {"onnx": {}, **read_json(folder / "parity.json")}
+    record: dict[str, Any] = {"onnx": {}, **read_json(folder / "parity.json")}
     around = [name for name in AROUND if (folder / "onnx" / f"{name}.onnx").is_file()]
     for name in (*NAMES, STEP, *around):
         path = folder / "onnx" / f"{name}.onnx"
         description = read_json(path.with_suffix(".json"))
         description.pop("schedules", None)  # thousands of numbers for a server's loop
-        found["onnx"][name] = {"file": str(path.relative_to(folder.parent))} | description
-    return found
+        record["onnx"][name] = {"file": str(path.relative_to(folder.parent))} | description
+    return record
 
 
 READERS: dict[str, Callable[[RunFolder], dict[str, Any]]] = {

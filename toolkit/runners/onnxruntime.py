@@ -90,11 +90,11 @@ def calls_of(events: list[dict[str, Any]]) -> list[Times]:
     """The nodes' times of each call in ONNX Runtime's trace: microseconds, a ``model_run`` around each call."""
     suffix = "_kernel_time"
     nodes = sorted((e for e in events if e["cat"] == "Node" and e["name"].endswith(suffix)), key=lambda e: e["ts"])
-    found = []
+    times = []
     for run in sorted((e for e in events if e["name"] == "model_run"), key=lambda e: e["ts"]):
         inside = [e for e in nodes if run["ts"] <= e["ts"] <= run["ts"] + run["dur"]]
-        found.append([(e["name"].removesuffix(suffix), e["dur"] / 1e3) for e in inside])
-    return found
+        times.append([(e["name"].removesuffix(suffix), e["dur"] / 1e3) for e in inside])
+    return times
 
 
 class Session:

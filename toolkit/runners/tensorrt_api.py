@@ -42,13 +42,13 @@ def load_tensorrt() -> TensorRT:
         except ImportError as error:
             reasons.append(f"{name}: {first_line(error)}")
             continue
-        found = TensorRT(module, rtx=hasattr(module, "ComputeCapability"))
+        api = TensorRT(module, rtx=hasattr(module, "ComputeCapability"))
         if not hasattr(module, "Builder"):
             reasons.append(f"{name}: it has no builder")
-        elif not found.rtx and not has_gpu():  # its Builder fails without a driver, its Runtime ends the process
-            reasons.append(f"{name} {found.version}: it does nothing without an NVIDIA GPU")
+        elif not api.rtx and not has_gpu():  # its Builder fails without a driver, its Runtime ends the process
+            reasons.append(f"{name} {api.version}: it does nothing without an NVIDIA GPU")
         else:
-            return found
+            return api
     raise MissingToolError("No TensorRT can work here.", found="; ".join(reasons), do=INSTALL)
 
 

@@ -22,8 +22,8 @@ class OnnxRuntimeGraph:
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         (output,) = self._session.run(None, dict(arrays))
-        found: np.ndarray = output
-        return found
+        array: np.ndarray = output
+        return array
 
 
 def open_session(path: Path, device: str, device_id: int, threads: int) -> onnxruntime.InferenceSession:

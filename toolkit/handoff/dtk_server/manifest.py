@@ -63,9 +63,9 @@ def _check_file(path: Path, name: str, sha256: str) -> None:
 def check_versions(requires: dict[str, str]) -> None:
     """Every required package has at least the version the model was tried with."""
     for package, least in requires.items():
-        found = _version(package)
-        if found is None or _numbers(found) < _numbers(least):
-            raise UnfitError(f"This model needs {package} {least} or newer; installed is {found or 'none'}.")
+        installed = _version(package)
+        if installed is None or _numbers(installed) < _numbers(least):
+            raise UnfitError(f"This model needs {package} {least} or newer; installed is {installed or 'none'}.")
 
 
 def _version(package: str) -> str | None:

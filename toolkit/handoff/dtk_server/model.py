@@ -25,8 +25,8 @@ class TritonPythonModel:
             stored = manifest.read(folder, args["model_version"])
             self._service = _service(folder / args["model_version"], stored, args)
             expected = stored["expected"]
-            found = self._service.known_image(expected["seed"], expected["steps"])
-            manifest.check_image(found, folder, stored)
+            image = self._service.known_image(expected["seed"], expected["steps"])
+            manifest.check_image(image, folder, stored)
         except UnfitError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         pb_utils.Logger.log_info(f"{args['model_name']}: files, versions and the known image are as handed off")

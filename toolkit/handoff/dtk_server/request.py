@@ -71,9 +71,9 @@ def _conditions(arrays: Mapping[str, np.ndarray | None], count: int, limits: Lim
         return [None] * count
     if arrays.get("CLASS") is None:
         raise RefusedError(f"CLASS is missing: this model makes images of classes 0 to {limits.classes - 1}.")
-    found = _column(arrays, "CLASS", count)
-    _within("CLASS", found, 0, limits.classes - 1)
-    return [int(label) for label in found]
+    classes = _column(arrays, "CLASS", count)
+    _within("CLASS", classes, 0, limits.classes - 1)
+    return [int(label) for label in classes]
 
 
 def _prompts(found: np.ndarray | None, count: int, longest: int) -> list[str]:
@@ -94,30 +94,30 @@ def _text(prompt: bytes, longest: int) -> str:
 
 
 def _guidance(arrays: Mapping[str, np.ndarray | None], count: int, limits: Limits) -> list[float | None]:
-    found = arrays.get("GUIDANCE")
+    column = arrays.get("GUIDANCE")
     if limits.max_guidance is None:
-        if found is not None:
+        if column is not None:
             raise RefusedError("GUIDANCE is not taken: this model has no null condition to lead away from.")
         return [None] * count
-    if found is None:
+    if column is None:
         return [limits.default_guidance] * count
-    if found.shape != (count, 1) or found.dtype.kind != "f":
+    if column.shape != (count, 1) or column.dtype.kind != "f":
         raise RefusedError(
-            f"GUIDANCE has shape {list(found.shape)} and type {found.dtype}; expected floats [{count}, 1]."
+            f"GUIDANCE has shape {list(column.shape)} and type {column.dtype}; expected floats [{count}, 1]."
         )
-    _within("GUIDANCE", found[:, 0], 0, limits.max_guidance)
-    return [float(scale) for scale in found[:, 0]]
+    _within("GUIDANCE", column[:, 0], 0, limits.max_guidance)
+    return [float(scale) for scale in column[:, 0]]
 
 
 def _column(arrays: Mapping[str, np.ndarray | None], name: str, count: int, default: int | None = None) -> np.ndarray:
-    found = arrays.get(name)
-    if found is None:
+    column = arrays.get(name)
+    if column is None:
         return np.full(count, default)
-    if found.shape != (count, 1) or found.dtype.kind not in "iu":
+    if column.shape != (count, 1) or column.dtype.kind not in "iu":
         raise RefusedError(
-            f"{name} has shape {list(found.shape)} and type {found.dtype}; expected integers [{count}, 1]."
+            f"{name} has shape {list(column.shape)} and type {column.dtype}; expected integers [{count}, 1]."
         )
-    return found[:, 0]
+    return column[:, 0]
 
 
 def _within(name: str, values: np.ndarray, least: float, most: float) -> None:

@@ -62,10 +62,10 @@ class TensorRTStepper:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Images ``start`` to ``stop`` of the batch as they are now, float32 (stop - start, C, H, W)."""
-        found = np.empty((stop - start, *self._image), np.float32)
-        if len(found):
-            self._cuda.download(found, self._state + start * self._bytes)
-        return found
+        images = np.empty((stop - start, *self._image), np.float32)
+        if len(images):
+            self._cuda.download(images, self._state + start * self._bytes)
+        return images
 
     def _uploaded(self, name: str, array: np.ndarray) -> int:
         """The address of an input, in memory that was taken once for the largest batch."""
@@ -84,9 +84,9 @@ def _package(name: str, version: str) -> ModuleType:
     if name not in PACKAGES:
         raise UnfitError(f"it names the package {name}; expected one of {', '.join(PACKAGES)}.")
     try:
-        found = importlib.import_module(name)
+        module = importlib.import_module(name)
     except ImportError as error:
         raise UnfitError(f"it needs {name} {version}: {error}") from error
-    if found.__version__ != version:
-        raise UnfitError(f"it needs {name} {version}, installed is {found.__version__}.")
-    return found
+    if module.__version__ != version:
+        raise UnfitError(f"it needs {name} {version}, installed is {module.__version__}.")
+    return module

@@ -56,5 +56,5 @@ def known_criteria() -> dict[str, Criterion]:
 
 def criterion_called(name: str) -> Criterion:
     """The criterion called ``name``; an unknown one is refused with the list of known ones."""
-    found: Criterion = entry(criteria, "CRITERION", "criterion", name)
-    return found
+    criterion: Criterion = entry(criteria, "CRITERION", "criterion", name)
+    return criterion

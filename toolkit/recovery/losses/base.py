@@ -48,10 +48,10 @@ class TrainingStep:
             raise RuntimeError("this loss needs a teacher, and none was loaded")
         # inference mode knows no forward-mode derivatives
         with torch.no_grad() if self.direction is not None else torch.inference_mode():
-            found = self._run(self.teacher, self.teacher)
-        features = {name: found.features[name].index_select(1, kept) for name, kept in self.kept.items()}
+            teacher_pass = self._run(self.teacher, self.teacher)
+        features = {name: teacher_pass.features[name].index_select(1, kept) for name, kept in self.kept.items()}
         # autograd refuses to save a tensor of inference mode: a copy is an ordinary one
-        return Pass(found.prediction.clone(), found.derivative, features)
+        return Pass(teacher_pass.prediction.clone(), teacher_pass.derivative, features)
 
     def _run(self, predict: Predict, module: nn.Module) -> Pass:
         return run(
@@ -91,5 +91,5 @@ def known_losses() -> dict[str, Loss]:
 
 def loss_called(name: str) -> Loss:
     """The loss called ``name``; an unknown one is refused with the list of known ones."""
-    found: Loss = entry(losses, "LOSS", "loss", name)
-    return found
+    loss: Loss = entry(losses, "LOSS", "loss", name)
+    return loss
