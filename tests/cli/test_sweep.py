@@ -77,7 +77,12 @@ def test_what_is_no_target_s_fault_ends_the_sweep(
 
 @pytest.mark.parametrize(
     ("targets", "words"),
-    [("latency=0.5,latency=0.5", "each once"), ("", "each once"), ("speed=2", "Unknown target 'speed'")],
+    [
+        ("latency=0.5,latency=0.5", "each once"),
+        ("", "each once"),
+        ("speed=2", "Unknown target 'speed'"),
+        ("latency=0.5,latency<=0.6;macs=0.5", "bounds latency twice"),
+    ],
 )
 def test_targets_that_make_no_sweep_are_refused(tmp_path: Path, targets: str, words: str) -> None:
     answer = dtk("sweep", "-o", tmp_path / "sweep", "--targets", targets)

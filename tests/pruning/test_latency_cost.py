@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 
+from tests.pruning.cases import count
 from tests.pruning.machines import Machine, Timed, two_levels
+from tests.tiny import tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.space import Config, Space
 from toolkit.adapters.unet import width_space
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import generator
+from toolkit.models.folder import plain_config
 from toolkit.pruning.cost import Cost
 from toolkit.pruning.latency_cost import MOST_FINALISTS, LatencyCost, design
+from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.solver import BEST, solve
 from toolkit.pruning.targets import parse_target
 
@@ -23,6 +28,11 @@ def four_levels() -> Space:
     """The widths of LDM-4: thousands of configurations."""
     config = {"block_out_channels": (192, 384, 576, 960), "time_embedding_dim": None, "freq_shift": 0}
     return width_space(config, Constraints(align=32), [1] * 4, 32)
+
+
+def coarse() -> dict:
+    """A model whose 32 norm groups leave few widths."""
+    return plain_config(tiny_unet(block_out_channels=(64, 128, 128), norm_num_groups=32, attention_head_dim=32).config)
 
 
 SPACES = {"two levels": two_levels, "four levels": four_levels}
@@ -56,6 +66,45 @@ def test_a_target_is_met_by_what_was_measured_and_few_are_measured(name: str, ji
     unmeasured = [v for v in space if cost.fraction(v) == pytest.approx(goal, rel=0.02)]
     assert all(score(space)(best) >= score(space)(values) for values in unmeasured)
     assert machine.measured == len(cost.timings) <= 30
+
+
+@pytest.mark.parametrize("goal", [0.5, 0.6, 0.8])
+@pytest.mark.parametrize("name", SPACES)
+def test_an_upper_bound_takes_what_retains_most_under_it(name: str, goal: float) -> None:
+    space = SPACES[name]()
+    machine = Machine(space)
+    cost = LatencyCost(space, machine)
+    found = solve(space, parse_target(f"latency<={goal}"), no_count, score(space), cost)
+    assert all(cost.timings[values].fraction <= goal for values in found.finalists)
+    best = max(found.finalists, key=score(space))
+    under = [v for v in space if machine.latency(space.configure(v)) <= 0.98 * goal * machine.latency(space.dense)]
+    assert score(space)(best) >= 0.98 * max(map(score(space), under))
+    assert machine.measured == len(cost.timings) <= 45
+
+
+def test_a_bound_is_met_where_nothing_lies_near_it() -> None:
+    space = Prunable("UNet2DModel", coarse(), Constraints(align=32)).space
+    machine = Machine(space)
+    with pytest.raises(DtkError, match=r"latency within 5% of 6 ms[\s\S]*nearest below latency=0\.[345]"):
+        solve(space, parse_target("latency=0.6"), no_count, None, LatencyCost(space, machine))
+    cost = LatencyCost(space, machine)
+    values = solve(space, parse_target("latency<=0.6"), no_count, None, cost).uniform
+    assert values in cost.timings and cost.fraction(values) <= 0.6
+
+
+def test_bounds_on_latency_and_size_go_together() -> None:
+    space = two_levels()
+    machine, target = Machine(space), parse_target("latency<=0.8,params<=0.5")
+    cost = LatencyCost(space, machine)
+    found = solve(space, target, partial(count, class_name="UNet2DModel"), score(space), cost)
+    dense = count(space.dense)
+    for values in found.finalists:
+        assert values in cost.timings and cost.timings[values].fraction <= 0.8
+        assert count(space.configure(values)).params <= 0.5 * dense.params
+    with pytest.raises(
+        DtkError, match=r"latency<=0\.5 and params=0\.9 contradict each other[\s\S]*nearest latency is 0\."
+    ):
+        solve(space, parse_target("latency<=0.5,params=0.9"), count, None, cost)
 
 
 def test_the_design_determines_the_polynomial_and_repeats_nothing() -> None:
@@ -126,7 +175,7 @@ def test_progress_counts_every_measurement() -> None:
     [("latency=0.6", 0.6, False), ("latency=4.0ms", 4.0, True), ("latency=0.5s", 500.0, True), ("latency=1", 1, False)],
 )
 def test_latencies_are_fractions_or_times(text: str, value: float, absolute: bool) -> None:
-    target = parse_target(text)
+    (target,) = parse_target(text).bounds
     assert (target.value, target.absolute) == (value, absolute)
 
 

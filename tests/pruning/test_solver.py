@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,12 +15,15 @@ from tests.pruning.cases import CASES, A, D, U, count, dense_model, inputs_of, p
 from tests.pruning.published import PUBLISHED
 from tests.tiny import tiny_conditional_unet, tiny_unet
 from toolkit.adapters.base import Constraints
-from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.errors import DtkError, UnreachableError, UsageError
+from toolkit.core.noise import generator
 from toolkit.models.folder import build_model, plain_config
 from toolkit.pruning.cost import price
 from toolkit.pruning.prunable import Prunable
-from toolkit.pruning.solver import solve
-from toolkit.pruning.targets import TOLERANCE, parse_target
+from toolkit.pruning.solver import largest, meet, solve
+from toolkit.pruning.targets import TOLERANCE, parse_target, split_targets
+
+WIDE = Constraints(align=4, least=0.25)
 
 
 def published(name: str) -> dict:
@@ -63,6 +68,79 @@ def test_a_target_is_met_or_the_nearest_are_named(figure: str, fraction: float) 
         assert abs(got - fraction * dense[figure]) <= TOLERANCE * fraction * dense[figure] * 1.0001
 
 
+BOUNDS = [
+    "macs<=0.6",
+    "params<=0.5",
+    "width<=0.75",
+    "macs<=0.7,params<=0.5",
+    "macs=0.57,params<=0.6",
+    "width=0.5,macs<=1",
+]
+
+
+@pytest.mark.parametrize("text", BOUNDS)
+def test_bounds_are_met_by_the_largest_that_meet_them(text: str) -> None:
+    """Against every configuration counted: what is refused is too large, or smaller than one that is taken."""
+    prunable = Prunable("UNet2DModel", plain_config(tiny_unet(block_out_channels=(32, 64, 64)).config), WIDE)
+    target, dense = parse_target(text), count(prunable.config)
+
+    def meets(values: tuple[int, ...]) -> bool:
+        cost = count(prunable.space.configure(values))
+        widest = max(value / variable.dense for value, variable in zip(values, prunable.space.variables, strict=True))
+        figures = {"macs": (cost.macs, dense.macs), "params": (cost.params, dense.params), "width": (widest, 1.0)}
+        return all(bound.met_by(*figures[bound.figure]) for bound in target.bounds)
+
+    meeting = meet(prunable.space, target, count)
+    every = [values for values in prunable.space if meets(values)]
+    assert set(meeting) <= set(every) and len(every) < len(list(prunable.space))
+    for values in set(every) - set(meeting):
+        assert any(values != other and np.all(np.array(other) >= values) for other in meeting), values
+    only_upper = "=" not in text.replace("<=", "")
+    pairs = itertools.permutations(meeting, 2)
+    assert not only_upper or not any(np.all(np.array(one) >= other) for one, other in pairs), "one is idle"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "macs<=0.03",
+            r"has macs at most [\d,]+\.[\s\S]*nearest below none, nearest above macs=0\.\d+[\s\S]*--min-width",
+        ),
+        (
+            "macs<=0.3,params=0.9",
+            r"macs<=0\.3 and params=0\.9 contradict each other[\s\S]*"
+            r"with params=0\.9 the nearest macs is 0\.\d+ [\s\S]*with macs<=0\.3 the nearest params is 0\.\d+",
+        ),
+        ("width=0.75,macs<=0.3", r"No stock configuration with width=0\.75 has macs at most"),
+        ("macs=0.1,params<=0.9", r"has macs within 2% of"),
+    ],
+)
+def test_bounds_that_cannot_be_met_are_refused_in_words(text: str, words: str) -> None:
+    prunable = Prunable("UNet2DModel", plain_config(tiny_unet(block_out_channels=(32, 64, 64)).config), WIDE)
+    with pytest.raises(UnreachableError, match=words):
+        meet(prunable.space, parse_target(text), count)
+
+
+def test_only_the_largest_are_worth_trying() -> None:
+    draw = generator("largest", 0)
+    every = [tuple(int(v) for v in row) for row in draw.integers(1, 9, size=(25, 3))]
+    naive = {v for v in every if not any(w != v and all(a >= b for a, b in zip(w, v, strict=True)) for w in every)}
+    assert set(largest(every)) == naive and 1 < len(naive) < len(set(every))
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("latency=0.8, latency=0.6", ["latency=0.8", "latency=0.6"]),
+        ("latency<=0.6,params<=0.7; macs=0.5", ["latency<=0.6,params<=0.7", "macs=0.5"]),
+        ("latency<=0.6,params<=0.7;", ["latency<=0.6,params<=0.7"]),
+    ],
+)
+def test_targets_of_a_sweep_are_told_from_bounds(text: str, targets: list[str]) -> None:
+    assert split_targets(text) == targets
+
+
 def test_published_size_of_ldm_4() -> None:
     down, up = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
     config = {
@@ -97,6 +175,10 @@ def test_levels_keep_their_equalities() -> None:
         ("macs=1.2.3", "Cannot read the number"),
         ("width=2", "out of range"),
         ("macs=0", "out of range"),
+        ("macs<0.5", "figure=value or figure<=value"),
+        ("macs>=0.5", "figure=value or figure<=value"),
+        ("macs<=0.5,", "Cannot read the target ''"),
+        ("macs<=0.5,params=0.5,macs=0.6", "bounds macs twice"),
     ],
 )
 def test_bad_targets_are_refused_in_words(text: str, words: str) -> None:
@@ -105,9 +187,8 @@ def test_bad_targets_are_refused_in_words(text: str, words: str) -> None:
 
 
 def test_absolute_targets_carry_a_unit() -> None:
-    assert parse_target("params=20M").goal(1e9) == 20e6
-    assert parse_target("macs=3.4G").goal(1e9) == 3.4e9
-    assert parse_target("macs=0.5").goal(1e9) == 5e8
+    goals = {"params=20M": 20e6, "macs=3.4G": 3.4e9, "macs=0.5": 5e8, "macs <= 0.5": 5e8}
+    assert {text: parse_target(text).bounds[0].goal(1e9) for text in goals} == goals
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,18 @@ class Space:
         """Every reachable combination."""
         return (v for v in itertools.product(*(variable.choices for variable in self.variables)) if self.allows(v))
 
+    def widest(self, values: Values) -> float:
+        """The largest fraction of its dense width that any level keeps."""
+        return max(self._fractions(values))
+
     def spread(self, values: Values) -> float:
         """How unevenly the widths are cut: the largest fraction of dense less the smallest; 0 is uniform."""
-        pairs = zip(values, self.variables, strict=True)
-        fractions = [value / variable.dense for value, variable in pairs if variable.kind == "width"] or [1.0]
+        fractions = self._fractions(values)
         return max(fractions) - min(fractions)
+
+    def _fractions(self, values: Values) -> list[float]:
+        pairs = zip(values, self.variables, strict=True)
+        return [value / variable.dense for value, variable in pairs if variable.kind == "width"] or [1.0]
 
     def removed_blocks(self, values: Values) -> int:
         """How many blocks the values leave out."""

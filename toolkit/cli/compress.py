@@ -25,10 +25,13 @@ def compress(
         str | None, option("where Diff-Pruning stops: a fraction of the loss, or auto", default="0.05")
     ] = None,
     target: Annotated[
-        str | None, option("macs=0.57, params=20M, width=0.75, latency=0.6, latency=4.0ms", default="macs=0.57")
+        str | None,
+        option(
+            "macs=0.57, params<=20M, width=0.75, latency<=4.0ms; several: latency<=0.6,params<=0.7", default="macs=0.57"
+        ),
     ] = None,
-    runner: Annotated[str | None, option("what a latency= target is measured with", default="onnxruntime")] = None,
-    batch: Annotated[int | None, option("batch size a latency= target is measured at", default="16")] = None,
+    runner: Annotated[str | None, option("what a bound on latency is measured with", default="onnxruntime")] = None,
+    batch: Annotated[int | None, option("batch size a bound on latency is measured at", default="16")] = None,
     align: Annotated[int | None, option("widths are multiples of this", default="8")] = None,
     groups: Annotated[str | None, option("norm groups: within | whole", default="within")] = None,
     min_width: Annotated[float | None, option("smallest fraction of a level's width", default="0.5")] = None,

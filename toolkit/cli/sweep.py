@@ -12,7 +12,9 @@ from toolkit.cli.app import Json, Overwrite, app, option
 
 @app.command()
 def sweep(
-    targets: Annotated[str, option("targets, separated by commas: latency=0.8,latency=0.6,macs=0.4")],
+    targets: Annotated[
+        str, option("latency=0.8,latency=0.6,macs=0.4; by semicolons if any has several bounds: A<=0.8,B<=0.7;A<=0.6")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder that holds a run folder for each target")],
     model: Annotated[
         str | None, typer.Argument(help="diffusers folder or hub id; none = the embedded default", show_default=False)
@@ -41,6 +43,7 @@ def sweep(
     """
     from toolkit.api import runs
     from toolkit.cli.terminal import say, show, terminal
+    from toolkit.pruning.targets import split_targets
 
     options: dict[str, Any] = {
         "criterion": criterion,
@@ -58,7 +61,7 @@ def sweep(
         "overwrite": overwrite,
     }
     with terminal(quiet=json) as progress:
-        result = runs.sweep(model, out=out, targets=targets.split(","), data=data, progress=progress, **options)
+        result = runs.sweep(model, out=out, targets=split_targets(targets), data=data, progress=progress, **options)
     show(result, json)
     if not json:
         say(f"Figures: {out}/sweep.json. Picture: {out}/pareto.svg. Next: dtk export {out}/TARGET")

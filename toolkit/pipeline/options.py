@@ -30,11 +30,11 @@ def prune_settings(options: Mapping[str, Any]) -> PruneSettings:
     measuring = {name: flat.pop(name) for name in MEASURING if name in flat}
     nested = {"latency": measuring} if measuring else {}
     settings: PruneSettings = recipe.make({"prune": flat | nested}, "The options").prune
-    if measuring and parse_target(settings.target).figure != "latency":
+    if measuring and parse_target(settings.target).bound("latency") is None:
         raise UsageError(
             f"{' and '.join(f'--{name}' for name in measuring)} would change nothing.",
             found=f"--target {settings.target}",
-            expected="--target latency=..., the only one that is measured",
+            expected="--target latency=... or latency<=..., which alone is measured",
         )
     return settings
 

@@ -41,9 +41,9 @@ def recipes(
     ``judging`` are settings of the evaluation, ``measuring`` of the latency, None if the default stands. Raises
     UsageError for no target, or the same one twice.
     """
-    names = [re.sub(r"[^\w.]+", "-", target.replace(" ", "")) for target in targets]
-    if not all(names) or len(set(names)) < len(names):
-        raise UsageError("A sweep takes several targets.", found=", ".join(targets), expected="each once, by comma")
+    names = [_folder_name(target) for target in targets]
+    if not names or len(set(names)) < len(names):
+        raise UsageError("A sweep takes several targets.", found="; ".join(targets), expected="each once")
     for target in targets:
         parse_target(target)
     prune = base.prune.model_dump(mode="json") | {"latency": given(measuring)}
@@ -52,6 +52,10 @@ def recipes(
         name: make(plain | {"prune": prune | {"target": target}}, "The command line")
         for name, target in zip(names, targets, strict=True)
     }
+
+
+def _folder_name(target: str) -> str:
+    return re.sub(r"[^\w.]+", "-", target.replace(" ", "").replace("<=", "-at-most-"))
 
 
 def sweep(

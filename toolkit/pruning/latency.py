@@ -28,7 +28,7 @@ from toolkit.models.folder import ModelFolder, build_model
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.settings import LatencySettings, PruneSettings
-from toolkit.pruning.targets import Target, parse_target
+from toolkit.pruning.targets import Bound, Target, parse_target
 from toolkit.runners.base import Runner, check_available, open_runner, precision_options, runner_reads
 from toolkit.runners.tensorrt_api import load_tensorrt
 
@@ -36,8 +36,8 @@ from toolkit.runners.tensorrt_api import load_tensorrt
 def latency_cost(
     prunable: Prunable, target: Target, latencies: Latencies | None, progress: Progress
 ) -> LatencyCost | None:
-    """The cost function of a target in latency, its table measured; None for another target."""
-    if target.figure != "latency":
+    """The cost function of a target that bounds latency, its table measured; None for another target."""
+    if target.bound("latency") is None:
         return None
     if latencies is None:
         raise DtkError("A target in latency needs a runner to measure with.", found="none was given")
@@ -51,17 +51,18 @@ def latency_facts(
 
     ``missed`` says in words that the target was not met when measured ``again``, else it is None.
     """
-    goal = target.goal(cost.dense_ms)
+    bound = target.bound("latency")
+    assert bound is not None
+    goal = bound.goal(cost.dense_ms)
     timing = again or cost.timings.get(values)
     figures = _figures(timing) if timing else {"dense_ms": cost.dense_ms, "ms": cost.dense_ms, **_AS_DENSE}
-    shown = figures["ms"] / goal if target.absolute else figures["fraction"] / target.value
     return {
         **settings.latency.model_dump(mode="json"),
         "goal_ms": goal,
         **figures,
         "table": {"dense_ms": cost.dense_ms, "fraction": cost.fraction(values), "entries": len(cost.timings)},
         "prediction_errors": sorted(cost.surprises.values()),
-        "missed": None if abs(shown - 1) <= target.tolerances[-1] else _missed(figures, target, shown),
+        "missed": _missed(figures, bound),
     }
 
 
@@ -72,13 +73,17 @@ def _figures(timing: Timing) -> dict[str, Any]:
     return {name: getattr(timing, name) for name in ("dense_ms", "ms", "fraction", "low", "high", "clock")}
 
 
-def _missed(figures: Mapping[str, Any], target: Target, shown: float) -> str:
-    reached = f"{figures['ms']:.3g} ms" if target.absolute else f"{figures['fraction']:.3f} of dense"
-    requested = target.shown(target.value) if target.absolute else f"{target.value:g}"
-    return (
-        f"Measured again, the model takes {reached} and not {requested} ({shown - 1:+.1%}): "
-        "the table met it, the machine has changed or is too noisy."
+def _missed(figures: Mapping[str, Any], bound: Bound) -> str | None:
+    """That a bound is missed, in words; None if it is met, an upper one by any of the interval."""
+    over = figures["ms" if bound.absolute else "fraction"] / bound.value
+    missed = over * figures["low"] / figures["fraction"] > 1 if bound.at_most else abs(over - 1) > bound.tolerances[-1]
+    reached = f"{figures['ms']:.3g} ms" if bound.absolute else f"{figures['fraction']:.3f} of dense"
+    requested = bound.shown(bound.value) if bound.absolute else f"{bound.value:g}"
+    words = (
+        f"Measured again, the model takes {reached} and not {'at most ' if bound.at_most else ''}{requested} "
+        f"({over - 1:+.1%}): the table met it, the machine has changed or is too noisy."
     )
+    return words if missed else None
 
 
 class Latencies:
@@ -107,7 +112,7 @@ def latencies_for(
     progress: Progress,
 ) -> Iterator[Latencies | None]:
     """What measures latencies if the target is one, else None; ``device`` may be "auto"."""
-    if parse_target(settings.target).figure != "latency":
+    if parse_target(settings.target).bound("latency") is None:
         yield None
         return
     with latencies(class_name, dense, specs, settings.latency, resolve_device(device), progress) as measuring:

@@ -68,8 +68,8 @@ def plan_by_width(
     latency = latency_cost(prunable, target, latencies, progress)
     values = solve(prunable.space, target, count, latency=latency).uniform
     latency_record = {"latency": latency_facts(latency, values, target, settings)} if latency else {}
-    sizes = summary.sizes(prunable, settings, values, count)
-    return {**sizes, "chosen_by": "width (no scores are cached)", **latency_record}
+    facts = summary.sizes(prunable, settings, values, count) | latency_record
+    return {**facts, "bounds": summary.of_bounds(target, facts), "chosen_by": "width (no scores are cached)"}
 
 
 def prune(
@@ -121,6 +121,7 @@ def prune(
     if latency and latencies:
         measured_again = latencies.check(choice.model)
         facts["latency"] = latency_facts(latency, choice.values, target, settings, measured_again)
+    facts["bounds"] = summary.of_bounds(target, facts)
     config = prunable.space.configure(choice.values)
     blocks = prunable.blocks(config)
     plan = Plan(facts, prunable.class_name, config, prunable.layout, choice.kept, blocks)

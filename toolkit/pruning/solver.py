@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+
+import numpy as np
 
 from toolkit.adapters.space import Space, Values
-from toolkit.core.errors import DtkError, UnreachableError
+from toolkit.core.errors import DtkError
+from toolkit.pruning import unreachable
 from toolkit.pruning.cost import Count, price
 from toolkit.pruning.latency_cost import LatencyCost
-from toolkit.pruning.targets import Target
+from toolkit.pruning.targets import Bound, Target
 
 Price = Callable[[Values], float]
-"""What a configuration costs, in the figure of the target."""
+"""What a configuration costs, in one figure."""
 Retained = Callable[[Values], float]
 """The share of the scores that a configuration keeps, in [0, 1]."""
 
@@ -44,7 +46,7 @@ def solve(
     """The configurations that meet ``target``; without ``retained`` the choice is by width only.
 
     A target in latency needs ``latency``, and its candidates were measured when they are returned. Raises DtkError
-    naming the nearest figure below and above if none meets it within the tolerance.
+    naming the nearest figures if none meets it.
     """
     return Candidates(_finalists(meet(space, target, count, retained, latency), retained))
 
@@ -63,88 +65,60 @@ def meet(
 ) -> list[Values]:
     """All values that meet the target, the most evenly cut first and any with fewer blocks behind those with all.
 
-    Of a target in latency those worth trying were measured. Raises DtkError naming the nearest figure below and above
-    if there are none.
+    If every bound is an upper one, only those of which none can be made larger. Of a target in latency those worth
+    trying were measured. Raises DtkError naming the nearest figures if there are none.
     """
-    if target.figure == "width":
-        return [_nearest_widths(space, target)]
-    if target.figure != "latency":
-        cost = price(space, count, [target.figure])[target.figure]
-        return _meeting(space, target, cost) or _refuse(space, target, cost)
-    if latency is None:
+    if target.bound("latency") and latency is None:
         raise DtkError("A latency can only be aimed at if one can be measured.", found=f"target {target}")
+    prices = _prices(space, target, count, latency)
+    width = next((bound for bound in target.bounds if bound.figure == "width" and not bound.at_most), None)
+    reachable = [unreachable.nearest_widths(space, width)] if width else list(space)
     while True:
-        meeting = _meeting(space, target, latency)
-        if not latency.settle(_finalists(meeting, retained) if meeting else _nearest(space, target, latency)):
-            return meeting or _refuse(space, target, latency)
+        costs = {figure: {values: cost(values) for values in reachable} for figure, cost in prices.items()}
+        dense = {figure: cost(space.dense_values) for figure, cost in prices.items()}
+        bounds = [bound for bound in target.bounds if bound.figure in prices]
+        meeting = _meeting(space, reachable, bounds, costs, dense)
+        tried = _finalists(meeting, retained) if meeting else unreachable.nearest(bounds, costs, dense)
+        if latency is None or not latency.settle(tried):
+            return meeting or unreachable.refuse(space, bounds, costs, dense, width.text if width else "")
 
 
-def _meeting(space: Space, target: Target, cost: Price) -> list[Values]:
-    dense = cost(space.dense_values)
-    costs = {values: cost(values) for values in space}
+def _prices(space: Space, target: Target, count: Count, latency: LatencyCost | None) -> dict[str, Price]:
+    """What prices each bounded figure; a width that is met by construction has none."""
+    figures = [bound.figure for bound in target.bounds if bound.figure != "width" or bound.at_most]
+    counted = [figure for figure in figures if figure in ("macs", "params")]
+    prices: dict[str, Price] = price(space, count, counted) if counted else {}
+    known: dict[str, Price | None] = {**prices, "width": space.widest, "latency": latency}
+    return {figure: cost for figure in figures if (cost := known[figure]) is not None}
 
+
+def _meeting(
+    space: Space,
+    reachable: Sequence[Values],
+    bounds: Sequence[Bound],
+    costs: Mapping[str, Mapping[Values, float]],
+    dense: Mapping[str, float],
+) -> list[Values]:
     def unevenness(values: Values) -> tuple[float, float, float]:
-        off = abs(costs[values] - target.goal(dense))
+        off = sum(abs(costs[b.figure][values] / b.goal(dense[b.figure]) - 1) for b in bounds)
         return space.removed_blocks(values), round(space.spread(values), 6), off
 
-    for tolerance in target.tolerances:
-        meeting = [values for values in costs if target.met_by(costs[values], dense, tolerance)]
+    for strictness in (0, -1):
+        meeting = [
+            values
+            for values in reachable
+            if all(b.met_by(costs[b.figure][values], dense[b.figure], b.tolerances[strictness]) for b in bounds)
+        ]
         if meeting:
-            return sorted(meeting, key=unevenness)
+            return sorted(largest(meeting) if all(b.at_most for b in bounds) else meeting, key=unevenness)
     return []
 
 
-def _nearest_widths(space: Space, target: Target) -> Values:
-    if all(variable.kind == "blocks" for variable in space.variables):
-        raise UnreachableError(
-            "The widths of this model are not free: it is pruned by whole blocks.",
-            found=f"width={target.value:g}",
-            do="use macs= or params=",
-        )
-    for variable in space.variables:
-        wanted = target.value * variable.dense
-        if variable.kind == "width" and variable.choices[0] - wanted > variable.step / 2:
-            raise UnreachableError(
-                "The target is narrower than a level of this model may get.",
-                found=f"{variable.name}: {wanted:g} of {variable.dense}",
-                expected=f"at least {variable.choices[0]}, in steps of {variable.step} (norm groups, heads, --align)",
-                do="request more, or allow less with --min-width",
-            )
-    values = tuple(v.nearest(target.value) if v.kind == "width" else v.dense for v in space.variables)
-    if not space.allows(values):
-        reachable = min(space, key=lambda v: sum(abs(a - b) / a for a, b in zip(values, v, strict=True)))
-        raise UnreachableError(
-            f"No stock configuration has width {target.value:g} of dense on every level.",
-            found=f"levels {values}, of which adjacent ones become equal",
-            expected="levels of unequal width stay unequal",
-            do=f"use macs= or params=; the nearest widths are {reachable}",
-        )
-    return values
-
-
-def _nearest(space: Space, target: Target, cost: Price) -> list[Values]:
-    """The nearest configurations below and above the goal, if there are such."""
-    goal = target.goal(cost(space.dense_values))
-    costs = {values: cost(values) for values in space}
-    below = max((values for values in costs if costs[values] < goal), key=costs.__getitem__, default=None)
-    above = min((values for values in costs if costs[values] > goal), key=costs.__getitem__, default=None)
-    return [values for values in (below, above) if values is not None]
-
-
-def _refuse(space: Space, target: Target, cost: Price) -> NoReturn:
-    dense = cost(space.dense_values)
-    goal = target.goal(dense)
-    nearest = [cost(values) for values in _nearest(space, target, cost)]
-    below, above = ([c for c in nearest if c < goal], [c for c in nearest if c > goal])
-
-    def listed(found: list[float]) -> str:
-        return f"{target.figure}={found[0] / dense:.4f} ({target.shown(found[0])})" if found else "none"
-
-    blocks = all(variable.kind == "blocks" for variable in space.variables)
-    narrower = "" if below else f", allow {'fewer blocks' if blocks else 'narrower levels'} with --min-width"
-    finer = "" if blocks else ", or try a smaller --align"
-    raise UnreachableError(
-        f"No stock configuration has {target.figure} within {target.tolerances[-1]:.0%} of {target.shown(goal)}.",
-        found=f"nearest below {listed(below)}, nearest above {listed(above)}",
-        do=f"choose one of these with --target{narrower}{finer}",
-    )
+def largest(meeting: Iterable[Values]) -> list[Values]:
+    """Those that no other one equals or exceeds in every number: whatever keeps more retains more."""
+    front: list[Values] = []
+    rest = np.array(sorted(meeting, key=lambda values: (sum(values), values), reverse=True))
+    while len(rest):
+        front.append(tuple(int(value) for value in rest[0]))
+        rest = rest[(rest > rest[0]).any(axis=1)]
+    return front

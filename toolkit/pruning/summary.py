@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from toolkit.adapters.space import Values
@@ -11,6 +12,7 @@ from toolkit.pruning.choice import Choice
 from toolkit.pruning.cost import Count, by_level
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.settings import PruneSettings
+from toolkit.pruning.targets import Bound, Target
 
 
 def sizes(prunable: Prunable, settings: PruneSettings, values: Values, count: Count) -> dict[str, Any]:
@@ -34,6 +36,22 @@ def sizes(prunable: Prunable, settings: PruneSettings, values: Values, count: Co
             for variable, value in zip(prunable.space.variables, values, strict=True)
         ],
     }
+
+
+def of_bounds(target: Target, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each bound as requested and as achieved, both as a fraction of dense or both absolute (counts, ms)."""
+
+    def achieved(bound: Bound) -> float:
+        if bound.figure == "latency":
+            return float(facts["latency"]["ms" if bound.absolute else "fraction"])
+        if bound.figure == "width":
+            return max(w["achieved"] / w["dense"] for w in facts["widths"] if w["kind"] == "width")
+        return float(facts["achieved"][bound.figure if bound.absolute else f"{bound.figure}_fraction"])
+
+    return [
+        {"bound": bound.text, "figure": bound.figure, "requested": bound.value, "achieved": achieved(bound)}
+        for bound in target.bounds
+    ]
 
 
 def of_choice(choice: Choice, dense_loss: float | None) -> dict[str, Any]:
