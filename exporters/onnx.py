@@ -20,12 +20,15 @@ import torch
 from exporters.settings import DtypeName, check_opset
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, first_line
 from toolkit.core.files import file_sha256, replacing, write_json
 from toolkit.models.precision import BorderedDenoiser
 
 OUTPUT = "prediction"
 TRACED_BATCH = 2  # torch.export takes sizes 0 and 1 for constants
+# diffusers copies batches of 64 and more before it upsamples: stated here, torch need not find that out by a trace and
+# then trace again. The graph does not contain the bound and takes any batch.
+TRACED_BATCHES = 63
 Dimensions = Mapping[str, Mapping[int, tuple[int, str]]]
 """Of an input: axis to (factor, name), for an axis that is any multiple of the factor."""
 PROTOBUF_LIMIT = 2 * 2**30  # bytes; larger weights go into a file next to the graph
@@ -109,7 +112,7 @@ def _check_dynamic(description: Mapping[str, Any], path: Path) -> None:
 
 def dynamic_axes(names: Iterable[str], dimensions: Dimensions) -> dict[str, dict[int, Any]]:
     """The dynamic axes of inputs for ``trace``: the batch of all of ``names``, and those of ``dimensions``."""
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim("batch", max=TRACED_BATCHES)
     sides = {side: torch.export.Dim(side) for axes in dimensions.values() for _, side in axes.values()}
     return {
         name: {0: batch}
@@ -139,7 +142,8 @@ def trace(
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise DtkError("torch cannot export this denoiser to ONNX.", found=_first_line(error)) from error
+            reason = first_line(error.__cause__ or error)
+            raise DtkError("torch cannot export this denoiser to ONNX.", found=reason) from error
     assert program is not None  # only the other exporter returns None
     return program
 
@@ -190,8 +194,3 @@ def _external_files(model: onnx.ModelProto) -> list[str]:
 
 def _size_bytes(module: torch.nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
-
-
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return str(cause).strip().splitlines()[0]

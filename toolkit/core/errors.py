@@ -46,7 +46,7 @@ def unknown(kind: str, name: str, known: list[str]) -> UsageError:
     return UsageError(f"Unknown {kind} {name!r}.", expected=f"one of {', '.join(sorted(known))}")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
-    message = str(error).strip()
-    return message.splitlines()[0] if message else type(error).__name__
+def first_line(error: BaseException, holding: str = "") -> str:
+    """The first line of an error's message that holds ``holding``, else its first line, else its kind."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if holding in line), lines[0]).strip()

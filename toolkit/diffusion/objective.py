@@ -5,16 +5,13 @@ Used alike by scoring, recovery and evaluation. epsilon: Ho et al. (2020), Algor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from diffusers.training_utils import compute_snr
 
 from toolkit.core.errors import DtkError
-
-if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
 
 
 def noisy(scheduler: SchedulerMixin, images: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

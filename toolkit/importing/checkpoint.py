@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from diffusers import ModelMixin
 
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, first_line
 from toolkit.models.weights import check_finite
 
 Weights = Literal["ema", "plain"]
@@ -44,11 +44,11 @@ def _load(path: Path) -> Any:
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise DtkError(
                 f"{path} holds more than tensors: to load it would run code that it brings along.",
-                found=_first_line(error),
+                found=first_line(error, "Unsupported"),
                 expected="a state dict, which torch.load(..., weights_only=True) reads",
                 do="if you trust it, load it with the code that wrote it and save model.state_dict()",
             ) from error
-        raise DtkError(f"{path} is no checkpoint of torch, or is damaged.", found=_first_line(error)) from error
+        raise DtkError(f"{path} is no checkpoint of torch, or is damaged.", found=first_line(error)) from error
 
 
 def _chosen(found: Any, weights: Weights, path: Path) -> list[tuple[str, torch.Tensor]]:
@@ -71,11 +71,6 @@ def _tensors(state: Any) -> list[tuple[str, torch.Tensor]]:
     if not isinstance(state, dict):
         return []
     return [(k, v) for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)]
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if "Unsupported" in line] or str(error).splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def fill(kind: type[ModelMixin], config: Mapping[str, Any], tensors: Tensors) -> ModelMixin:
