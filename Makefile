@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11,$(shell command 
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# One thread a process: pytest runs a process a core, and the models of the tests are too small to gain from more.
+# One thread per process: pytest runs a process per core, and the models of the tests are too small to gain from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 # The CPU build of torch, so that no CUDA libraries arrive; if the index in use has none, PyTorch's own index has it.
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)

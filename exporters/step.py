@@ -145,7 +145,7 @@ def run_steps(
     *,
     noisy: bool,
 ) -> torch.Tensor:
-    """Sample one image a seed, (B, C, H, W), by calling a step graph along a schedule: all that a server's loop does.
+    """Sample one image per seed, (B, C, H, W), by calling a step graph along a schedule: all that a server's loop does.
 
     ``noisy`` says whether the graph takes noise. Its draws are those of toolkit.diffusion.sampling.
     """

@@ -29,7 +29,7 @@ def compare_loops(
     """Seconds per image and images per second over ``settings.loop_steps`` steps at the largest batch, interleaved.
 
     Both runners sample the same images' noise with the dense model's scheduler. With guidance the denoiser computes
-    each step twice, in one batch of twice the size. A autoencoder is left out: compression does not touch it.
+    each step twice, in one batch of twice the size. An autoencoder is left out: compression does not touch it.
     """
     batch, scheduler = max(settings.batches), load_scheduler(model)
     inputs = example_inputs(specs, batch, device=dense.device)

@@ -14,6 +14,15 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiTTransformer2DModel, UNet2D
 from toolkit.core.noise import normal
 from toolkit.models.folder import ModelFolder, find_model
 
+PLAIN: dict[str, object] = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
+    "add_attention": False,
+}
+"""Overrides of ``tiny_unet`` for tests of what stands around a network: its graph is half as large, and so is the time
+of an export."""
+
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Shift every parameter by normal values of its own size, keyed by its number; returns the model in eval mode."""

@@ -56,10 +56,12 @@ def test_a_sweep_is_a_run_a_target_and_a_picture(
         assert points[name]["distance"] == judged["frechet_distance"]["compressed"]["value"]
     assert all(name in (out / "pareto.svg").read_text() for name in points)
     count = len(measured)
-    again = dtk(*command, "latency=0.55,params=0.63", "--json")
+    again = dtk(*command, "latency=0.55,params=0.63")
     assert again.code == 0, again.err
     assert len(measured) == count, "nothing is measured twice"
-    assert again.json["points"] == value["points"]
+    assert read_json(out / "sweep.json")["points"] == value["points"]
+    best = min(value["runs"], key=lambda name: points[name]["distance"])
+    assert again.out.rstrip().endswith(f"Next: dtk export {out}/{best}")
 
 
 def test_what_is_no_target_s_fault_ends_the_sweep(

@@ -243,6 +243,17 @@ class Sweep(Result):
     _tables = comparison_tables.points
     _pictures = ("pareto.svg",)
 
+    @property
+    def runs(self) -> list[str]:
+        """The runs that met their target: folders below the sweep's own."""
+        return list(self._record["runs"])
+
+    @property
+    def best(self) -> str:
+        """The run closest to real images, by the Frechet distance."""
+        points = {point["name"]: point["distance"] for point in self._record["points"]}
+        return min(self.runs, key=points.__getitem__)
+
 
 class Imported(Result):
     """A checkpoint of another code base as a diffusers folder."""

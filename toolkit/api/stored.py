@@ -55,7 +55,7 @@ def stored_data(
     run: Path,
     progress: Progress,
 ) -> str | None:
-    """The path or hub id of data; images in memory are written to RUN/data.npz, 8 bits a channel."""
+    """The path or hub id of data; images in memory are written to RUN/data.npz, 8 bits per channel."""
     if data is None or isinstance(data, str | Path):
         return None if data is None else str(data)
     if value_range == "latents":

@@ -1,4 +1,4 @@
-"""One command a stage, on the run folder of an earlier one."""
+"""One command per stage, on the run folder of an earlier one."""
 
 from __future__ import annotations
 

@@ -64,4 +64,4 @@ def sweep(
         result = runs.sweep(model, out=out, targets=split_targets(targets), data=data, progress=progress, **options)
     show(result, json)
     if not json:
-        say(f"Figures: {out}/sweep.json. Picture: {out}/pareto.svg. Next: dtk export {out}/TARGET")
+        say(f"Figures: {out}/sweep.json. Picture: {out}/pareto.svg. Next: dtk export {out}/{result.best}")

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told ``done`` of ``total`` steps of a named piece of work; a piece ends when done equals total."""
+    """Called with ``done`` of ``total`` steps of a named piece of work; a piece ends when done equals total."""
 
     def __call__(self, work: str, done: int, total: int) -> None: ...
 

@@ -1,7 +1,7 @@
 """What data says about its images besides their pixels: a class, a caption, or nothing.
 
-A folder or zip with one subfolder a class gives classes (torchvision's ImageFolder and `datasets` imagefolder: ids are
-the ranks of the sorted names); names that are numbers are the ids themselves. A ``metadata.jsonl`` in its root, as
+A folder or zip with one subfolder per class gives classes (torchvision's ImageFolder and `datasets` imagefolder: ids
+are the ranks of the sorted names); names that are numbers are the ids themselves. A ``metadata.jsonl`` in its root, as
 `datasets` imagefolder has it, gives captions and classes by ``file_name``.
 """
 

@@ -60,7 +60,7 @@ class LoopGraph:
             self._captured = CapturedCall(loop, examples, device, capture)
 
     def __call__(self, seeds: Sequence[int], conditioning: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
-        """One image a seed, as ``sample`` makes them: float32 (B, C, H, W)."""
+        """One image per seed, as ``sample`` makes them: float32 (B, C, H, W)."""
         noise = torch.from_numpy(sample_noise(seeds, 0, self._shape)).to(self.device)
         with torch.no_grad():
             return self._captured({"noise": noise, **(conditioning or {})})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import SchedulerMixin
 from diffusers.training_utils import compute_snr
@@ -40,6 +41,11 @@ def predicted(prediction: torch.Tensor, channels: int) -> torch.Tensor:
 def midpoints(timesteps: int, count: int) -> list[int]:
     """``count`` timesteps spread evenly over 0..T-1: the middles of as many equal parts."""
     return [int(timesteps * (i + 0.5) / count) for i in range(count)]
+
+
+def ends_and_between(timesteps: int, count: int) -> list[int]:
+    """Up to ``count`` timesteps spread evenly over 0..T-1, both ends among them."""
+    return [int(t) for t in np.unique(np.linspace(0, timesteps - 1, count).round())]
 
 
 def timesteps_and_kind(scheduler: SchedulerMixin) -> tuple[int, str]:

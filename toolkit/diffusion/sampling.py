@@ -55,7 +55,7 @@ def sample(
     device: str = "cpu",
     conditioning: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Sample one image a seed: float32 (B, C, H, W) in the model's output range, not clipped, on ``device``.
+    """Sample one image per seed: float32 (B, C, H, W) in the model's output range, not clipped, on ``device``.
 
     ``scheduler`` is the model's own; only its config is used. ``shape`` is one image's (C, H, W); ``conditioning``
     holds tensors with a leading batch dimension, one row per seed. The samplers: ``ddim`` (Song et al. 2021, eta 0),

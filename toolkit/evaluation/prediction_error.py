@@ -10,7 +10,7 @@ import torch
 from toolkit.core.noise import normal
 from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
-from toolkit.diffusion.objective import noisy, target, timesteps_and_kind
+from toolkit.diffusion.objective import ends_and_between, noisy, target, timesteps_and_kind
 from toolkit.evaluation.image_maker import SampleConditions
 from toolkit.models.autoencoder import open_autoencoder
 from toolkit.models.conditioners import open_conditioner
@@ -40,7 +40,7 @@ def prediction_errors(
     """
     scheduler = load_scheduler(dense)
     total, kind = timesteps_and_kind(scheduler)
-    timesteps = np.unique(np.linspace(0, total - 1, points).round().astype(int)).tolist()
+    timesteps = ends_and_between(total, points)
     numbers = range(min(IMAGES, len(images)))
     clean = torch.from_numpy(images.read(numbers)).to(device)
     if autoencoder := open_autoencoder(dense, device):

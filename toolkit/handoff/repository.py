@@ -46,7 +46,7 @@ def write_repository(
 
 
 def copy_server(version: Path) -> None:
-    """Copy the server's code to a model version: model.py, the package dtk_server, and in it toolkit/noise.py."""
+    """Copy the server's code to a model version: model.py, the package dtk_server, and in it toolkit/core/noise.py."""
     with as_file(files("toolkit.handoff")) as source:
         shutil.copyfile(source / "dtk_server" / "model.py", version / "model.py")
         shutil.copytree(

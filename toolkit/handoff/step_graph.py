@@ -124,7 +124,7 @@ class StepGraph:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a manifest tells about the engine."""
+        """What a manifest says about it."""
         return {name: self.description[name] for name in ("opset", "dtype", "sampler") if name in self.description}
 
     def schedule(self, max_steps: int) -> dict[str, Any]:

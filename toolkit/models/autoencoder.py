@@ -1,4 +1,4 @@
-"""The autoencoder of a latent model: the autoencoder between images and the latents that the denoiser works on.
+"""The autoencoder of a latent model, between images and the latents that the denoiser works on.
 
 Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (CVPR 2022), section 3.1. It is never
 pruned and never trained here; it lies in the pipeline folder as ``vae`` or ``vqvae``.
@@ -137,7 +137,7 @@ def encoded(module: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def _factor(config: Mapping[str, Any]) -> int:
-    """Every level but the last halves per image's side."""
+    """Every level but the last halves an image's side."""
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 

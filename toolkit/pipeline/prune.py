@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from toolkit.adapters.inputs import input_specs
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.conditioning import context_tokens
+from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder, full_config, load_denoiser, load_scheduler, refuse_quantised, save_model
 from toolkit.pruning.calibration import draw
 from toolkit.pruning.cost import Count, counter
@@ -31,10 +30,7 @@ def dense_prunable(dense: ModelFolder, settings: PruneSettings) -> Prunable:
 
 def count_for(dense: ModelFolder, tokens: int | None = None) -> Count:
     """What counts parameters and MACs of configurations of ``dense``; ``tokens`` None is what the folder says."""
-    config = full_config(dense)
-    return counter(
-        dense.class_name, config, input_specs(dense.class_name, config, tokens=tokens or context_tokens(dense))
-    )
+    return counter(dense.class_name, full_config(dense), denoiser_inputs(dense, tokens))
 
 
 def dry_run(

@@ -33,7 +33,7 @@ Importance = Callable[[str, torch.Tensor], torch.Tensor]
 def score_channels(
     model: nn.Module, layout: Layout, importance: Importance, norm_term: Importance | None = None
 ) -> dict[str, np.ndarray]:
-    """Sum the importance of every weight over each channel's slices, inputs and outputs alike: float64 (size,) a group.
+    """Sum the importance of every weight over each channel's slices, inputs and outputs alike: float64 (size,) each.
 
     Weights of convolutions and linears count, biases do not. ``norm_term`` adds the norms' weights as well.
     """

@@ -15,8 +15,6 @@ from toolkit.pruning.layout import Group, Kept, Layout, norm_blocks
 Scores = Mapping[str, np.ndarray]
 """group -> one score per channel, float64 (size,)"""
 
-POLICIES = ("within", "whole")
-
 
 def bind(layout: Layout, norms: Mapping[str, int], policy: str) -> Layout:
     """The layout bound by a group policy.
@@ -91,7 +89,7 @@ def rank_correlation(one: Scores, other: Scores) -> float:
 
 
 def kept_overlap(one: Kept, other: Kept, sizes: Mapping[str, int]) -> float:
-    """The share of kept channels that two choices have in common, corrected for chance: 1 equal, 0 as chance has it.
+    """The share of kept channels that two choices have in common, corrected for chance: 1 is equal, 0 is chance.
 
     (common - expected) / (kept - expected), each summed over the groups that lose channels; two random choices of k
     among n have k^2 / n in common (the correction of Cohen's kappa, 1960). 1 if no group loses a channel.

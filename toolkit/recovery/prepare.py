@@ -1,4 +1,4 @@
-"""The engine, both networks, the optimiser and the batches of a recovery, before its first step."""
+"""The accelerator, both networks, the optimiser and the batches of a recovery, before its first step."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def prepare(
 
 
 def _accelerator(settings: RecoverSettings, device: str) -> Accelerator:
-    """The engine; refuses precisions that the device cannot train in, and more processes than images in a batch."""
+    """Refuses precisions that the device cannot train in, and more processes than images in a batch."""
     if settings.mixed_precision == "fp16" and device == "cpu":
         raise UsageError(
             "A CPU does not train in fp16.", found="recover.mixed_precision=fp16", expected="bf16, or no on a CPU"

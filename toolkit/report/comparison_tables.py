@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.report.tables import table_of
+from toolkit.report.tables import SIZES, table_of
 
 MARKS = {"fits": ("fits", "green"), "note": ("note", "yellow"), "conflict": ("CONFLICT", "bold red")}
 
@@ -32,8 +32,8 @@ def runs(found: dict[str, Any]) -> Iterator[Any]:
     """The profiles of several runs side by side, with what keeps them from being compared plainly."""
     yield "\n".join(f"{number}: {run['name']} ({_machine(run['machine'])})" for number, run in _numbered(found["runs"]))
     size = Table("", *(str(number) for number, _ in _numbered(found["runs"])), title="Size", title_justify="left")
-    for name in ("params", "macs", "weights_bytes"):
-        size.add_row(name, *(f"{run[name]:,}" for run in found["runs"]))
+    for label, name in SIZES.items():
+        size.add_row(label, *(f"{run[name]:,}" for run in found["runs"]))
     yield size
     columns = [f"{number}: ms (speed-up over its dense)" for number, _ in _numbered(found["runs"])]
     table = Table("runner", "batch", *columns, title="Latency of the compressed models (p50)", title_justify="left")

@@ -69,7 +69,7 @@ def read(run: RunFolder) -> dict[str, Any]:
     """``{"schema_version", "machine", "machines", "versions", "seconds", "stages": {stage: what it found},
     "missing": {stage: the command that runs it}}`` of a run.
 
-    ``machine`` and ``versions`` are those of the autoencoder. Raises DtkError if no stage has finished.
+    ``machine`` and ``versions`` are those of the stage that ran first. Raises DtkError if no stage has finished.
     """
     finished: dict[str, Any] = run.record()["stages"]
     if not finished:

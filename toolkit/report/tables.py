@@ -9,6 +9,9 @@ from rich.table import Table
 
 from toolkit.report.headline import launch_bound
 
+SIZES = {"parameters": "params", "MACs": "macs", "bytes of weights": "weights_bytes"}
+"""Rows of a table of sizes, and their names in profile.json."""
+
 
 def table_of(title: str, *columns: str) -> Table:
     """An empty table whose columns but the first are aligned to the right."""
@@ -118,8 +121,8 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
         yield f"Instead of the dense model: {figures['against']}"
     models, ratios = figures["models"], figures["ratios"]
     size = table_of("Size", "", "dense", "compressed", "ratio")
-    for name in ("params", "macs", "weights_bytes"):
-        size.add_row(name, *(f"{models[m][name]:,}" for m in ("dense", "compressed")), f"{ratios[name]:.2f}x")
+    for label, name in SIZES.items():
+        size.add_row(label, *(f"{models[m][name]:,}" for m in ("dense", "compressed")), f"{ratios[name]:.2f}x")
     yield size
     columns = ("runner", "batch", "dense p50 ms", "compressed p50 ms", "speed-up (95 %)", "of the MACs ratio")
     table = table_of(f"Latency on {figures['device']}, interleaved", *columns)

@@ -1,5 +1,5 @@
 """The sampling loop as a server runs it: numpy and a runtime, nothing else.
 
-dtk copies this package next to the engine it serves, with toolkit/noise.py as its module ``noise``, so nothing here
+dtk copies this package next to the graph it serves, with toolkit/core/noise.py as its module ``noise``, so nothing here
 imports dtk.
 """

@@ -37,7 +37,7 @@ class Loop:
         self._inputs = set(stepper.inputs)
 
     def sample(self, wishes: Sequence[Wish]) -> np.ndarray:
-        """One image a wish, float32 (B, C, H, W) in [0, 1].
+        """One image per wish, float32 (B, C, H, W) in [0, 1].
 
         The longest trajectories come first, so that the images under way are always the first rows and the finished
         ones fall off the end: a short request costs its own steps only.

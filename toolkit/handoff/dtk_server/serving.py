@@ -50,7 +50,7 @@ class Service:
         return wishes(arrays, self.limits, self._conditioned)
 
     def sample(self, wishes: Sequence[Wish]) -> list[np.ndarray]:
-        """One image a wish, float32 (C, H, W) in [0, 1], in batches of at most the limit."""
+        """One image per wish, float32 (C, H, W) in [0, 1], in batches of at most the limit."""
         size = self.limits.max_batch
         batches = [wishes[start : start + size] for start in range(0, len(wishes), size)]
         return [image for batch in batches for image in self._loop.sample(batch)]
