@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -37,6 +38,26 @@ def test_a_session_that_fell_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     )
     with pytest.raises(DtkError, match=r"fell back on CPUExecutionProvider[\s\S]*CUDAExecutionProvider"):
         OnnxRuntimeRunner(exported(), device="cuda")
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_the_cuda_provider_rounds_to_tf32_only_if_asked_to(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own default is to round."""
+    given: list[object] = []
+
+    def session(path: object, options: object, providers: list[tuple[str, dict[str, object]]]) -> object:
+        given.extend(providers)
+        return SimpleNamespace(
+            get_providers=lambda: ["CUDAExecutionProvider"],
+            disable_fallback=lambda: None,
+            get_outputs=lambda: [SimpleNamespace(name="prediction")],
+            get_inputs=list,
+        )
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    OnnxRuntimeRunner(exported(), device="cuda:1", tf32=tf32)
+    assert given == [("CUDAExecutionProvider", {"device_id": 1, "use_tf32": int(tf32)})]
 
 
 def test_inputs_the_file_does_not_have_are_refused() -> None:

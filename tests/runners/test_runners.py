@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,11 +13,22 @@ from tests.exported import exported, specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, MissingToolError, UsageError
 from toolkit.models.folder import ModelFolder, load_denoiser
-from toolkit.runners.base import Runner, known_runners, open_runner, runner_reads, unavailable
+from toolkit.runners.base import (
+    Precision,
+    Runner,
+    RunnerSpec,
+    known_runners,
+    open_runner,
+    open_spec,
+    parse_runner,
+    precision_of,
+    runner_reads,
+    unavailable,
+)
 
-SLOW = {"compile"}
 each_runner = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in known_runners()]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name.startswith("compile") else ()) for name in known_runners()],
 )
 
 
@@ -87,6 +99,47 @@ def test_a_missing_gpu_is_a_reason_not_a_fallback(name: str) -> None:
 def test_an_unknown_runner_names_the_known() -> None:
     with pytest.raises(UsageError, match=r"Unknown runner 'tflite'.\n.*onnxruntime, .*torch"):
         open_runner("tflite", tiny_model())
+
+
+@each_runner
+def test_a_spec_is_read_as_it_is_written(name: str) -> None:
+    for spec in (RunnerSpec(name), *(RunnerSpec(name, dtype) for dtype in get_args(Precision))):
+        assert parse_runner(str(spec)) == spec
+    for text, said in ((f"{name}:int3", "Unknown precision 'int3'"), (f"{name}:", "Unknown precision ''")):
+        with pytest.raises(UsageError, match=said):
+            parse_runner(text)
+
+
+def test_a_file_of_another_precision_than_the_spec_says_is_refused() -> None:
+    file = exported("fp16", 21)
+    assert precision_of(parse_runner("onnxruntime"), file) == precision_of(parse_runner("onnxruntime:fp16"), file)
+    assert precision_of(parse_runner("openvino:bf16"), exported()) == "bf16"
+    with pytest.raises(
+        DtkError, match=r"onnxruntime:fp32 needs another file[\s\S]*in fp16\n  do: dtk export RUN --dtype fp32"
+    ):
+        open_spec(parse_runner("onnxruntime:fp32"), file)
+
+
+@each_runner
+def test_torch_rounds_to_tf32_only_for_the_precision_that_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the flags change nothing; that they are set while the denoiser runs is what a GPU would see."""
+    if runner_reads(name) != "model" or unavailable(name):
+        pytest.skip("of torch")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    seen: list[tuple[bool, bool]] = []
+
+    def flags(*inputs: object) -> None:
+        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+
+    with closing(open_runner(name, tiny_model())) as runner:
+        monkeypatch.setattr(type(runner), "_predict", lambda *inputs, **conditioning: flags())
+        for tf32 in (False, True):
+            runner._tf32 = tf32
+            runner(**example_inputs(specs_of(tiny_model()), 1))
+    assert seen == [(False, False), (True, True)]
+    assert torch.backends.cuda.matmul.allow_tf32, "a program of its own is left with its own"
+    with pytest.raises(UsageError, match="no tf32 on cpu"):
+        open_runner(name, tiny_model(), dtype="tf32")
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])

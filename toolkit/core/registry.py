@@ -11,10 +11,11 @@ from toolkit.core.errors import unknown
 
 
 def entries(package: ModuleType, attribute: str, key: str = "name") -> dict[str, Any]:
-    """Every module's ``attribute`` in ``package``, by the value of its ``key``."""
+    """Every module's ``attribute`` in ``package``, by the value of its ``key``; it is an entry, or a tuple of them."""
     names = (f"{package.__name__}.{info.name}" for info in pkgutil.iter_modules(package.__path__))
-    attributes = (getattr(importlib.import_module(name), attribute, None) for name in names)
-    return {getattr(entry, key): entry for entry in attributes if entry is not None}
+    attributes = (getattr(importlib.import_module(name), attribute, ()) for name in names)
+    offered = (entry for found in attributes for entry in (found if isinstance(found, tuple) else (found,)))
+    return {getattr(entry, key): entry for entry in offered}
 
 
 def entry(package: ModuleType, attribute: str, kind: str, name: str, key: str = "name") -> Any:

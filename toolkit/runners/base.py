@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from toolkit import runners
-from toolkit.core.errors import DtkError, MissingToolError
+from toolkit.core.errors import DtkError, MissingToolError, unknown
+from toolkit.core.files import read_json
 from toolkit.core.registry import entries, entry
 from toolkit.models.folder import ModelFolder
 
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
     import torch
 
 Reads = Literal["model", "onnx", "engine"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+"""What a runner computes in; tf32 is float32 whose products have 10 bits of mantissa, on an NVIDIA GPU."""
+
+
+@dataclass(frozen=True)
+class RunnerSpec:
+    """A runner and the precision it is to compute in, written NAME or NAME:DTYPE, such as openvino:bf16.
+
+    ``dtype`` None: the stage's own for a runner that takes one, else the file's.
+    """
+
+    name: str
+    dtype: Precision | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.dtype is None else f"{self.name}:{self.dtype}"
 
 
 class Runner(Protocol):
@@ -74,14 +91,53 @@ def known_runners() -> list[str]:
     return list(entries(runners, "RUNNER"))
 
 
+def parse_runner(text: str) -> RunnerSpec:
+    """Read NAME or NAME:DTYPE. Raises UsageError for an unknown runner or precision."""
+    name, _, dtype = text.partition(":")
+    _kind(name)
+    if text != name and dtype not in get_args(Precision):
+        raise unknown("precision", dtype, list(get_args(Precision)))
+    return RunnerSpec(name, dtype or None)  # type: ignore[arg-type]
+
+
 def runner_reads(name: str) -> Reads:
     """What ``open_runner`` needs as source."""
     return _kind(name).reads
 
 
-def precision_options(name: str, dtype: str) -> dict[str, str]:
+def precision_options(name: str, dtype: str) -> dict[str, Any]:
     """The options that make a runner compute in ``dtype``; none for one whose file has its own precision."""
-    return {"dtype": dtype} if _kind(name).takes_dtype else {}
+    kind = _kind(name)
+    if kind.takes_dtype:
+        return {"dtype": dtype}
+    return {"tf32": True} if (kind.reads, dtype) == ("onnx", "tf32") else {}
+
+
+def precision_of(spec: RunnerSpec, source: ModelFolder | Path, default: str = "fp32") -> str:
+    """What ``spec`` computes ``source`` in: as it says, else ``default``, else the file's own precision.
+
+    Raises DtkError for a file in another precision than ``spec`` says.
+    """
+    if isinstance(source, ModelFolder) or _kind(spec.name).takes_dtype:
+        return spec.dtype or default
+    description = read_json(source.with_suffix(".json"))
+    facts = description.get("facts", description)
+    own = "tf32" if facts.get("tf32") and facts["dtype"] == "fp32" else str(facts["dtype"])
+    if spec.dtype in (None, own):
+        return own
+    if (_kind(spec.name).reads, spec.dtype, own) == ("onnx", "tf32", "fp32"):
+        return "tf32"  # a way to multiply that the session takes, not a type of the file
+    raise DtkError(
+        f"The runner {spec} needs another file than {source}.",
+        found=f"one in {own}",
+        do="dtk export RUN --trt --tf32" if spec.dtype == "tf32" else f"dtk export RUN --dtype {spec.dtype}",
+    )
+
+
+def open_spec(spec: RunnerSpec, source: ModelFolder | Path, *, device: str = "cpu", default: str = "fp32") -> Runner:
+    """Open a runner of ``source`` in the precision of ``precision_of``."""
+    options = precision_options(spec.name, precision_of(spec, source, default))
+    return open_runner(spec.name, source, device=device, **options)
 
 
 def unavailable(name: str, device: str = "cpu") -> str | None:

@@ -1,4 +1,4 @@
-"""The runner on torch.compile: PyTorch, compiled by inductor."""
+"""The runners on torch.compile: PyTorch, compiled by inductor, in each of its modes."""
 
 from __future__ import annotations
 
@@ -20,34 +20,56 @@ class CompiledRunner(TorchRunner):
     """The denoiser through torch.compile: one graph for each batch size, never a silent return to eager."""
 
     name = "compile"
+    mode = "default"
 
     def __init__(self, model: ModelFolder, *, device: str = "cpu", dtype: str = "fp32") -> None:
         super().__init__(model, device=device, dtype=dtype)
-        self._compiled = torch.compile(self._denoiser, fullgraph=True, dynamic=False)
+        self._compiled = torch.compile(self._denoiser, fullgraph=True, dynamic=False, mode=self.mode)
         self._seen: set[torch.Size] = set()
 
-    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+    def _predict(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         if sample.shape not in self._seen:
             self._compile(sample, timestep, **conditioning)
             self._seen.add(sample.shape)
-        with torch.inference_mode():
-            prediction: torch.Tensor = self._compiled(sample, timestep, **conditioning)
+        prediction: torch.Tensor = self._compiled(sample, timestep, **conditioning)
         return prediction
 
     def _compile(self, *args: torch.Tensor, **conditioning: torch.Tensor) -> None:
         try:
-            with dynamo.config.patch(recompile_limit=GRAPHS), torch.inference_mode():
+            with dynamo.config.patch(recompile_limit=GRAPHS):
                 self._compiled(*args, **conditioning)
         except (dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             raise DtkError(
                 "torch.compile failed on this denoiser.",
                 found=first_line(error),
-                do="leave the runner 'compile' out; 'torch' runs the same model",
+                do=f"leave the runner '{self.name}' out; 'torch' runs the same model",
             ) from error
 
     def close(self) -> None:
         del self._compiled
         super().close()
+
+
+class GraphedCompiledRunner(CompiledRunner):
+    """torch.compile in a mode that launches CUDA graphs, whose output's memory the next call writes again."""
+
+    def _predict(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return super()._predict(sample, timestep, **conditioning).clone()
+
+
+class ReduceOverheadRunner(GraphedCompiledRunner):
+    """torch.compile's mode reduce-overhead: the compiled kernels as one CUDA graph."""
+
+    name = "compile-reduce-overhead"
+    mode = "reduce-overhead"
+
+
+class MaxAutotuneRunner(GraphedCompiledRunner):
+    """torch.compile's mode max-autotune: it also times several kernels for each product and keeps the fastest."""
+
+    name = "compile-max-autotune"
+    mode = "max-autotune"
 
 
 def unavailable(device: str) -> str | None:
@@ -59,4 +81,14 @@ def unavailable(device: str) -> str | None:
     return None
 
 
-RUNNER = RunnerKind("compile", "model", CompiledRunner, unavailable, takes_dtype=True)
+def _only_on_a_gpu(device: str) -> str | None:
+    return (
+        "on a CPU it is the runner 'compile': there are no launches to save" if device == "cpu" else unavailable(device)
+    )
+
+
+RUNNER = (
+    RunnerKind("compile", "model", CompiledRunner, unavailable, takes_dtype=True),
+    RunnerKind("compile-reduce-overhead", "model", ReduceOverheadRunner, _only_on_a_gpu, takes_dtype=True),
+    RunnerKind("compile-max-autotune", "model", MaxAutotuneRunner, unavailable, takes_dtype=True),
+)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from toolkit.core.errors import DtkError, first_line
+from toolkit.core.numerics import torch_numerics
 from toolkit.models.folder import ModelFolder
 from toolkit.runners.base import RunnerKind
 from toolkit.runners.torch import TorchRunner
@@ -77,17 +78,17 @@ class CudaGraphRunner(TorchRunner):
         self._capture = capture
         self._captured: dict[tuple[tuple[str, torch.Size], ...], CapturedCall] = {}
 
-    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+    def _predict(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         inputs = {"sample": sample, "timestep": timestep, **conditioning}
         shapes = tuple((name, tensor.shape) for name, tensor in sorted(inputs.items()))
-        with torch.inference_mode():
-            if shapes not in self._captured:
-                self._captured[shapes] = CapturedCall(self.uncaptured, inputs, self.device, self._capture)
-            return self._captured[shapes](inputs)
+        if shapes not in self._captured:
+            self._captured[shapes] = CapturedCall(self.uncaptured, inputs, self.device, self._capture)
+        return self._captured[shapes](inputs)
 
     def uncaptured(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         """The launches themselves, for a graph of more than one call."""
-        return super().__call__(sample, timestep, **conditioning)
+        with torch.inference_mode(), torch_numerics(tf32=self._tf32):
+            return super()._predict(sample, timestep, **conditioning)
 
     def close(self) -> None:
         self._captured.clear()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch  # before a CUDA session: it brings the CUDA libraries that onnxruntime-gpu links to
 
-from toolkit.core.errors import DtkError, MissingToolError, first_line
+from toolkit.core.errors import DtkError, MissingToolError, UsageError, first_line
 from toolkit.runners.base import RunnerKind, Times
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ class OnnxRuntimeRunner:
     """An exported denoiser (``.onnx``) in ONNX Runtime, with as many threads as torch has.
 
     Raises MissingToolError if the installed ONNX Runtime lacks the device's provider, DtkError if the session
-    did not get it or the file is no ONNX model. With ``profile``, the beginning of a file's name, every node's time is
-    noted until ``end_profiling``.
+    did not get it or the file is no ONNX model. ``tf32``: round float32 products, on a GPU. With ``profile``, the
+    beginning of a file's name, every node's time is noted until ``end_profiling``.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, device: str = "cpu", profile: Path | None = None) -> None:
+    def __init__(self, path: Path, *, device: str = "cpu", tf32: bool = False, profile: Path | None = None) -> None:
         self.device = device
-        self._session = _session(path, device, profile)
+        self._session = _session(path, device, profile, tf32)
         (self._output,) = (node.name for node in self._session.get_outputs())
         self._inputs = [node.name for node in self._session.get_inputs()]
 
@@ -123,7 +123,9 @@ def unavailable(device: str) -> str | None:
     return None if wanted in available else f"onnxruntime has no {wanted}, only {', '.join(available)}"
 
 
-def _session(path: Path, device: str, profile: Path | None = None) -> onnxruntime.InferenceSession:
+def _session(path: Path, device: str, profile: Path | None = None, tf32: bool = False) -> onnxruntime.InferenceSession:
+    if tf32 and device == "cpu":
+        raise UsageError("There is no tf32 on cpu.", expected="fp32, or --device cuda")
     if reason := unavailable(device):
         raise MissingToolError(
             f"ONNX Runtime cannot run on {device}.",
@@ -133,7 +135,7 @@ def _session(path: Path, device: str, profile: Path | None = None) -> onnxruntim
     import onnxruntime
 
     provider = PROVIDERS[device.split(":")[0]]
-    place = {} if device == "cpu" else {"device_id": torch.device(device).index or 0}
+    place = {} if device == "cpu" else {"device_id": torch.device(device).index or 0, "use_tf32": int(tf32)}
     try:
         session = onnxruntime.InferenceSession(path, _options(profile), providers=[(provider, place)])
     except Exception as error:  # ONNX Runtime's errors share no base class
