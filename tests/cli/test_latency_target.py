@@ -74,6 +74,27 @@ def test_compress_to_a_latency(dense: ModelFolder, data: Path, tmp_path: Path, b
     assert "torch, batch 2" in table.out and "5.49 ms" in table.out
 
 
+def test_bounds_on_latency_and_size_reach_the_plan(
+    dense: ModelFolder, data: Path, tmp_path: Path, by_width: None
+) -> None:
+    """The same bounds on the command line, in a recipe and in a dry run; here latency goes with the parameters."""
+    target = ["--target", "latency<=0.55,macs<=0.5", "--runner", "torch", "--batch", 2, "--align", 4, "--device", "cpu"]
+    planned = dtk("compress", dense.root, *target, "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    options = ["--calibration-images", 4, "--threshold", 0.5, "--no-recover"]
+    done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *options, "--json")
+    assert done.code == 0, done.err
+    again = dtk("run", tmp_path / "run" / "recipe.yaml", "-o", tmp_path / "again", "--json")
+    plans = [planned.json, done.json["stages"]["prune"], again.json["stages"]["prune"]]
+    for plan in plans:
+        latency, macs = plan["bounds"]
+        assert (latency["bound"], latency["requested"], macs["requested"]) == ("latency<=0.55", 0.55, 0.5)
+        assert latency["achieved"] == plan["latency"]["fraction"] == pytest.approx(plan["achieved"]["params_fraction"])
+        assert macs["achieved"] == plan["achieved"]["macs_fraction"]
+        assert latency["achieved"] <= 0.55 and macs["achieved"] <= 0.5
+    assert plans[1]["widths"] == plans[2]["widths"] and plans[1]["latency"]["missed"] is None
+
+
 def test_a_model_that_misses_when_measured_again_is_told(
     dense: ModelFolder, data: Path, tmp_path: Path, by_width: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +114,8 @@ def test_a_model_that_misses_when_measured_again_is_told(
         (["--target", "latency=0.5", "--runner", "torhc"], 2, "Unknown runner 'torhc'"),
         (["--target", "latency=0.5", "--runner", "cudagraph"], 3, "NVIDIA GPU"),
         (["--target", "latency=0.5", "--batch", 0], 2, "batch"),
+        (["--target", "macs<=0.5,params<=0.5", "--batch", 4], 2, "--batch would change nothing"),
+        (["--target", "latency<=0.3,params=0.9", "--runner", "torch"], 1, "contradict each other"),
         (["--target", "latency=0.01", "--runner", "torch"], 1, "nearest below none, nearest above latency=0.2"),
     ],
 )

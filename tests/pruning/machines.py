@@ -44,11 +44,11 @@ def two_levels() -> Space:
 class Machine:
     """Latency as machines have it: launches, memory, products, a step where a width misses the vector length."""
 
-    def __init__(self, space: Space, jitter: float = 0.0) -> None:
-        self.space, self.jitter, self.measured = space, jitter, 0
+    def __init__(self, space: Space, jitter: float = 0.0, unit: int = 1) -> None:
+        self.space, self.jitter, self.unit, self.measured = space, jitter, unit, 0
 
     def latency(self, config: Config) -> float:
-        widths = np.array(config["block_out_channels"], dtype=float)
+        widths = np.ceil(np.array(config["block_out_channels"], dtype=float) / self.unit) * self.unit
         products = sum(a * b for a, b in itertools.pairwise(widths)) + (widths**2).sum()
         uneven = sum(0.03 * width**2 for width in widths if width % 64)
         return float(2e4 + 60 * widths.sum() + products + uneven)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.tiny import tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.core.noise import generator
 from toolkit.models.folder import plain_config
-from toolkit.pruning.choice import Choice, choose
+from toolkit.pruning.choice import AS_GOOD, Choice, choose, padding
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.scoring import Scored
 from toolkit.pruning.selection import retained
@@ -39,9 +40,15 @@ def scored(prunable: Prunable) -> Scored:
     return Scored({n: generator(f"score {n}", 0).random(g.size) for n, g in prunable.layout.groups.items()}, {})
 
 
-def chosen(prunable: Prunable, scored: Scored, loss: Callable[[Any], float] | None, by_scores: bool = True) -> Choice:
+def chosen(
+    prunable: Prunable, scored: Scored, loss: Callable[[Any], float] | None, by_scores: bool = True, unit: int = 1
+) -> Choice:
     """The choice; a pruned model's place is taken by its values."""
-    return choose(prunable, TARGET, count, {0.0: scored}, lambda v, _: (v, 0.0), loss, by_scores=by_scores)  # type: ignore
+
+    def build(values: Any, _: Any) -> Any:
+        return values, 0.0
+
+    return choose(prunable, TARGET, count, {0.0: scored}, build, loss, by_scores=by_scores, unit=unit)
 
 
 def test_finalists_are_the_most_even_and_those_that_retain_most(prunable: Prunable, scored: Scored) -> None:
@@ -64,6 +71,30 @@ def test_the_least_loss_wins_whichever_finalist_has_it(prunable: Prunable, score
 @pytest.mark.parametrize(("loss", "by_scores"), [(lambda _: 1.0, True), (lambda _: 1.0, False), (None, True)])
 def test_where_nothing_is_better_the_most_even_is_taken(prunable: Prunable, scored: Scored, loss, by_scores) -> None:
     assert chosen(prunable, scored, loss, by_scores).uniform
+
+
+def test_of_those_as_good_the_one_that_suits_the_chip_is_taken(prunable: Prunable, scored: Scored) -> None:
+    """Within AS_GOOD of the least loss the fewest padded channels, beyond it the loss."""
+    share = partial(prunable.retained, scored.scores)
+    finalists = solve(prunable.space, TARGET, count, share).finalists
+    for unit in (4, 16, 32):
+        padded = {values: padding(prunable.space, values, unit) for values in finalists}
+        best = min(finalists, key=padded.__getitem__)
+        for least in finalists:
+            for factor, wanted in ((1 + AS_GOOD / 2, best), (1 + 2 * AS_GOOD, least)):
+                loss = {values: 1.0 if values == least else factor for values in finalists}
+                choice = chosen(prunable, scored, loss.__getitem__, unit=unit)
+                assert padded[choice.values] == padded[wanted]
+    assert len(set(padded.values())) > 1, "the case does not test what it says"
+
+
+def test_padding_is_the_share_that_is_computed_for_nothing() -> None:
+    config = plain_config(tiny_unet(block_out_channels=(64, 128, 128)).config)
+    space = Prunable("UNet2DModel", config, Constraints()).space
+    widths = {(64, 128): 0, (48, 96): 0, (24, 64): 8 / 96, (40, 72): (8 + 8) / 128}
+    assert {values: padding(space, values, 16) for values in widths} == pytest.approx(widths)
+    whole = Prunable("UNet2DModel", config, Constraints(groups="whole")).space
+    assert padding(whole, (3,), 16) == 0, "a number of norm groups is no width"
 
 
 def test_keeping_more_never_retains_less() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -18,7 +19,7 @@ from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import generator
 from toolkit.models.folder import plain_config
 from toolkit.pruning.cost import Cost
-from toolkit.pruning.latency_cost import MOST_FINALISTS, LatencyCost, design
+from toolkit.pruning.latency_cost import MOST_FINALISTS, UNITS, LatencyCost, design
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.solver import BEST, solve
 from toolkit.pruning.targets import parse_target
@@ -123,6 +124,27 @@ def test_a_polynomial_machine_is_predicted_everywhere() -> None:
     dense = machine.latency(space.dense)
     for values in list(space)[::97]:
         assert cost.predicted(values) == pytest.approx(machine.latency(space.configure(values)) / dense, rel=1e-3)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_unit_that_widths_are_padded_to_is_told_by_what_was_measured(unit: int) -> None:
+    """And all that was not measured is predicted, steps included: no channel is given away that costs nothing."""
+    space = two_levels()
+    machine = Machine(space, unit=unit)
+    machine.latency = lambda config: polynomial(config, unit)  # type: ignore[method-assign]
+    cost = LatencyCost(space, machine)
+    dense = machine.latency(space.dense)
+    assert cost.unit == unit
+    for values in space:
+        assert cost.predicted(values) == pytest.approx(machine.latency(space.configure(values)) / dense, rel=1e-3)
+    taken = solve(space, parse_target("latency<=0.8"), no_count, score(space), cost).finalists
+    free = [v for v in space if machine.latency(space.configure(v)) <= 0.8 * dense]
+    assert not [(v, w) for v in taken for w in free if v != w and all(a <= b for a, b in zip(v, w, strict=True))]
+
+
+def polynomial(config: Config, unit: int) -> float:
+    widths = [-(-width // unit) * unit for width in config["block_out_channels"]]
+    return float(1e4 + 50 * sum(widths) + sum(a * b for a, b in itertools.pairwise(widths)))
 
 
 def test_milliseconds_are_of_the_dense_model_measured_beside() -> None:

@@ -17,7 +17,8 @@ class Variable:
     """A free number of a configuration: a level's width, a number of norm groups, or of blocks.
 
     ``choices`` ascend and end with ``dense``; ``step`` divides every one of them but possibly ``dense``. Of a variable
-    of blocks, ``width`` names the one that sets their width ("" if none is free).
+    of blocks, ``widths`` names those that set their widths; there are as many of it as the value of the variable
+    ``per`` and ``extra`` more ("": always equally many). ``channels``: whether its value is a number of channels.
     """
 
     name: str
@@ -25,7 +26,10 @@ class Variable:
     step: int
     choices: tuple[int, ...]
     kind: Literal["width", "blocks"] = "width"
-    width: str = ""
+    widths: tuple[str, ...] = ()
+    per: str = ""
+    extra: int = 0
+    channels: bool = False
 
     def nearest(self, fraction: float) -> int:
         """The choice nearest to a fraction of the dense value; of two equally near ones the larger."""

@@ -45,22 +45,31 @@ def width_space(config: Config, limits: Constraints, heads: Sequence[int], norm_
 
 def with_blocks(widths: Space, rules: BlockRules, least: float) -> Space:
     """The space of ``widths`` with the number of blocks of each level free as well, one at the least."""
-    config, stacks = widths.dense, rules.stacks(widths.dense)
-    names = [variable.name for variable in widths.variables]
-    runs = enumerate(_runs(config["block_out_channels"]))
-    of_level = [names[min(run, len(names) - 1)] for run, (start, stop) in runs for _ in range(start, stop)]
+    stacks = rules.stacks(widths.dense)
     free = tuple(
-        Variable(name, stack.size, 1, multiples(stack.size, 1, least), kind="blocks", width=width)
-        for (name, stack), width in zip(stacks.items(), of_level, strict=True)
+        Variable(name, stack.size, 1, multiples(stack.size, 1, least), kind="blocks", widths=(width,))
+        for (name, stack), width in zip(stacks.items(), width_of_levels(widths), strict=True)
         if stack.removable
     )
+    return joined(widths, free, rules)
+
+
+def width_of_levels(widths: Space) -> list[str]:
+    """For each level the name of the variable that sets its width."""
+    names = [variable.name for variable in widths.variables]
+    runs = enumerate(_runs(widths.dense["block_out_channels"]))
+    return [names[min(run, len(names) - 1)] for run, (start, stop) in runs for _ in range(start, stop)]
+
+
+def joined(widths: Space, free: tuple[Variable, ...], rules: BlockRules) -> Space:
+    """The space of ``widths`` with the variables of blocks ``free`` as well."""
     count = len(widths.variables)
 
     def configure(values: Values) -> Config:
         sizes = {variable.name: value for variable, value in zip(free, values[count:], strict=True)}
         return rules.resized(widths.configure(values[:count]), sizes)
 
-    return Space(config, (*widths.variables, *free), configure, lambda values: widths.allows(values[:count]))
+    return Space(widths.dense, (*widths.variables, *free), configure, lambda values: widths.allows(values[:count]))
 
 
 def narrowed(config: Config, widths: list[int], changed: dict[str, Any]) -> Config:
@@ -124,7 +133,7 @@ def _runs(widths: Sequence[int]) -> list[tuple[int, int]]:
 def _width(dense: int, start: int, stop: int, limits: Constraints, multiple: int) -> Variable:
     step = math.lcm(limits.align, 2, multiple)
     name = f"level {start}" if stop - start == 1 else f"levels {start}-{stop - 1}"
-    return Variable(name, dense, step, multiples(dense, step, limits.least))
+    return Variable(name, dense, step, multiples(dense, step, limits.least), channels=True)
 
 
 def _scaled_norms(config: Config, limits: Constraints, heads: Sequence[int]) -> Space:

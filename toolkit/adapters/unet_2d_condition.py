@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from toolkit.adapters.base import Constraints, InputSpec
-from toolkit.adapters.blocks import KeptBlocks, Rename, Stack, renumber
+from toolkit.adapters.blocks import KeptBlocks, Rename, Stack
 from toolkit.adapters.space import Config, Space
 from toolkit.adapters.unet import class_labels, refuse_unknown_parts, width_space, with_blocks
+from toolkit.adapters.unet_blocks import renumbered, up_successors
 from toolkit.core.errors import DtkError
 
 KNOWN_BLOCKS = {
@@ -32,10 +33,7 @@ PLAIN = {
 class LevelBlocks:
     """Blocks per level: ``layers_per_block`` as a tuple.
 
-    Down block k of a level (k > 0) is removed together with the up block that reads its skip connection, so that every
-    up block that is kept reads the skip connection it read before. The first down block of a level joins two widths,
-    as do the first and the last up block: they stay. With two blocks a level this is the choice of BK-SDM (Kim et al.
-    2023).
+    With two blocks a level this is the choice of BK-SDM (Kim et al. 2023); unet_blocks.py says which up blocks go.
     """
 
     def stacks(self, config: Config) -> dict[str, Stack]:
@@ -49,34 +47,11 @@ class LevelBlocks:
 
     def rename(self, config: Config, kept: KeptBlocks) -> Rename:
         layers = _layers(config)
-        prefixes: dict[str, tuple[int, ...]] = {}
-        for level in range(len(layers)):
-            stay, up = kept[_stack(level)], _up_blocks(layers[level], kept[_stack(level)])
-            for part in ("resnets", "attentions"):
-                prefixes[f"down_blocks.{level}.{part}."] = stay
-                prefixes[f"up_blocks.{len(layers) - 1 - level}.{part}."] = up
-
-        def renamed(tensor: str) -> str | None:
-            prefix = ".".join(tensor.split(".", 3)[:3]) + "."
-            return renumber(tensor, prefix, prefixes[prefix]) if prefix in prefixes else tensor
-
-        return renamed
+        return renumbered(layers, [kept[_stack(level)] for level in range(len(layers))])
 
     def successors(self, config: Config, kept: KeptBlocks) -> dict[str, str]:
-        """An up block narrows what it concatenates, so its output is a stream of its own: the one before takes over."""
         layers = _layers(config)
-        renamed: dict[str, str] = {}
-        for level, n in enumerate(layers):
-            stay = _up_blocks(n, kept[_stack(level)])
-            output = f"up_blocks.{len(layers) - 1 - level}.resnets.{{}}.conv2.weight"
-            gone = (block for block in range(n + 1) if block not in stay)
-            renamed |= {output.format(b): output.format(max(s for s in stay if s < b)) for b in gone}
-        return renamed
-
-
-def _up_blocks(layers: int, stay: tuple[int, ...]) -> tuple[int, ...]:
-    """The up blocks of a level of ``layers`` down blocks that stay when those in ``stay`` do."""
-    return (0, *sorted(layers - block for block in stay))
+        return up_successors(layers, [kept[_stack(level)] for level in range(len(layers))])
 
 
 def _stack(level: int) -> str:

@@ -76,15 +76,21 @@ def price(space: Space, count: Count, figures: Iterable[str]) -> dict[str, Calla
     return {figure: polynomial(coefficients) for figure, coefficients in weights.items()}
 
 
-def terms(space: Space, values: Values) -> np.ndarray:
-    """Monomials of the widths up to degree two; for blocks, how many are missing times powers of their own width."""
-    named = {variable.name: value / variable.step for value, variable in zip(values, space.variables, strict=True)}
+def terms(space: Space, values: Values, unit: int = 1) -> np.ndarray:
+    """Monomials of the widths up to degree two; for blocks, how many are missing times powers of their own widths.
+
+    Widths in channels are rounded up to multiples of ``unit``.
+    """
+    pairs = list(zip(values, space.variables, strict=True))
+    padded = {v.name: math.ceil(value / unit) * unit if v.channels else value for value, v in pairs}
+    named = {variable.name: padded[variable.name] / variable.step for variable in space.variables}
     x = [named[variable.name] for variable in space.variables if variable.kind == "width"]
     terms = [1.0, *x, *(a * b for a, b in itertools.combinations_with_replacement(x, 2))]
     for value, variable in zip(values, space.variables, strict=True):
         if variable.kind == "blocks":
-            powers = [named[variable.width] ** power for power in range(3)] if variable.width else [1.0]
-            terms += [(value - variable.dense) * power for power in powers]
+            powers = [1.0, *(named[width] ** power for width in variable.widths for power in (1, 2))]
+            each = named[variable.per] + variable.extra if variable.per else 1.0
+            terms += [(value - variable.dense) * each * power for power in powers]
     return np.array(terms)
 
 
@@ -100,8 +106,8 @@ def _support(space: Space) -> Iterable[Values]:
     moves += [a + b for a, b in itertools.combinations(steps.values(), 2)]
     for i, variable in enumerate(space.variables):
         if variable.kind == "blocks":
-            times = range(3) if variable.width else (0,)
-            moves += [_along(space, i, -1) + n * steps.get(variable.width, np.zeros_like(corner)) for n in times]
+            along = [n * steps[width] for width in variable.widths for n in (1, 2)]
+            moves += [_along(space, i, -1) + move for move in (np.zeros_like(corner), *along)]
     return [tuple(int(value) for value in corner + move) for move in moves]
 
 

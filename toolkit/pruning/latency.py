@@ -60,7 +60,12 @@ def latency_facts(
         **settings.latency.model_dump(mode="json"),
         "goal_ms": goal,
         **figures,
-        "table": {"dense_ms": cost.dense_ms, "fraction": cost.fraction(values), "entries": len(cost.timings)},
+        "table": {
+            "dense_ms": cost.dense_ms,
+            "fraction": cost.fraction(values),
+            "entries": len(cost.timings),
+            "padded_to": cost.unit,
+        },
         "prediction_errors": sorted(cost.surprises.values()),
         "missed": _missed(figures, bound),
     }

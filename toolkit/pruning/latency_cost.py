@@ -1,9 +1,10 @@
 """Latency of a configuration as a cost, from a few that were measured whole.
 
 A layer takes a launch, time by the channels it reads and writes, and time by the product of the two: latency is about
-a polynomial of the same terms as MACs, with no negative coefficient. A few measured networks determine it. It only
-points the solver at candidates: these are measured whole, what was measured is the cost from then on, and the solver
-asks again until it points at nothing new.
+a polynomial of the same terms as MACs, with no negative coefficient, in widths that are padded to what the runner's
+vector or tensor unit takes at once. A few measured networks determine it, the unit included. It only points the solver
+at candidates: these are measured whole, what was measured is the cost from then on, and the solver asks again until it
+points at nothing new.
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ from toolkit.core.errors import UnreachableError
 from toolkit.core.progress import Progress, silent
 from toolkit.pruning.cost import terms
 from toolkit.pruning.targets import LATENCY_TOLERANCES
+from toolkit.runners.base import runner_reads
 
 SPARE = 2  # measured networks beyond those that determine the polynomial
 MOST_FINALISTS = 32
+VECTOR, WIDE_VECTOR, TENSOR_CORES = 16, 32, 64
+"""Channels that are computed at once: 64 bytes of float32, an AVX-512 register; 64 bytes of bf16 or fp16, a register or
+a row of an AMX tile; and what NVIDIA's Convolutional Layers User's Guide advises ("divisible by at least 64")."""
+UNITS = (1, VECTOR, WIDE_VECTOR, TENSOR_CORES)
 PRIOR = 1e-6  # of the design's information matrix, so that it can be inverted from the start
 
 
@@ -38,7 +44,9 @@ class LatencyCost:
         self.timings: dict[Values, Timing] = {}
         self.surprises: dict[Values, float] = {}
         """Of each finalist, how far off its prediction was when it was measured, as a fraction."""
-        self._rows = rows_of(space)
+        self.unit = 1
+        """The multiple that widths are padded to, as far as the measured networks tell."""
+        self._rows = {unit: rows_of(space, unit) for unit in UNITS}
         self._take(design(space), "latency table")
 
     @property
@@ -57,7 +65,7 @@ class LatencyCost:
 
     def predicted(self, values: Values) -> float:
         """The fraction as the polynomial has it."""
-        return float(self._rows[values] @ self._coefficients)
+        return float(self._rows[self.unit][values] @ self._coefficients)
 
     def settle(self, finalists: Iterable[Values]) -> bool:
         """Measure those that were not, and tell whether any was.
@@ -92,16 +100,27 @@ class LatencyCost:
         self._fit()
 
     def _fit(self) -> None:
-        """Least squares of the relative errors; that dense is 1 is known, not measured."""
+        """Least squares of the relative errors, of the unit that leaves the least; that dense is 1 is known."""
         known = {self.space.dense_values: 1.0} | {values: timing.fraction for values, timing in self.timings.items()}
-        rows = np.array([self._rows[values] / fraction for values, fraction in known.items()])
-        self._coefficients, _ = nnls(rows, np.ones(len(rows)))
+        fits = {}
+        for unit, rows in self._rows.items():
+            relative = np.array([rows[values] / fraction for values, fraction in known.items()])
+            fits[unit] = nnls(relative, np.ones(len(relative)))
+        self.unit = min(UNITS, key=lambda unit: (round(fits[unit][1], 9), unit))
+        self._coefficients = fits[self.unit][0]
 
 
-def rows_of(space: Space) -> dict[Values, np.ndarray]:
+def stated_unit(runner: str, dtype: str) -> int:
+    """The multiple that widths are taken to be padded to where no latency was measured."""
+    if runner_reads(runner) == "engine":
+        return TENSOR_CORES
+    return VECTOR if dtype == "fp32" else WIDE_VECTOR
+
+
+def rows_of(space: Space, unit: int = 1) -> dict[Values, np.ndarray]:
     """The terms of the polynomial for every configuration, each term scaled to lie within 1."""
     every = list(dict.fromkeys((*space, space.dense_values)))
-    design_matrix = np.array([terms(space, values) for values in every])
+    design_matrix = np.array([terms(space, values, unit) for values in every])
     scale = np.abs(design_matrix).max(axis=0)
     return dict(zip(every, design_matrix / np.where(scale > 0, scale, 1.0), strict=True))
 

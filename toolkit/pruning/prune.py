@@ -21,7 +21,7 @@ from toolkit.pruning.choice import Choice, choose
 from toolkit.pruning.cost import Count
 from toolkit.pruning.criteria.base import Criterion, Task, criterion_called
 from toolkit.pruning.latency import Latencies, latency_cost, latency_facts
-from toolkit.pruning.latency_cost import LatencyCost
+from toolkit.pruning.latency_cost import LatencyCost, stated_unit
 from toolkit.pruning.plan import Plan
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.reconstruct import reconstruct
@@ -153,7 +153,10 @@ class Slicer:
         """The best of the configurations that meet the target."""
         by_scores = not self.criterion.fresh_weights  # the scores and the one-shot loss of fresh weights are chance
         target = parse_target(self.settings.target)
-        return choose(self.prunable, target, count, scores, self.build, loss, by_scores=by_scores, latency=latency)
+        unit = stated_unit(self.settings.latency.runner, self.settings.latency.dtype)
+        return choose(
+            *(self.prunable, target, count, scores, self.build, loss), by_scores=by_scores, unit=unit, latency=latency
+        )
 
     def reconstructed(
         self, choice: Choice, fitted_on: Any, held_out: Callable[[ModelMixin], float] | None, progress: Progress

@@ -29,9 +29,10 @@ class PruneSettings(Settings):
     each standing for its neighbours (None = every one, as in the paper). ``noise_draws``: noise tensors that alternate
     from one visited timestep to the next (the paper has one). ``score_precision``: "bf16" is autocast.
     ``reconstruct``: after slicing, fit each layer's weights so that its outputs on the calibration images change least.
-    ``min_width``: no level gets narrower than this fraction of its dense width, and no stack of blocks shorter.
-    ``blocks``: whole blocks may go as well if the class can say it (UNet2DConditionModel's ``layers_per_block``); a
-    class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``: length of the context that MACs
+    ``target``: bounds, see toolkit.pruning.targets. ``min_width``: no level gets narrower than this fraction of its
+    dense width, and no stack of blocks shorter.
+    ``blocks``: whole blocks may go as well if the class can say it (``layers_per_block`` of the UNets; UNet2DModel's
+    attentions and middle block); a class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``: length of the context that MACs
     are counted for, if nothing next to the denoiser says it.
     """
 
