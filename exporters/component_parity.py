@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from exporters.components import TOKENIZER, Component, autoencoder_components, conditioner_components, write_tokenizer
 from exporters.ladder import NO_BF16
 from exporters.parity import TOLERANCES, relative_errors
+from exporters.resume import KeptCalls, is_whole
 from exporters.settings import ExportSettings
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
@@ -18,24 +23,33 @@ from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder
 from toolkit.runners.onnxruntime import Session
+from toolkit.runners.tensorrt import TensorRTRunner
 
 BATCHES = (1, 3)
 STRETCH = {2: 2, 3: 3}  # an axis that is dynamic is also compared at that many times its size
 
 
-def write_components(model: ModelFolder, settings: ExportSettings, folder: Path) -> dict[str, Any]:
+def write_components(
+    model: ModelFolder, settings: ExportSettings, folder: Path, work: Path | None = None
+) -> dict[str, Any]:
     """Write the components of ``model`` to ``folder``; their worst deviations from torch by name.
 
-    A model of pixels without a context has none. Raises DtkError if one is out of tolerance.
+    A model of pixels without a context has none. Files that are whole are taken as they are, and from ``work`` the
+    results of long calls. Raises DtkError if one is out of tolerance.
     """
+    kept = KeptCalls(work)
     if has_conditioner(model):
         write_tokenizer(open_conditioner(model), folder / TOKENIZER)
     by_component: dict[str, Any] = {}
     for component in components(model):
-        path = component.write(folder, dtype=settings.dtype, opset=settings.opset)
-        by_component[component.name] = (
-            {"not_run": NO_BF16} if settings.dtype == "bf16" else compare(component, path, settings)
-        )
+        path = folder / f"{component.name}.onnx"
+        if not is_whole(path):
+            component.write(folder, dtype=settings.dtype, opset=settings.opset)
+        if settings.dtype == "bf16":
+            by_component[component.name] = {"not_run": NO_BF16}
+            continue
+        expected = kept.around(f"torch {component.name} {model.sha256}", component.expected)
+        by_component[component.name] = compare(replace(component, expected=expected), path, settings)
     return by_component
 
 
@@ -59,17 +73,35 @@ def has_conditioner(model: ModelFolder) -> bool:
 
 def compare(component: Component, path: Path, settings: ExportSettings) -> dict[str, Any]:
     """Hold an exported component against torch in batches of several sizes, and at another height and width."""
-    tolerance, errors = TOLERANCES[settings.dtype], {}
     with closing(Session(path)) as session:
-        for batch, specs in _cases(component):
-            inputs = example_inputs(specs, batch, seed=settings.seed)
-            actual = session(inputs)
-            shape = "x".join(map(str, next(iter(inputs.values())).shape))
-            errors[shape] = float(relative_errors(component.expected(**inputs), actual).max())
+        return _compared(component, session, "ONNX", _cases(component), settings)
+
+
+def hold_engine(model: ModelFolder, name: str, plan: Path, onnx: Path, settings: ExportSettings) -> dict[str, Any]:
+    """Hold the engine of a component, built from ``onnx``, against torch in batches it takes, on the GPU."""
+    (component,) = (one for one in components(model) if one.name == name)
+    sizes = sorted({size for size in (*BATCHES, settings.batch.max) if size <= settings.batch.max})
+    cases = [(size, dict(component.specs)) for size in sizes]
+    with closing(TensorRTRunner(plan, weights=onnx)) as engine:
+        return _compared(component, lambda inputs: engine.run(inputs).cpu(), "TensorRT engine", cases, settings)
+
+
+def _compared(
+    component: Component,
+    candidate: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    form: str,
+    cases: Sequence[tuple[int, dict[str, InputSpec]]],
+    settings: ExportSettings,
+) -> dict[str, Any]:
+    tolerance, errors = TOLERANCES[settings.dtype], {}
+    for batch, specs in cases:
+        inputs = example_inputs(specs, batch, seed=settings.seed)
+        shape = "x".join(map(str, next(iter(inputs.values())).shape))
+        errors[shape] = float(relative_errors(component.expected(**inputs), candidate(inputs)).max())
     worst = max(errors, key=lambda shape: errors[shape])
     if not errors[worst] <= tolerance:
         raise DtkError(
-            f"The {component.name} as ONNX {settings.dtype} does not compute what torch computes.",
+            f"The {component.name} as {form} {settings.dtype} does not compute what torch computes.",
             found=f"relative error {errors[worst]:.3g} at {worst}",
             expected=f"at most {tolerance:g} of the largest value",
             do=None if settings.dtype == "fp32" else "export --dtype fp32",

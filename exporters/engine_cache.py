@@ -13,7 +13,7 @@ from typing import Any
 from toolkit.core.errors import DtkError
 from toolkit.core.files import TEMPORARY, file_sha256, read_json, replacing, user_cache, value_sha256, write_json
 
-PLAN, DESCRIPTION = "engine.plan", "engine.json"
+PLAN, DESCRIPTION, LAYERS = "engine.plan", "engine.json", "layers.json"
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,17 @@ class CachedEngine:
         description: dict[str, Any] = read_json(self.folder / DESCRIPTION)
         return description
 
-    def describe(self, **facts: Any) -> None:
-        """Add to the description what was found out about the engine."""
-        write_json(self.folder / DESCRIPTION, self.description | facts)
+    @property
+    def layers(self) -> Path:
+        """What TensorRT's inspector says of its layers, if it was asked."""
+        return self.folder / LAYERS
+
+    def finding(self, name: str, find: Callable[[], Any]) -> Any:
+        """What is known about the engine under ``name``: found now if it is not, and kept, so that it is found once."""
+        if name not in self.description:
+            found = find()  # another process may add its own meanwhile
+            write_json(self.folder / DESCRIPTION, self.description | {name: found})
+        return self.description[name]
 
 
 def cache_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The engines of a run: dense and compressed plans with their descriptions, from the cache or built now."""
+"""An engine of an ONNX file: from the cache or built now, and proven to compute in its precision."""
 
 from __future__ import annotations
 
@@ -8,26 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.base import NAMES, STEP, Exported
-from exporters.engine_cache import EngineCache, cache_folder
-from exporters.ladder import Ladder
+from exporters.engine_cache import CachedEngine, EngineCache, cache_folder
+from exporters.engine_config import profile_shapes
 from exporters.precision import prove
-from exporters.settings import BatchRange, ExportSettings
-from exporters.tensorrt import WORK, build_plan, collecting_logger, parse
-from toolkit.core.errors import MissingToolError
-from toolkit.core.files import files_sha256, read_json, value_sha256, write_json
+from exporters.settings import ExportSettings
+from exporters.tensorrt import WORK, build_plan, collecting_logger, layer_information, parse
+from toolkit.core.files import files_sha256, value_sha256, write_json
 from toolkit.core.progress import Progress
-from toolkit.models.folder import ModelFolder
-from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, has_gpu, load_tensorrt
+from toolkit.runners.tensorrt_api import TensorRT, driver_version, gpu_facts, has_gpu
 
 NOT_RUN = "built without a GPU: nothing was run, and no latency is claimed"
-
-
-def batch_ranges(settings: ExportSettings) -> dict[str, BatchRange]:
-    """The ranges to build an engine for, by the ending of its name: the whole, and each single shape if requested."""
-    whole, sizes = settings.batch, sorted({settings.batch.min, settings.batch.opt, settings.batch.max})
-    single = {f"-b{size}": BatchRange(min=size, opt=size, max=size) for size in sizes}
-    return {"": whole} | (single if settings.engine.one_per_shape else {})
+Items = Mapping[str, tuple[int, ...]]
+"""Of inputs with dynamic sides, the shape of one item that the engine is built for."""
 
 
 def write_engine(
@@ -42,24 +34,53 @@ def write_engine(
 ) -> dict[str, Any]:
     """Write the plan of ``onnx`` (described by ``description``) to ``target`` and its description next to it (.json).
 
+    ``cache`` and errors as for ``build_engine``.
+    """
+    engine = build_engine(api, onnx, description, settings, progress, cache=cache)
+    return write(engine, target)
+
+
+def write(engine: CachedEngine, target: Path, **more: Any) -> dict[str, Any]:
+    """Copy an engine and its layers to ``target``, its description and ``more`` next to it (.json)."""
+    shutil.copyfile(engine.plan, target)
+    if engine.layers.is_file():
+        shutil.copyfile(engine.layers, target.with_suffix(".layers.json"))
+    described = {name: fact for name, fact in engine.description.items() if not name.startswith("parity ")}
+    described |= {"rebuilt": engine.reason, "not_run": None if has_gpu() else NOT_RUN} | more
+    write_json(target.with_suffix(".json"), described)
+    return described
+
+
+def build_engine(
+    api: TensorRT,
+    onnx: Path,
+    description: dict[str, Any],
+    settings: ExportSettings,
+    progress: Progress,
+    *,
+    cache: Path | None = None,
+    items: Items | None = None,
+) -> CachedEngine:
+    """The engine of ``onnx``, proven to compute in its precision.
+
     ``cache``: where engines are kept, None = the user's; kernels' timings are kept in the user's always. Raises
     DtkError if the parser refuses an operator, the build fails or the precision is not what was requested.
     """
     engine = EngineCache(cache or cache_folder()).get(
-        engine_facts(api, description, settings),
-        lambda: _build(api, onnx, settings, progress),
+        engine_facts(api, description, settings, items),
+        lambda: _build(api, onnx, description, settings, items or {}, progress),
         lambda: progress(f"{WORK}: waiting for another process", 0, 1),
     )
-    if "precision" not in engine.description:  # proven once it is in the cache: an interrupted proof costs no build
-        engine.describe(precision=_proof(api, onnx, description, settings, engine.plan.read_bytes()))
-    shutil.copyfile(engine.plan, target)
-    description_now = engine.description | {"rebuilt": engine.reason, "not_run": None if has_gpu() else NOT_RUN}
-    write_json(target.with_suffix(".json"), description_now)
-    return description_now
+    # proven once it is in the cache: an interrupted proof costs no build
+    engine.finding("precision", lambda: _proof(api, onnx, description, engine))
+    return engine
 
 
-def engine_facts(api: TensorRT, description: dict[str, Any], settings: ExportSettings) -> dict[str, Any]:
+def engine_facts(
+    api: TensorRT, description: dict[str, Any], settings: ExportSettings, items: Items | None = None
+) -> dict[str, Any]:
     """All that an engine depends on; the names are what a rebuild is explained with."""
+    sides = {"items": {name: list(shape) for name, shape in items.items()}} if items else {}
     return {
         "onnx": files_sha256(description["sha256"]),
         "builder": api.package,
@@ -68,77 +89,34 @@ def engine_facts(api: TensorRT, description: dict[str, Any], settings: ExportSet
         "batch": str(settings.batch),
         "dtype": description["dtype"],
         "targets": list(settings.engine.compute_capability),
-        "level": settings.engine.level,
-        "workspace_mib": settings.engine.workspace_mib,
-        "tf32": settings.engine.tf32,
+        **settings.engine.model_dump(exclude={"compute_capability", "one_per_shape"}),
+        **sides,
     }
 
 
-def _build(api: TensorRT, onnx: Path, settings: ExportSettings, progress: Progress) -> tuple[bytes, dict[str, Any]]:
+def timings(api: TensorRT) -> Path:
+    """Where TensorRT's timings of kernels are kept for this GPU and version."""
+    return cache_folder() / f"timing-{value_sha256([api.version, gpu_facts()])[:16]}.cache"
+
+
+def _build(
+    api: TensorRT, onnx: Path, description: dict[str, Any], settings: ExportSettings, items: Items, progress: Progress
+) -> tuple[bytes, dict[str, Any]]:
     logger = collecting_logger(api)
     builder = api.module.Builder(logger)
     network = parse(api, onnx, builder, logger)
-    timing = cache_folder() / f"timing-{value_sha256([api.version, gpu_facts()])[:16]}.cache"
+    shapes = profile_shapes(description["inputs"], settings.batch, items)
     started = time.monotonic()
-    plan = build_plan(api, network, builder, logger, settings.batch, settings.engine, timing, progress)
-    return plan, {"build_s": round(time.monotonic() - started, 2)}
+    plan = build_plan(api, network, builder, logger, shapes, settings.engine, timings(api), progress)
+    return plan, {"build_s": round(time.monotonic() - started, 2), "driver": driver_version()}
 
 
-def _proof(
-    api: TensorRT, onnx: Path, description: dict[str, Any], settings: ExportSettings, plan: bytes
-) -> dict[str, Any]:
+def _proof(api: TensorRT, onnx: Path, description: dict[str, Any], engine: CachedEngine) -> dict[str, Any]:
     logger = collecting_logger(api)
     network = parse(api, onnx, api.module.Builder(logger), logger)
-    return prove(api, network, onnx, plan, settings.dtype, description.get("kept_fp32_share", 0.0))
-
-
-class TensorRTExporter:
-    """RUN/tensorrt/{dense,compressed,compressed_step}.plan, a .json next to each.
-
-    The step graph's engine is a server's, which serves any batch of the range and compares its known image. With a GPU
-    the other engines are held against torch: ``parity`` in the .json.
-    """
-
-    name = folder = "tensorrt"
-    key = "engines"
-
-    def description(self) -> str:
-        try:
-            api = load_tensorrt()
-        except MissingToolError as missing:
-            return str(missing)
-        return f"--trt: engines by {api.package} {api.version}"
-
-    def check(self, models: Mapping[str, ModelFolder], settings: ExportSettings) -> None:
-        return None
-
-    def inputs(self, exported: Exported) -> tuple[dict[str, Any], dict[str, str]]:
-        api = load_tensorrt()
-        facts = {name: engine_facts(api, exported.onnx[name], exported.settings) for name in (*NAMES, STEP)}
-        settings = exported.settings.engine.model_dump(mode="json")
-        return settings, {name: value_sha256(fact) for name, fact in facts.items()}
-
-    def write(self, folder: Path, exported: Exported, progress: Progress) -> dict[str, Any]:
-        api, models = load_tensorrt(), exported.models
-        for name, ending, batch in _plans(exported.settings):
-            description, target = exported.onnx[name], folder / f"{name}{ending}.plan"
-            settings = exported.settings.model_copy(update={"batch": batch})
-            built = write_engine(api, exported.run / description["file"], description, target, settings, progress)
-            if name in models and has_gpu():
-                parity = Ladder(models[name], settings, name).engine(target)
-                write_json(target.with_suffix(".json"), built | {"parity": parity})
-        return {}
-
-    def result(self, exported: Exported, record: Mapping[str, Any]) -> dict[str, Any]:
-        files = [f"{name}{ending}" for name, ending, _ in _plans(exported.settings)]
-        folder = exported.run / self.folder
-        return {name: {"file": f"{self.folder}/{name}.plan"} | read_json(folder / f"{name}.json") for name in files}
-
-
-def _plans(settings: ExportSettings) -> list[tuple[str, str, BatchRange]]:
-    """What is built: the model's name, the ending of the plan's name, the batch sizes it serves."""
-    every = [(name, ending, batch) for name in NAMES for ending, batch in batch_ranges(settings).items()]
-    return [*every, (STEP, "", settings.batch)]
-
-
-EXPORTER = TensorRTExporter()
+    plan = engine.plan.read_bytes()
+    layers = layer_information(api, plan) if has_gpu() else []
+    if layers:
+        write_json(engine.layers, layers)
+    kept = description.get("kept_fp32_share", 0.0)
+    return prove(api, network, onnx, plan, description["dtype"], kept, layers)

@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from exporters.onnx import Dimensions, export_onnx
 from exporters.overflow import RangeWatch, overflow_error
 from exporters.parity import PSNR_FLOORS_DB, TOLERANCES, compare, compare_images
+from exporters.resume import KeptCalls, is_whole
 from exporters.settings import DtypeName, ExportSettings
 from exporters.step import UNCONDITIONAL, export_step, run_steps
-from toolkit.adapters.inputs import example_inputs
+from toolkit.adapters.inputs import example_inputs, positional
 from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import files_sha256, read_json
 from toolkit.diffusion.sampling import sample
 from toolkit.models.autoencoder import Autoencoder, open_autoencoder
 from toolkit.models.conditioning import denoiser_inputs, find_conditioning
-from toolkit.models.folder import ModelFolder, load_denoiser, load_scheduler
+from toolkit.models.folder import ModelFolder, build_model, load_denoiser, load_scheduler
 from toolkit.runners.base import open_runner
 
 NO_BF16 = "not run: ONNX Runtime has no bfloat16 matrix product on a CPU"
@@ -32,10 +35,17 @@ GUIDANCE = 3.0  # the largest scale in the comparison of the step graph
 
 
 class Ladder:
-    """Exports one model and compares what was exported, on the CPU, with torch."""
+    """Exports one model and compares what was exported, on the CPU, with torch.
 
-    def __init__(self, model: ModelFolder, settings: ExportSettings, name: str) -> None:
-        self.model, self.settings, self.name = model, settings, name
+    Torch computes on ``device``. In the folder ``work`` lies what an interrupted export made: files that are whole, and
+    the results of long calls; None keeps nothing.
+    """
+
+    def __init__(
+        self, model: ModelFolder, settings: ExportSettings, name: str, *, device: str = "cpu", work: Path | None = None
+    ) -> None:
+        self.model, self.settings, self.name, self._device = model, settings, name, device
+        self._kept = KeptCalls(work)
         self.scheduler = load_scheduler(model)
         timesteps = self.scheduler.config.num_train_timesteps
         self.specs = denoiser_inputs(model, settings.tokens, timesteps=timesteps)
@@ -47,19 +57,27 @@ class Ladder:
         precision would overflow, naming the layer.
         """
         by_rung: dict[str, Any] = {}
-        for dtype in rungs(self.settings.dtype):
-            self._check_range(dtype)
-            with tempfile.TemporaryDirectory(prefix=".rung-", dir=path.parent) as scratch:
-                target = path if dtype == self.settings.dtype else Path(scratch) / path.name
-                self._export(target, dtype)
-                by_rung[dtype] = {"not_run": NO_BF16} if dtype == "bf16" else self._compare(target, dtype)
-            done()
+        with tempfile.TemporaryDirectory(prefix=".rung-", dir=path.parent) as scratch:
+            for dtype in rungs(self.settings.dtype):
+                self._check_range(dtype)
+                lower = (self._kept.folder or Path(scratch)) / f"{self.name}-{dtype}.onnx"
+                target = path if dtype == self.settings.dtype else lower
+                if not is_whole(target):
+                    self._export(target, dtype)
+                by_rung[dtype] = self._compared(target, dtype)
+                done()
         return by_rung
+
+    def _compared(self, path: Path, dtype: DtypeName) -> dict[str, Any]:
+        if dtype == "bf16":
+            return {"not_run": NO_BF16}
+        with closing(open_runner("onnxruntime", path)) as candidate:
+            return self._climbed(self._kept.around(_identity(path), candidate), "ONNX", dtype)
 
     def _check_range(self, dtype: DtypeName) -> None:
         """Refuse a precision that does not reach as far as the numbers of the rungs so far."""
         kept = self.settings.keep_fp32
-        if overflow := self.reference.overflow(dtype, kept):
+        if overflow := self._watch.overflow(dtype, kept):
             raise overflow_error(f"The {self.name} model", dtype, overflow, kept)
 
     def _export(self, path: Path, dtype: DtypeName) -> None:
@@ -77,7 +95,21 @@ class Ladder:
     def step(self, path: Path) -> dict[str, Any]:
         """Write the step graph to ``path`` (.onnx and .json next to it) and compare its loop with torch's."""
         settings = self.settings
-        description = export_step(
+        if not is_whole(path):
+            self._export_step(path)
+        if settings.dtype == "bf16":
+            return {"not_run": NO_BF16}
+        schedule = read_json(path.with_suffix(".json"))["schedules"][str(settings.loop_steps)]
+        with closing(open_runner("onnxruntime", path)) as stepper:
+            shape, noisy = self.specs["sample"].shape, settings.sampler == "ddpm"
+            step = self._kept.around(_identity(path), stepper)
+            images = run_steps(step, schedule, self._seeds, shape, self._step_conditioning, noisy=noisy)
+        expected = self._images(self._guided_reference, settings.sampler)
+        return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
+
+    def _export_step(self, path: Path) -> None:
+        settings = self.settings
+        export_step(
             load_denoiser(self.model),
             self.scheduler,
             self.specs,
@@ -90,39 +122,28 @@ class Ladder:
             guided=self.guided,
             batch=settings.batch,
         )
-        if settings.dtype == "bf16":
-            return {"not_run": NO_BF16}
-        schedule = description["schedules"][str(settings.loop_steps)]
-        with closing(open_runner("onnxruntime", path)) as stepper:
-            shape, noisy = self.specs["sample"].shape, settings.sampler == "ddpm"
-            images = run_steps(stepper, schedule, self._seeds, shape, self._step_conditioning, noisy=noisy)
-        expected = self._images(self._guided_reference, settings.sampler)
-        return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
 
-    def engine(self, plan: Path) -> dict[str, Any]:
-        """The last rung: the engine at ``plan`` against torch float32, on the GPU it was built for.
+    def engine(self, plan: Path, onnx: Path) -> dict[str, Any]:
+        """The last rung: the engine at ``plan``, built from ``onnx``, against torch float32, both on the GPU.
 
         Raises DtkError if it is out of tolerance. A loop of more images than the engine takes is not run.
         """
         rounded = self.settings.engine.tf32 and self.settings.dtype == "fp32"
-        with closing(open_runner("tensorrt", plan, device="cuda")) as candidate:
+        with closing(open_runner("tensorrt", plan, device="cuda", weights=onnx)) as candidate:
             return self._climbed(
                 lambda *x, **given: candidate(*x, **given).cpu(),
                 "TensorRT engine",
                 "tf32" if rounded else self.settings.dtype,
             )
 
-    def _compare(self, path: Path, dtype: DtypeName) -> dict[str, Any]:
-        with closing(open_runner("onnxruntime", path)) as candidate:
-            return self._climbed(candidate, "ONNX", dtype)
-
     def _climbed(self, candidate: Callable[..., torch.Tensor], form: str, dtype: str) -> dict[str, Any]:
         batch, engine = self.settings.batch, form != "ONNX"
+        largest = batch.max if engine else min(batch.max, max(2, self._affordable(1)))
         predictions = compare(
             self.reference,
             candidate,
             self.specs,
-            batches=sorted(size for size in {1, 2, batch.max} if not engine or batch.min <= size <= batch.max),
+            batches=sorted(size for size in {1, 2, largest} if not engine or batch.min <= size <= batch.max),
             tolerance=TOLERANCES[dtype],
             name=f"The {self.name} model as {form} {dtype}",
             seed=self.settings.seed,
@@ -145,9 +166,25 @@ class Ladder:
         return compared | {"sampler": sampler, "steps": self.settings.loop_steps}
 
     @cached_property
-    def reference(self) -> RangeWatch:
-        """The model in torch, float32, on the CPU."""
-        return RangeWatch(self.model)
+    def _watch(self) -> RangeWatch:
+        return RangeWatch(self.model, self._device)
+
+    @cached_property
+    def reference(self) -> Callable[..., torch.Tensor]:
+        """The model in torch, float32."""
+        return self._kept.around(f"torch {self.model.sha256}", self._watch, self._watch.magnitudes)
+
+    @cached_property
+    def _gmacs(self) -> float:
+        """The work of one call with one image."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            first, named = positional(example_inputs(self.specs, 1, device="meta"))
+            build_model(self.model.class_name, self.model.config)(*first, **named)
+        return counter.get_total_flops() / 2e9
+
+    def _affordable(self, calls: int) -> int:
+        """How many images the settings allow if each takes so many calls of the model."""
+        return int(self.settings.parity_gmacs / (self._gmacs * calls))
 
     @cached_property
     def _autoencoder(self) -> Autoencoder | None:
@@ -186,9 +223,10 @@ class Ladder:
         without = self.reference(sample, timestep, **{name: inputs[f"{UNCONDITIONAL}{name}"] for name in given})
         return without + inputs["guidance_scale"][:, None, None, None] * (towards - without)
 
-    @property
+    @cached_property
     def _seeds(self) -> range:
-        return range(self.settings.seed, self.settings.seed + self.settings.loop_images)
+        count = max(1, min(self.settings.loop_images, self._affordable(self.settings.loop_steps)))
+        return range(self.settings.seed, self.settings.seed + count)
 
     @cached_property
     def _ddim_images(self) -> torch.Tensor:
@@ -210,6 +248,11 @@ def dynamic_sides(model: ModelFolder) -> Dimensions:
         raise UsageError(f"A {model.class_name} is of one height and width.", do="leave out --dynamic-size")
     factor = 2 ** (len(levels) - 1)
     return {"sample": {2: (factor, "height_blocks"), 3: (factor, "width_blocks")}}
+
+
+def _identity(path: Path) -> str:
+    """What the results of an exported file depend on besides its inputs."""
+    return f"onnxruntime {files_sha256(read_json(path.with_suffix('.json'))['sha256'])}"
 
 
 def rungs(dtype: DtypeName) -> list[DtypeName]:

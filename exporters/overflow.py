@@ -33,21 +33,26 @@ class Overflow:
 
 
 class RangeWatch:
-    """The model in torch, float32, on the CPU: a reference that notes how large the numbers of each layer get."""
+    """The model in torch, float32: a reference that notes how large the numbers of each layer get.
+
+    It computes on ``device``, with no product rounded to TF32; what it takes and gives lies on the CPU.
+    """
 
     name, device = "torch", "cpu"
 
-    def __init__(self, model: ModelFolder) -> None:
-        self._denoiser = BorderedDenoiser(load_denoiser(model))
+    def __init__(self, model: ModelFolder, device: str = "cpu") -> None:
+        self._place = device
+        self._denoiser = BorderedDenoiser(load_denoiser(model)).to(device)
         self.magnitudes: dict[str, float] = {}  # by module, in the order of computation
         for name, module in self._denoiser.denoiser.named_modules():
             if name and any(True for _ in module.parameters()):  # activations are shared by several layers
                 module.register_forward_hook(self._note(name))
 
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            prediction: torch.Tensor = self._denoiser(sample, timestep, **conditioning)
-        return prediction
+        given = {name: tensor.to(self._place) for name, tensor in conditioning.items()}
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            prediction: torch.Tensor = self._denoiser(sample.to(self._place), timestep.to(self._place), **given)
+        return prediction.cpu()
 
     def close(self) -> None:
         del self._denoiser

@@ -9,8 +9,7 @@ by what TensorRT's inspector says of its layers.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ import numpy as np
 import onnx
 
 from exporters.settings import DtypeName
-from exporters.tensorrt import collecting_logger
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import generator
-from toolkit.runners.tensorrt_api import TensorRT, has_gpu
+from toolkit.runners.tensorrt_api import TensorRT
 
 LEAST_SHARE = 0.95
 LEAST_FOUND = 0.5  # of the weight bytes: fewer found in the plan prove nothing
@@ -32,20 +30,27 @@ VECTOR_BYTES = 16  # channels that every layout keeps side by side
 
 
 def prove(
-    api: TensorRT, network: Any, graph: Path, plan: bytes, dtype: DtypeName, kept_share: float = 0.0
+    api: TensorRT,
+    network: Any,
+    graph: Path,
+    plan: bytes,
+    dtype: DtypeName,
+    kept_share: float = 0.0,
+    layers: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """The shares of half precision in ``network`` and ``plan``; ``dtype`` is what ``graph``, the ONNX file, should be.
 
-    ``kept_share`` of the parameters were kept in float32 on request. Raises DtkError if fp16 or bf16 was requested
-    and less than 95 % of the weight bytes of the others are in it.
+    ``kept_share`` of the parameters were kept in float32 on request. ``layers`` is what TensorRT's inspector says, none
+    if it could not be asked. Raises DtkError if fp16 or bf16 was requested and less than 95 % of the weight bytes of
+    the others are in it.
     """
     least = LEAST_SHARE * half_bytes_share(kept_share)
     typed = typed_share(api, network)
     stored, found = stored_share(graph, plan)
     proof = {"typed_share": typed, "stored_share": stored, "stored_found": found}
     shares = [typed, *([stored] if found >= LEAST_FOUND else [])]
-    if has_gpu():
-        inspected, described = inspected_share(api, graph, plan)
+    if layers:
+        inspected, described = inspected_share(layers, graph)
         proof |= {"inspected_share": inspected, "inspected_told": described}
         shares += [inspected] if described >= LEAST_FOUND else []
     if dtype != "fp32" and min(shares) < least:
@@ -95,19 +100,11 @@ def _weights(api: TensorRT, network: Any) -> Iterator[tuple[Any, int]]:
                     yield operand.dtype, int(np.prod(operand.shape)) * operand.dtype.itemsize
 
 
-def inspected_share(api: TensorRT, graph: Path, plan: bytes) -> tuple[float, float]:
-    """Of the weight bytes that the inspector names, the share in half; and of how much of ``graph``'s weights it tells.
+def inspected_share(layers: Sequence[Any], graph: Path) -> tuple[float, float]:
+    """Of the weight bytes that the inspector's ``layers`` name, the share in half; and how much of ``graph`` they tell.
 
     Layers that the builder fused by its own compiler name no weights.
     """
-    trt = api.module
-    logger = collecting_logger(api)
-    runtime = trt.Runtime(logger)  # both must outlive the engine
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        return 0.0, 0.0
-    inspector = engine.create_engine_inspector()
-    layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
     weights = [layer["Weights"] for layer in layers if isinstance(layer, dict) and "Weights" in layer]
     size = dict.fromkeys({1, *INSPECTED.values()}, 0)
     for found in weights:

@@ -47,13 +47,24 @@ def _parse_batch(value: object) -> object:
 
 
 class EngineSettings(Settings):
-    """How TensorRT builds: for which GPUs (TensorRT for RTX only; none: all it knows), how hard, in what space."""
+    """How TensorRT builds: for which GPUs, how hard, in what space, and where its engines may run.
+
+    ``compute_capability`` is of TensorRT for RTX only (none: all it knows), the compatibilities are of TensorRT only.
+    """
 
     compute_capability: tuple[str, ...] = ()
     level: int = Field(default=3, ge=0, le=5)
     workspace_mib: int | None = Field(default=None, ge=1)
     tf32: bool = Field(default=False, description="float32 products with 10 bits of mantissa: faster, less exact")
     one_per_shape: bool = Field(default=False, description="also an engine for each single batch size of min:opt:max")
+    hardware_compatible: Literal["none", "capability", "ampere"] = Field(
+        default="none", description="also for other GPUs: of the same compute capability, or all from Ampere on"
+    )
+    version_compatible: bool = Field(default=False, description="also for later versions of the same TensorRT")
+    weights: Literal["fixed", "refit", "stripped"] = Field(
+        default="fixed",
+        description="refit: may be exchanged in the built engine; stripped: left out, and read from the ONNX file",
+    )
 
 
 class ExportSettings(Settings):
@@ -79,6 +90,11 @@ class ExportSettings(Settings):
     longest: int = Field(default=100, ge=1, description="the most steps the step graph has coefficients for")
     loop_steps: int = Field(default=20, ge=1)
     loop_images: int = Field(default=4, ge=1)
+    parity_gmacs: float = Field(
+        default=4000.0,
+        gt=0,
+        description="work of one comparison with torch: of a large model fewer images are compared",
+    )
     seed: int = 0
 
     @model_validator(mode="after")

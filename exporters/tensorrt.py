@@ -5,12 +5,13 @@ Networks are strongly typed: the types of the ONNX graph are the types of the en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from typing import Any
 
-from exporters.settings import BatchRange, EngineSettings
-from toolkit.core.errors import DtkError, UsageError
+from exporters.engine_config import Shapes, configure
+from exporters.settings import EngineSettings
+from toolkit.core.errors import DtkError
 from toolkit.core.files import replacing
 from toolkit.core.progress import Progress
 from toolkit.runners.tensorrt_api import TensorRT
@@ -39,31 +40,21 @@ def build_plan(
     network: Any,
     builder: Any,
     logger: Any,
-    batch: BatchRange,
+    shapes: Shapes,
     settings: EngineSettings,
     timing_cache: Path | None,
     progress: Progress,
 ) -> bytes:
-    """The serialized engine of ``network`` for a range of batch sizes.
+    """The serialized engine of ``network`` for a range of shapes.
 
     ``timing_cache`` is read and rewritten by TensorRT; TensorRT for RTX times nothing when it builds. Raises UsageError
-    for a compute capability the builder does not know, DtkError if the build fails, KeyboardInterrupt if it was
-    interrupted.
+    for settings that this TensorRT does not know, DtkError if the build fails, KeyboardInterrupt if it was interrupted.
     """
-    trt = api.module
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.builder_optimization_level = settings.level
-    if not settings.tf32:  # on by default: float32 would then mean something else than for torch
-        config.clear_flag(trt.BuilderFlag.TF32)
-    if settings.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib * 2**20)
-    _set_targets(api, config, settings.compute_capability)
+    configure(api, config, settings)
     profile = builder.create_optimization_profile()
-    for number in range(network.num_inputs):
-        tensor = network.get_input(number)
-        item = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, *((size, *item) for size in (batch.min, batch.opt, batch.max)))
+    for name, sizes in shapes.items():
+        profile.set_shape(name, *sizes)
     config.add_optimization_profile(profile)
     cached = timing_cache.read_bytes() if timing_cache and timing_cache.is_file() else b""
     if not api.rtx:
@@ -84,22 +75,19 @@ def build_plan(
     return bytes(plan)
 
 
-def _set_targets(api: TensorRT, config: Any, names: Sequence[str]) -> None:
-    if not names:
-        return
-    if not api.rtx:
-        raise UsageError(
-            "TensorRT builds for the GPU it runs on.", found=f"--compute-capability {','.join(names)}", expected="none"
-        )
-    known = api.module.ComputeCapability
-    config.num_compute_capabilities = len(names)
-    for number, name in enumerate(names):
-        target = getattr(known, name.upper(), None)
-        if target is None or not config.set_compute_capability(target, number):
-            accepted = sorted(entry.lower() for entry in known.__members__ if entry.startswith("SM"))
-            raise UsageError(
-                f"{api.package} {api.version} does not build for {name}.", expected=f"one of {', '.join(accepted)}"
-            )
+def layer_information(api: TensorRT, plan: bytes) -> list[Any]:
+    """What TensorRT's inspector says of each layer of a plan; nothing if it cannot be opened here.
+
+    A layer is a mapping, or its name alone.
+    """
+    trt = api.module
+    runtime = trt.Runtime(collecting_logger(api))  # must outlive the engine
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return []
+    inspector = engine.create_engine_inspector()
+    layers: list[Any] = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+    return layers
 
 
 def collecting_logger(api: TensorRT) -> Any:

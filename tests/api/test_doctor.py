@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.architecture.source import ROOT
 from tests.cli.conftest import dtk
-from toolkit.api import doctor
+from toolkit.api import attempts, doctor
 from toolkit.api.results import Diagnosis
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.runners import tensorrt_api
@@ -116,7 +117,7 @@ def test_a_gpu_that_torch_was_not_built_for_is_a_conflict(monkeypatch: pytest.Mo
         "get_arch_list": ["sm_80", "sm_90"],
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    monkeypatch.setattr(doctor, "_try_torch", lambda device: f"a convolution failed on {device}: no kernel image")
+    monkeypatch.setattr(doctor, "try_torch", lambda device: f"a convolution failed on {device}: no kernel image")
     (found,) = doctor.torch_and_gpu()
     assert found.status == "conflict"
     assert "Tesla K80 (sm_37)" in found.found and "no kernel image" in found.found
@@ -130,6 +131,7 @@ def test_onnxruntime_s_tensorrt_provider_wants_tensorrt_10(
         __version__ = "11.0.0.1"
 
     monkeypatch.setattr(doctor, "load_tensorrt", lambda: tensorrt_api.TensorRT(Module, rtx=False))
+    monkeypatch.setattr(doctor, "try_build", lambda api: None)
     installed(onnxruntime_gpu=("1.31.0", []))
     assert [(one.name, one.status) for one in doctor.tensorrt()] == [
         ("TensorRT", "fits"),
@@ -148,11 +150,43 @@ def test_no_tensorrt_is_a_note_with_its_reason(monkeypatch: pytest.MonkeyPatch) 
     assert found.status == "note" and "tensorrt: not there" in found.found
 
 
+def test_tensorrt_is_tried_for_real() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    (found,) = doctor.tensorrt()
+    assert found.status == "fits" and found.found.endswith("builds an engine")
+
+
+def test_a_tensorrt_that_imports_and_builds_nothing_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(logger: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    api = tensorrt_api.TensorRT(SimpleNamespace(__version__="10.14", ILogger=object, Builder=refuses), rtx=False)  # type: ignore[arg-type]
+    monkeypatch.setattr(doctor, "load_tensorrt", lambda: api)
+    (found,) = doctor.tensorrt()
+    assert found.status == "conflict" and "tensorrt 10.14 builds no engine: pybind11" in found.found
+    assert "CUDA" in (found.do or "")
+
+
+def test_an_engine_that_this_gpu_refuses_would_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT for RTX imports and builds on GPUs that it does not support."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+
+    def refused(plan: Path, *, device: str) -> None:
+        assert plan.stat().st_size > 0 and device == "cuda"
+        raise DtkError("tensorrt_rtx 1.7.1 refuses the plan on this GPU.")
+
+    monkeypatch.setattr(attempts, "TensorRTRunner", refused)
+    zeros, ones = torch.zeros, torch.ones
+    for name, make in (("zeros", zeros), ("ones", ones)):
+        monkeypatch.setattr(torch, name, lambda *size, device=None, make=make, **options: make(*size, **options))
+    assert "refuses the plan on this GPU" in (attempts.ATTEMPTS["tensorrt"]("cuda") or "")
+
+
 def test_a_provider_that_is_built_in_but_does_not_load_would_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def falls_back(*args: object, **options: object) -> None:
         raise DtkError("ONNX Runtime fell back on CPUExecutionProvider.", expected="CUDAExecutionProvider")
 
-    monkeypatch.setattr(doctor, "OnnxRuntimeRunner", falls_back)
+    monkeypatch.setattr(attempts, "OnnxRuntimeRunner", falls_back)
     assert "fell back" in (doctor.runners()["cpu"]["onnxruntime"] or "")
 
 

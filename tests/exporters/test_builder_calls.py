@@ -13,13 +13,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import precision
+from exporters import engine_config, precision
+from exporters.engine_config import check_bf16, command, profile_shapes
 from exporters.precision import _arrays, inspected_share, prove
 from exporters.settings import BatchRange, EngineSettings
-from exporters.tensorrt import build_plan, collecting_logger
-from toolkit.core.errors import DtkError
+from exporters.tensorrt import build_plan, collecting_logger, layer_information
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.progress import silent
 from toolkit.runners.tensorrt_api import TensorRT
+
+LISTS = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "data").glob("*.json"))}
+"""``dir()`` of the real bindings of each version."""
 
 
 class Logger:
@@ -27,19 +31,31 @@ class Logger:
 
 
 class Config:
-    """A builder's configuration; its timing cache grows by one measurement a build."""
+    """A builder's configuration; its timing cache grows by one measurement a build.
 
-    def __init__(self) -> None:
-        self.limits: dict[Any, int] = {}
-        self.profiles: list[Any] = []
-        self.given = b"not set"
-        self.flags = {"TF32"}  # as TensorRT sets it
+    It takes no attribute that IBuilderConfig of its version lacks.
+    """
 
-    def clear_flag(self, flag: str) -> None:
-        self.flags.remove(flag)
+    def __init__(self, names: set[str]) -> None:
+        self.__dict__.update(names=names, limits={}, profiles=[], targets=[], given=b"not set")
+        self.__dict__.update(flags={"TF32"})  # as TensorRT sets it
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        assert name in self.names, f"IBuilderConfig has no {name}"
+        self.__dict__[name] = value
+
+    def clear_flag(self, flag: enum.Enum) -> None:
+        self.flags.remove(flag.name)
+
+    def set_flag(self, flag: enum.Enum) -> None:
+        self.flags.add(flag.name)
+
+    def set_compute_capability(self, target: str, number: int) -> bool:
+        self.targets.insert(number, target)
+        return True
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-        self.limits[pool] = size
+        self.limits[pool.name] = size
 
     def add_optimization_profile(self, profile: Any) -> None:
         self.profiles.append(profile.shapes)
@@ -49,15 +65,15 @@ class Config:
 
     def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> None:
         assert ignore_mismatch is False, "another GPU's timings are refused, not used"
-        self.given = cache
+        self.__dict__["given"] = cache
 
     def get_timing_cache(self) -> Any:
         return SimpleNamespace(serialize=lambda: self.given + b"+timed")
 
 
 class Builder:
-    def __init__(self, plan: bytes | None = b"plan") -> None:
-        self.config, self.plan = Config(), plan
+    def __init__(self, version: str = "tensorrt-11.4", plan: bytes | None = b"plan") -> None:
+        self.config, self.plan = Config(set(LISTS[version]["names"]["IBuilderConfig"])), plan
 
     def create_builder_config(self) -> Config:
         return self.config
@@ -70,23 +86,25 @@ class Builder:
         return self.plan
 
 
-MODULE: Any = SimpleNamespace(
-    __version__="11.4.0",
-    ILogger=Logger,
-    IProgressMonitor=type("IProgressMonitor", (), {}),
-    BuilderFlag=SimpleNamespace(TF32="TF32"),
-    ProfilingVerbosity=enum.Enum("ProfilingVerbosity", ["DETAILED"]),
-    MemoryPoolType=enum.Enum("MemoryPoolType", ["WORKSPACE"]),
-    LayerInformationFormat=enum.Enum("LayerInformationFormat", ["JSON"]),
-)
-API = TensorRT(MODULE, rtx=False)
-INPUTS = [SimpleNamespace(name="sample", shape=(-1, 3, 8, 8)), SimpleNamespace(name="timestep", shape=(-1,))]
-NETWORK = SimpleNamespace(num_inputs=2, get_input=INPUTS.__getitem__)
+def module(version: str) -> TensorRT:
+    """The enumerations of a version, with no member that it lacks."""
+    names, kinds = LISTS[version]["names"], ("BuilderFlag", "ProfilingVerbosity", "MemoryPoolType")
+    kinds += ("HardwareCompatibilityLevel", "LayerInformationFormat", "ComputeCapability")
+    every = {kind: enum.Enum(kind, [n for n in names[kind] if n.isupper()]) for kind in kinds if kind in names}
+    listeners = {"ILogger": Logger, "IProgressMonitor": type("IProgressMonitor", (), {})}
+    api = SimpleNamespace(__version__=LISTS[version]["version"], **every, **listeners)
+    return TensorRT(api, rtx="ComputeCapability" in names)  # type: ignore[arg-type]
 
 
-def build(builder: Builder, settings: EngineSettings, timing: Path | None = None) -> bytes:
-    batch = BatchRange(min=1, opt=8, max=64)
-    return build_plan(API, NETWORK, builder, collecting_logger(API), batch, settings, timing, silent)
+API = module("tensorrt-11.4")
+MODULE: Any = API.module
+BATCH = BatchRange(min=1, opt=8, max=64)
+INPUTS = {"sample": {"shape": ["batch", 3, 8, 8]}, "timestep": {"shape": ["batch"]}}
+
+
+def build(builder: Builder, settings: EngineSettings, timing: Path | None = None, api: TensorRT = API) -> bytes:
+    shapes = profile_shapes(INPUTS, BATCH)
+    return build_plan(api, None, builder, collecting_logger(api), shapes, settings, timing, silent)
 
 
 def test_the_settings_reach_the_builder() -> None:
@@ -94,18 +112,98 @@ def test_the_settings_reach_the_builder() -> None:
     assert build(builder, EngineSettings(level=5, workspace_mib=256)) == b"plan"
     config: Any = builder.config
     assert config.builder_optimization_level == 5
-    assert config.limits == {MODULE.MemoryPoolType.WORKSPACE: 256 * 2**20}
+    assert config.limits == {"WORKSPACE": 256 * 2**20}
     assert config.profiling_verbosity is MODULE.ProfilingVerbosity.DETAILED, "the inspector needs it"
     sample = ((1, 3, 8, 8), (8, 3, 8, 8), (64, 3, 8, 8))
     assert config.profiles == [{"sample": sample, "timestep": ((1,), (8,), (64,))}]
     assert hasattr(config.progress_monitor, "step_complete")
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-def test_float32_is_rounded_only_on_request(tf32: bool) -> None:
-    builder = Builder()
-    build(builder, EngineSettings(tf32=tf32))
-    assert builder.config.flags == ({"TF32"} if tf32 else set())
+FLAGS: dict[str, tuple[dict[str, Any], set[str], str | None, list[str]]] = {
+    # settings; the builder's flags and its level of hardware compatibility; words of trtexec
+    "none": ({}, set(), None, ["--noTF32"]),
+    "tf32": ({"tf32": True}, {"TF32"}, None, []),
+    "refit": ({"weights": "refit"}, {"REFIT"}, None, ["--noTF32", "--refit"]),
+    "stripped": ({"weights": "stripped"}, {"STRIP_PLAN", "REFIT_IDENTICAL"}, None, ["--noTF32", "--stripWeights"]),
+    "later versions": ({"version_compatible": True}, {"VERSION_COMPATIBLE"}, None, ["--noTF32", "--versionCompatible"]),
+    "capability": (
+        {"hardware_compatible": "capability"},
+        set(),
+        "SAME_COMPUTE_CAPABILITY",
+        ["--noTF32", "--hardwareCompatibilityLevel=sameComputeCapability"],
+    ),
+    "ampere": (
+        {"hardware_compatible": "ampere"},
+        set(),
+        "AMPERE_PLUS",
+        ["--noTF32", "--hardwareCompatibilityLevel=ampere+"],
+    ),
+}
+
+
+@pytest.mark.parametrize("version", LISTS)
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_version_is_asked_for_what_was_requested_and_trtexec_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str, version: str
+) -> None:
+    monkeypatch.setattr(engine_config, "has_gpu", lambda: True)
+    options, flags, level, words = FLAGS[name]
+    api, builder, settings = module(version), Builder(version), EngineSettings(**options)
+    if api.rtx and ("version_compatible" in options or "hardware_compatible" in options):
+        with pytest.raises(UsageError, match=r"RTX builds no compatible engines[\s\S]*--compute-capability"):
+            build(builder, settings, api=api)
+        return
+    build(builder, settings, api=api)
+    chosen = getattr(builder.config, "hardware_compatibility_level", None) if level else None
+    assert builder.config.flags == flags and getattr(chosen, "name", None) == level
+    told = command(api, profile_shapes(INPUTS, BATCH), settings, onnx="m.onnx", plan="m.plan", timing=None)
+    typed = ["--stronglyTyped"] if version.startswith("tensorrt-10") else []
+    assert told == [
+        "tensorrt_rtx" if api.rtx else "trtexec",
+        *("--onnx=m.onnx", "--saveEngine=m.plan", "--skipInference", "--profilingVerbosity=detailed"),
+        "--minShapes=sample:1x3x8x8,timestep:1",
+        "--optShapes=sample:8x3x8x8,timestep:8",
+        "--maxShapes=sample:64x3x8x8,timestep:64",
+        "--builderOptimizationLevel=3",
+        *typed,
+        *words,
+    ]
+
+
+def test_targets_reach_rtx_and_its_tool() -> None:
+    api, builder = module("tensorrt-rtx-1.7"), Builder("tensorrt-rtx-1.7")
+    settings = EngineSettings(compute_capability=("sm89", "sm120"))
+    build(builder, settings, api=api)
+    assert [target.name for target in builder.config.targets] == ["SM89", "SM120"]
+    assert builder.config.num_compute_capabilities == 2
+    told = command(api, {}, settings, onnx="m.onnx", plan="m.plan", timing="t.cache")
+    assert told[-2:] == ["--computeCapabilities=89,120", "--timingCacheFile=t.cache"]
+
+
+def test_an_input_with_dynamic_sides_is_built_for_the_models_own() -> None:
+    latents = {"latents": {"shape": ["batch", 4, "height", "width"]}}
+    assert profile_shapes(latents, BATCH, {"latents": (4, 8, 8)})["latents"][2] == (64, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("here", "targets", "refused"),
+    [
+        ("sm75", (), "sm75"),
+        ("sm80", (), None),
+        (None, (), None),
+        (None, ("sm89", "sm75"), "sm75"),
+        ("sm75", ("sm120",), None),
+    ],
+)
+def test_bfloat16_is_refused_for_a_t4(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, targets: tuple[str, ...], refused: str | None
+) -> None:
+    monkeypatch.setattr(engine_config, "gpu_facts", lambda: {"gpu": "Tesla T4", "gpu_capability": here})
+    if refused is None:
+        check_bf16(EngineSettings(compute_capability=targets))
+    else:
+        with pytest.raises(UsageError, match=rf"{refused} has no bfloat16[\s\S]*sm80 or later[\s\S]*--dtype fp16"):
+            check_bf16(EngineSettings(compute_capability=targets))
 
 
 def test_timings_are_saved_and_used_by_the_next_build(tmp_path: Path) -> None:
@@ -117,7 +215,7 @@ def test_timings_are_saved_and_used_by_the_next_build(tmp_path: Path) -> None:
 
 
 def test_a_build_that_gives_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DtkError, match="tensorrt 11.4.0 could not build an engine"):
+    with pytest.raises(DtkError, match=r"tensorrt 11.4.0.\S* could not build an engine"):
         build(Builder(plan=None), EngineSettings(), tmp_path / "timing.cache")
     assert not list(tmp_path.iterdir())
 
@@ -151,10 +249,12 @@ def graph(tmp_path: Path) -> Path:
 def test_the_inspector_tells_the_share_and_how_much_it_tells_of(graph: Path) -> None:
     total = sum(array.size for array in _arrays(graph))
     layers = ["a name alone", {"LayerType": "kgen"}, convolution("Half", total // 2), convolution("Float", total // 4)]
-    share, told = inspected_share(inspector(layers), graph, b"plan")
-    assert share == pytest.approx(0.5, rel=1e-2) and told == pytest.approx(0.75, rel=1e-2)
-    assert inspected_share(inspector([]), graph, b"plan") == (0.0, 0.0)
-    assert inspected_share(inspector(layers), graph, b"no plan") == (0.0, 0.0)
+    told = layer_information(inspector(layers), b"plan")
+    assert told == layers
+    share, covered = inspected_share(told, graph)
+    assert share == pytest.approx(0.5, rel=1e-2) and covered == pytest.approx(0.75, rel=1e-2)
+    assert inspected_share([], graph) == (0.0, 0.0)
+    assert layer_information(inspector(layers), b"no plan") == []
 
 
 @pytest.mark.parametrize(("dtype", "proven"), [("Half", True), ("Float", False)])
@@ -162,10 +262,9 @@ def test_with_a_gpu_the_inspector_is_believed(
     graph: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, proven: bool
 ) -> None:
     layers = [convolution(dtype, sum(array.size for array in _arrays(graph)))]
-    monkeypatch.setattr(precision, "has_gpu", lambda: True)
     monkeypatch.setattr(precision, "typed_share", lambda api, network: 1.0)
     if proven:
-        assert prove(inspector(layers), None, graph, b"plan", "fp16")["inspected_share"] == 1.0
+        assert prove(API, None, graph, b"plan", "fp16", layers=layers)["inspected_share"] == 1.0
     else:
         with pytest.raises(DtkError, match=r"does not compute in fp16[\s\S]*0.0 % by its inspector"):
-            prove(inspector(layers), None, graph, b"plan", "fp16")
+            prove(API, None, graph, b"plan", "fp16", layers=layers)

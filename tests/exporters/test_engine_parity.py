@@ -25,15 +25,15 @@ def rung(monkeypatch: pytest.MonkeyPatch, fault: Callable[[torch.Tensor], torch.
             assert batch.min <= len(sample) <= batch.max, "an engine takes no other batch"
             return fault(super().__call__(sample, timestep, **conditioning))
 
-    def opened(name: str, source: Path, *, device: str = "cpu") -> Engine:
-        assert (name, source.name) == ("tensorrt", "dense.plan")
+    def opened(name: str, source: Path, *, device: str = "cpu", weights: Path) -> Engine:
+        assert (name, source.name, weights.name) == ("tensorrt", "dense.plan", "dense.onnx")
         assert device.startswith("cuda"), "TensorRT computes on a GPU alone"
         return Engine(exported())
 
     monkeypatch.setattr(ladder, "open_runner", opened)
     settings = ExportSettings.model_validate(SETTINGS | changes)
     batch = settings.batch
-    return ladder.Ladder(tiny_model(), settings, "dense").engine(Path("dense.plan"))
+    return ladder.Ladder(tiny_model(), settings, "dense").engine(Path("dense.plan"), Path("dense.onnx"))
 
 
 def test_predictions_and_the_whole_loop_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

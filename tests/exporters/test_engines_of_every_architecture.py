@@ -8,7 +8,9 @@ import pytest
 from diffusers import DDIMScheduler
 
 from exporters.component_parity import components
-from exporters.onnx import export_onnx
+from exporters.engine_config import profile_shapes
+from exporters.engines import Items
+from exporters.onnx import describe, export_onnx
 from exporters.precision import prove
 from exporters.settings import BatchRange, EngineSettings
 from exporters.step import export_step
@@ -27,14 +29,15 @@ DENOISERS = {
 }
 
 
-def proven(path: Path) -> float:
+def proven(path: Path, items: Items | None = None) -> float:
     """The typed share of half precision of an engine built from the graph at ``path``, after its proof."""
     api = load_tensorrt()
     logger = collecting_logger(api)
     builder = api.module.Builder(logger)
     network = parse(api, path, builder, logger)
     batch = BatchRange(min=1, opt=2, max=2)
-    plan = build_plan(api, network, builder, logger, batch, EngineSettings(), None, silent)
+    shapes = profile_shapes(describe(path)["inputs"], batch, items)
+    plan = build_plan(api, network, builder, logger, shapes, EngineSettings(), None, silent)
     return float(prove(api, network, path, plan, "fp16")["typed_share"])
 
 
@@ -57,7 +60,9 @@ def test_unet2dconditionmodel_builds_inside_the_step_graph_of_a_server(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["conditioner"])
-def test_the_text_encoder_builds(part: str, tmp_path: Path) -> None:
-    (component,) = (c for c in components(FOLDERS["caption"](tmp_path / "model")) if c.name == part)
-    assert proven(component.write(tmp_path, dtype="fp16", opset=21)) > 0.95
+@pytest.mark.parametrize(("folder", "part"), [("caption", "conditioner"), ("caption", "decoder"), ("class", "decoder")])
+def test_text_encoder_and_decoder_build(folder: str, part: str, tmp_path: Path) -> None:
+    model = FOLDERS[folder](tmp_path / "model")
+    (component,) = (c for c in components(model) if c.name == part)
+    items = {"latents": model.input_specs()["sample"].shape} if part == "decoder" else {}
+    assert proven(component.write(tmp_path, dtype="fp16", opset=21), items) > 0.95

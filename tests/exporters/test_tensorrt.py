@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from exporters import engines
+from exporters.engine_config import profile_shapes
 from exporters.onnx import describe
 from exporters.precision import prove, stored_share, typed_share
 from exporters.settings import BatchRange, EngineSettings, ExportSettings
@@ -37,7 +38,8 @@ def built(
     logger = collecting_logger(api)
     builder = api.module.Builder(logger)
     network = parse(api, path, builder, logger)
-    plan = build_plan(api, network, builder, logger, BATCH, settings or EngineSettings(), None, progress)
+    shapes = profile_shapes(describe(path)["inputs"], BATCH)
+    plan = build_plan(api, network, builder, logger, shapes, settings or EngineSettings(), None, progress)
     return network, plan
 
 

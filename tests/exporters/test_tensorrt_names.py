@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ["exporters/tensorrt.py", "exporters/precision.py"]
-FILES += ["toolkit/runners/tensorrt.py", "toolkit/handoff/dtk_server/tensorrt_stepper.py"]
+FILES = ["exporters/tensorrt.py", "exporters/engine_config.py", "exporters/precision.py"]
+FILES += ["toolkit/runners/tensorrt.py", "toolkit/runners/tensorrt_api.py"]
+FILES += ["toolkit/handoff/dtk_server/tensorrt_engine.py"]
 LISTS = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "data").glob("*.json"))}
 RTX_ONLY = {"ComputeCapability", "IBuilderConfig.set_compute_capability", "IBuilderConfig.num_compute_capabilities"}
 CLASSES = {  # what the code's variables hold
@@ -30,6 +31,8 @@ CLASSES = {  # what the code's variables hold
     "first": "ParserError",
     "inspector": "EngineInspector",
     "runtime": "Runtime",
+    "refitter": "Refitter",
+    "onnx_refitter": "OnnxParserRefitter",
     "engine": "ICudaEngine",
     "self._runtime": "Runtime",
     "self._engine": "ICudaEngine",

@@ -10,11 +10,12 @@ import ctypes
 import enum
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-PLAN = b"a x + b noise + label"
+PLAN, DECODER = b"a x + b noise + label", b"each pixel of a latent twice as large, twice"
 VERSION = "1.7.1.116"
 
 
@@ -44,8 +45,11 @@ class Stream:
 class Gpu:
     """What the fake packages share: memory by address, the device's capability, and what was done."""
 
-    def __init__(self, capability: tuple[int, int] = (8, 9), memory_bytes: int = 2**20) -> None:
-        self.capability, self.left_bytes = capability, memory_bytes
+    def __init__(
+        self, capability: tuple[int, int] = (8, 9), memory_bytes: int = 2**20, name: str = "NVIDIA L4"
+    ) -> None:
+        self.capability, self.left_bytes, self.name = capability, memory_bytes, name
+        self.refits: list[str] = []
         self.memory: dict[int, np.ndarray] = {}
         self.copies: list[tuple[Kind, int]] = []
         self.executed: list[int] = []
@@ -79,6 +83,8 @@ class Gpu:
         module.cudaStreamCreate = lambda: (Error.cudaSuccess, Stream())
         module.cudaStreamSynchronize = lambda stream: (Error.cudaSuccess,)
         module.cudaDeviceGetAttribute = lambda name, device: (Error.cudaSuccess, self.capability[name - 75])
+        properties = SimpleNamespace(name=self.name.encode())
+        module.cudaGetDeviceProperties = lambda device: (Error.cudaSuccess, properties)
         module.cudaMalloc, module.cudaMemcpyAsync = malloc, copy
         return module
 
@@ -92,14 +98,13 @@ class Gpu:
             ("sample", "timestep", "coefficients", "noise", "class_labels"), module.TensorIOMode.INPUT
         )
         modes["previous"] = module.TensorIOMode.OUTPUT
-        engine = SimpleNamespace(
-            num_io_tensors=len(modes),
-            get_tensor_name=lambda number: list(modes)[number],
-            get_tensor_mode=modes.__getitem__,
-            create_execution_context=lambda: Context(self),
+        around = {"latents": module.TensorIOMode.INPUT, "images": module.TensorIOMode.OUTPUT}
+        engines = {PLAN: engine_of(modes, Context, self), DECODER: engine_of(around, Decoder, self)}
+        module.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=engines.get)
+        module.Refitter = lambda engine, logger: SimpleNamespace(refit_cuda_engine=lambda: True)
+        module.OnnxParserRefitter = lambda refitter, logger: SimpleNamespace(
+            refit_from_file=lambda onnx: self.refits.append(onnx) is None
         )
-        runtime = SimpleNamespace(deserialize_cuda_engine=lambda stored: engine if stored == PLAN else None)
-        module.Runtime = lambda logger: runtime
         return module
 
     def install(self, monkeypatch: pytest.MonkeyPatch, version: str = VERSION) -> None:
@@ -110,6 +115,16 @@ class Gpu:
         for name, module in (("cuda", cuda), ("cuda.bindings", bindings), ("cuda.bindings.runtime", runtime)):
             monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", self.tensorrt(version))
+
+
+def engine_of(modes: dict[str, Any], context: Any, gpu: Gpu) -> Any:
+    """An engine with these inputs and outputs."""
+    return SimpleNamespace(
+        num_io_tensors=len(modes),
+        get_tensor_name=lambda number: list(modes)[number],
+        get_tensor_mode=modes.__getitem__,
+        create_execution_context=lambda: context(gpu),
+    )
 
 
 class Context:
@@ -142,4 +157,19 @@ class Context:
         previous = self._gpu.array(self._addresses["previous"], self._shapes["sample"], np.float32)
         previous[:] = a * given["sample"] + b * given["noise"] + label
         self._gpu.executed.append(count)
+        return True
+
+
+class Decoder(Context):
+    """Of an engine that makes of latents (B, C, H, W) images (B, C, H, 2 W) of twice their values."""
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert name == "images"
+        *shape, width = self._shapes["latents"]
+        return (*shape, 2 * width)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        latents = self._gpu.array(self._addresses["latents"], self._shapes["latents"], np.float32)
+        images = self._gpu.array(self._addresses["images"], self.get_tensor_shape("images"), np.float32)
+        images[:] = 2 * latents.repeat(2, axis=-1)
         return True

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.handoff.fake_gpu import PLAN, VERSION, Gpu, Kind
+from tests.handoff.fake_gpu import DECODER, PLAN, VERSION, Gpu, Kind
 from toolkit.handoff.dtk_server import choice
 from toolkit.handoff.dtk_server.refusal import UnfitError
 from toolkit.handoff.dtk_server.tensorrt_stepper import TensorRTStepper
@@ -65,7 +65,85 @@ def test_images_stay_on_the_device_between_steps(tmp_path: Path, monkeypatch: py
         stepper.step(0, feed | {"timestep": np.zeros(0, np.int64)})
 
 
-REASONS = {
+def test_a_decoders_engine_computes_batches_of_several_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu()
+    gpu.install(monkeypatch)
+    graph = opened_graph(tmp_path, part(tmp_path, "sm75", "sm89"))
+    for count in (2, 5, 1):
+        latents = np.random.default_rng(count).standard_normal((count, *SHAPE)).astype(np.float32)
+        np.testing.assert_array_equal(graph({"latents": latents}), 2 * latents.repeat(2, axis=-1))
+    assert len(gpu.memory) == 2, "memory is taken once, for the largest batch"
+    with pytest.raises(RuntimeError, match="takes no latents of shape"):
+        graph({"latents": np.zeros((6, *SHAPE), np.float32)})
+
+
+def part(folder: Path, *built_for: str) -> dict[str, Any]:
+    """A manifest's decoder with one engine for each name."""
+    return stored(folder, *built_for, content=DECODER) | {"file": "decoder.onnx", "input": "latents"}
+
+
+def opened_graph(folder: Path, entry: dict[str, Any], fallback: str = "refuse", told: Any = None) -> Any:
+    warn = (lambda message: None) if told is None else told.append
+    return choice.open_graph(folder, entry, fallback, warn, batch=BATCH, device="cuda", device_id=0, threads=1)
+
+
+def test_a_decoder_without_an_engine_is_onnx_runtimes_and_one_whose_engine_fails_only_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Gpu().install(monkeypatch)
+    monkeypatch.setattr(choice, "OnnxRuntimeGraph", lambda path, **place: (path.name, place["device"]))
+    told: list[str] = []
+    without = {"file": "decoder.onnx", "input": "latents"}
+    assert opened_graph(tmp_path, without, told=told) == ("decoder.onnx", "cuda") and not told
+    with pytest.raises(UnfitError, match="built for sm75, this GPU is sm89.*allows no other runtime"):
+        opened_graph(tmp_path, part(tmp_path, "sm75"))
+    assert opened_graph(tmp_path, part(tmp_path, "sm75"), "onnxruntime", told) == ("decoder.onnx", "cuda")
+    assert "ONNX RUNTIME SERVES INSTEAD" in told[0]
+
+
+FITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    # what the engine says of itself, the GPU, the installed version
+    "its own model of GPU": ({"gpu": "NVIDIA L4"}, {}, VERSION),
+    "its capability": (
+        {"gpu": None, "hardware_compatible": "capability"},
+        {"name": "NVIDIA GeForce RTX 4090"},
+        VERSION,
+    ),
+    "from Ampere on": (
+        {"gpu": None, "hardware_compatible": "ampere", "compute_capability": []},
+        {"capability": (9, 0)},
+        VERSION,
+    ),
+    "a later version": ({"version_compatible": True}, {}, "1.8.0.1"),
+}
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_an_engine_built_to_be_compatible_is_opened_where_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    facts, gpu, version = FITS[case]
+    Gpu(**gpu).install(monkeypatch, version)
+    step_graph = stored(tmp_path, "sm89")
+    step_graph["engines"][0] |= facts
+    assert isinstance(opened(tmp_path, step_graph, []), TensorRTStepper)
+
+
+def test_an_engine_without_weights_takes_them_from_the_onnx_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stripped in (True, False):
+        gpu = Gpu()
+        gpu.install(monkeypatch)
+        step_graph = stored(tmp_path, "sm89")
+        step_graph["engines"][0]["stripped"] = stripped
+        opened(tmp_path, step_graph, [])
+        assert gpu.refits == ([str(tmp_path / "step.onnx")] if stripped else [])
+
+
+REASONS: dict[str, Any] = {
+    "another model": ({"name": "NVIDIA GeForce RTX 4090"}, VERSION, PLAN, "built for NVIDIA L4, this GPU is NVIDIA Ge"),
+    "before Ampere": ({"capability": (7, 5)}, VERSION, PLAN, "built for sm89, this GPU is sm75"),
     "another gpu": ({"capability": (9, 0)}, VERSION, PLAN, "built for sm89, this GPU is sm90"),
     "another version": ({}, "1.6.0.1", PLAN, f"needs tensorrt_rtx {VERSION}, installed is 1.6.0.1"),
     "refused": ({}, VERSION, b"what no runtime reads", "refuses it on this GPU"),
@@ -82,6 +160,7 @@ def test_a_plan_that_cannot_be_loaded_is_replaced_only_where_that_is_allowed_and
     Gpu(**gpu).install(monkeypatch, version)
     monkeypatch.setattr(choice, "OnnxRuntimeStepper", lambda path, **place: (path.name, place["device"]))
     step_graph, told = stored(tmp_path, "sm89", fallback=fallback, content=content), []
+    step_graph["engines"][0]["gpu"] = "NVIDIA L4"
     if fallback == "refuse":
         with pytest.raises(UnfitError, match=f"step.sm89.plan: .*{words}.* allows no other runtime"):
             opened(tmp_path, step_graph, told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import yaml
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256, folder_sha256, read_json, value_sha256, write_json
 from toolkit.core.run_folder import RunFolder
-from toolkit.handoff.engines import find_engines
+from toolkit.handoff.components import Part
+from toolkit.handoff.engines import entries, find_engines
+from toolkit.handoff.manifest import tolerance
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 from toolkit.pipeline.handoff import handoff
@@ -45,8 +48,56 @@ def test_the_runs_own_plan_and_one_of_another_machine_lie_side_by_side(tmp_path:
     found = find_engines(tmp_path, GPU.model_copy(update={"engines": (other,)}), graph)
     assert [(one.file, one.capabilities, one.largest) for one in found] == [
         ("compressed_step.tensorrt_rtx.sm89.sm120.plan", ["sm89", "sm120"], 6),
-        ("compressed_step.tensorrt.sm90.plan", ["sm90"], 8),
+        ("compressed_step.tensorrt.sm90.nvidia-h200.plan", ["sm90"], 8),
     ]
+
+
+def test_engines_for_two_models_of_one_capability_or_for_several_have_names_of_their_own(
+    tmp_path: Path, graph: StepGraph
+) -> None:
+    l4 = {"builder": "tensorrt", "gpu_capability": "sm89", "gpu": "NVIDIA L4", "targets": []}
+    built = [
+        engine(tmp_path / "l4", **l4),
+        engine(tmp_path / "4090", **l4 | {"gpu": "NVIDIA GeForce RTX 4090"}),
+        engine(tmp_path / "capability", **l4, hardware_compatible="capability"),
+        engine(tmp_path / "ampere", **l4, hardware_compatible="ampere", version_compatible=True, weights="stripped"),
+    ]
+    found = find_engines(tmp_path, GPU.model_copy(update={"engines": tuple(built)}), graph)
+    assert [one.file.removeprefix("compressed_step.tensorrt.") for one in found] == [
+        *("sm89.nvidia-l4.plan", "sm89.nvidia-geforce-rtx-4090.plan", "sm89.plan", "ampere.plan")
+    ]
+    assert [one.entry()["gpu"] for one in found] == ["NVIDIA L4", "NVIDIA GeForce RTX 4090", None, None]
+    last = found[-1].entry()
+    assert (last["compute_capability"], last["version_compatible"], last["stripped"]) == ([], True, True)
+
+
+def test_the_decoders_engine_lies_next_to_that_of_the_step_graph(tmp_path: Path, graph: StepGraph) -> None:
+    decoder = Part(tmp_path / "decoder.onnx", {"inputs": {"latents": {}}, "sha256": {"decoder.onnx": "1"}})
+    engine(tmp_path / "tensorrt")
+    other = engine(tmp_path / "other", **DATACENTRE, gpu_capability="sm90")
+    settings = GPU.model_copy(update={"engines": (other,)})
+    latent = replace(graph, decoder=decoder)
+    assert [one.graph for one in find_engines(tmp_path, settings, latent)] == ["compressed_step"] * 2
+    for folder, facts in ((tmp_path / "tensorrt", {}), (tmp_path / "other", {**DATACENTRE, "gpu_capability": "sm90"})):
+        step = (folder / "compressed_step.plan").read_bytes(), (folder / "compressed_step.json").read_bytes()
+        built = engine(folder, sha256={"decoder.onnx": "1"}, **facts)
+        for path in (built, built.with_suffix(".json")):
+            path.rename(path.with_stem("decoder"))
+        (folder / "compressed_step.plan").write_bytes(step[0]), (folder / "compressed_step.json").write_bytes(step[1])
+    found = find_engines(tmp_path, settings, latent)
+    assert [entry["file"] for entry in entries(found, decoder.path)] == [
+        "decoder.tensorrt_rtx.sm89.sm120.plan",
+        "decoder.tensorrt.sm90.nvidia-h200.plan",
+    ]
+    assert len(entries(found, graph.path)) == 2
+
+
+@pytest.mark.parametrize(("dtype", "requested", "levels"), [("fp16", None, 2), ("bf16", None, 8), ("bf16", 1, 1)])
+def test_the_known_image_may_be_off_by_what_the_precision_costs(
+    graph: StepGraph, dtype: str, requested: int | None, levels: int
+) -> None:
+    of_dtype = replace(graph, description=graph.description | {"dtype": dtype})
+    assert tolerance(HandoffSettings(tolerance=requested), of_dtype) == levels
 
 
 def test_without_tensorrt_no_plan_is_looked_for(tmp_path: Path, graph: StepGraph) -> None:
@@ -56,7 +107,7 @@ def test_without_tensorrt_no_plan_is_looked_for(tmp_path: Path, graph: StepGraph
 
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], type[DtkError], str]] = {
     "none was built": ({}, {"absent": True}, DtkError, "There is no TensorRT engine.*(\n.*)*dtk export RUN --trt"),
-    "another graph": ({}, {"sha256": {"other": "0"}}, DtkError, "is an engine of another step graph"),
+    "another graph": ({}, {"sha256": {"other": "0"}}, DtkError, "is an engine of another graph"),
     "damaged": ({}, {"damaged": True}, DtkError, "is damaged or was changed"),
     "no single image": ({}, {"batch": "2:4:8"}, DtkError, "does not take a single image.*(\n.*)*batch 2:4:8"),
     "on a processor": ({"device": "cpu"}, {}, UsageError, "runs on a GPU.*(\n.*)*--device gpu"),

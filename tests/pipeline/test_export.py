@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import exporters.ladder
+import exporters.parity
+import exporters.resume
+from exporters.overflow import RangeWatch
 from exporters.settings import ExportSettings
 from tests.tiny import PLAIN, tiny_folder
 from toolkit.adapters.inputs import example_inputs, input_specs
@@ -18,6 +21,7 @@ from toolkit.core.run_folder import RunFolder
 from toolkit.models.folder import ModelFolder, load_denoiser
 from toolkit.pipeline.export import export
 from toolkit.runners.base import open_runner
+from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
 pytestmark = pytest.mark.slow
 SETTINGS = ExportSettings(dtype="fp16", batch="1:2:4", loop_steps=3, loop_images=2)  # type: ignore[arg-type]
@@ -99,8 +103,61 @@ def test_out_of_tolerance_is_an_error_that_leaves_no_half_stage(
     with pytest.raises(DtkError, match="The dense model as ONNX fp32 does not compute what torch computes") as raised:
         export(run, SETTINGS, *models)
     assert raised.value.exit_code == 1
-    assert [path.name for path in run.path.iterdir()] == ["run.json"]
+    assert not (run.path / "export").exists()
     assert run.stage("export") is None
+
+
+@pytest.mark.parametrize(
+    ("comparison", "number"),
+    [("relative_errors", 3), ("relative_errors", 25), ("psnr_db", 5)],
+    ids=["in the dense model's first rung", "in the compressed model's", "in the step graph's loop"],
+)
+def test_an_interrupted_export_goes_on_where_it_was(
+    finished: tuple[RunFolder, Any, Any],
+    models: tuple[ModelFolder, ModelFolder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    comparison: str,
+    number: int,
+) -> None:
+    """Nothing that was exported or computed before the interruption is exported or computed again."""
+    made: list[str] = []
+
+    def noted(kind: str, work: Any) -> Any:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            result = work(*args, **options)
+            made.append(kind)
+            return result
+
+        return wrapped
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        left.pop()
+        if not left:
+            raise KeyboardInterrupt
+        return compared(*args, **options)
+
+    monkeypatch.setattr(exporters.resume, "KEPT_S", -1.0)
+    for module, name in ((exporters.ladder, "export_onnx"), (exporters.ladder, "export_step")):
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
+    for kind in (RangeWatch, OnnxRuntimeRunner):
+        monkeypatch.setattr(kind, "__call__", noted(kind.__name__, kind.__call__))
+    compared, left = getattr(exporters.parity, comparison), list(range(number))
+    run = RunFolder.create(tmp_path / "run")
+    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
+        first.setattr(exporters.parity, comparison, interrupted)
+        export(run, SETTINGS, *models)
+    RunFolder.create(run.path)  # as the next command opens it
+    before, made[:] = list(made), []
+    found = export(run, SETTINGS, *models)
+    assert {name: found[name] for name in ("parity", "step_parity")} == {
+        name: finished[1][name] for name in ("parity", "step_parity")
+    }
+    whole = RunFolder.create(tmp_path / "whole")
+    again, made[:] = list(made), []
+    export(whole, SETTINGS, *models)
+    assert sorted(before + again) == sorted(made), "as much in two legs as in one"
+    assert not (run.path / "cache" / "export").exists()
 
 
 def test_bf16_is_proven_as_far_as_this_machine_can(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:

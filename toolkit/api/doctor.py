@@ -6,9 +6,7 @@ say (two packages that write the same files, a driver, a library that does not l
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -16,19 +14,15 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from toolkit.api.attempts import ATTEMPTS, try_build, try_torch
 from toolkit.api.results import Diagnosis
 from toolkit.core.environment import PACKAGES, installed_version, machine, versions
-from toolkit.core.errors import DtkError, first_line
-from toolkit.runners.base import Runner, known_runners, unavailable
-from toolkit.runners.onnxruntime import OnnxRuntimeRunner
-from toolkit.runners.openvino import OpenVINORunner
+from toolkit.core.errors import DtkError
+from toolkit.runners.base import known_runners, unavailable
 from toolkit.runners.tensorrt_api import load_tensorrt
 
 WATCHED = (*PACKAGES, "optimum-onnx", "onnxruntime-extensions", "huggingface-hub", "tokenizers", "triton", "peft")
-NEGATION = """
-<ir_version: 8, opset_import: ["" : 18]>
-negation (float[B, 1] sample, int64[B] timestep) => (float[B, 1] out) { out = Neg(sample) }
-"""
+REINSTALL = 'pip install ".[gpu]" again (TensorRT and torch for the same CUDA), and see `nvidia-smi` for the driver'
 Status = Literal["fits", "note", "conflict"]
 
 
@@ -112,7 +106,7 @@ def torch_and_gpu() -> Iterator[Finding]:
     else:
         capability = "sm_{}{}".format(*torch.cuda.get_device_capability())
         gpu = f"{torch.cuda.get_device_name()} ({capability}), torch built for CUDA {built}"
-        failed = _try_torch("cuda")
+        failed = try_torch("cuda")
         if failed:
             fix = (
                 f"install a torch that was built for {capability}: this one has {', '.join(torch.cuda.get_arch_list())}"
@@ -136,7 +130,11 @@ def tensorrt() -> Iterator[Finding]:
     except DtkError as error:
         yield Finding("TensorRT", "note", str(error).replace("\n ", ";"))
         return
-    yield Finding("TensorRT", "fits", f"{api.package} {api.version}")
+    failed = try_build(api)
+    if failed:
+        yield Finding("TensorRT", "conflict", f"{api.package} {api.version} builds no engine: {failed}", REINSTALL)
+        return
+    yield Finding("TensorRT", "fits", f"{api.package} {api.version} builds an engine")
     if not api.rtx and installed_version("onnxruntime-gpu") and not api.version.startswith("10."):
         explanation = f"onnxruntime-gpu links TensorRT 10, so its TensorRT provider cannot load next to {api.version}"
         yield Finding("TensorRT in ONNX Runtime", "note", explanation, "dtk runs TensorRT itself and does not need it")
@@ -160,38 +158,3 @@ def runners() -> dict[str, dict[str, str | None]]:
             if reasons.get(name, "") is None:
                 reasons[name] = attempt(device)
     return by_device
-
-
-def _try_torch(device: str) -> str | None:
-    import torch
-
-    try:
-        torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device))
-    except RuntimeError as error:
-        return f"a convolution failed: {first_line(error)}"
-    return None
-
-
-def _try_graph(open_graph: Callable[..., Runner], device: str) -> str | None:
-    """Open a graph of one node: a library can be there and still not load what it needs."""
-    import torch
-    from onnx import save
-    from onnx.parser import parse_model
-
-    with tempfile.TemporaryDirectory(prefix="dtk-doctor-") as folder:
-        path = Path(folder) / "attempt.onnx"
-        save(parse_model(NEGATION), path)
-        try:
-            with closing(open_graph(path, device=device)) as runner:
-                given = torch.ones(2, 1, device=device)
-                right = torch.equal(runner(given, torch.zeros(2, dtype=torch.int64, device=device)), -given)
-        except (DtkError, RuntimeError) as error:
-            return str(error).replace("\n ", ";")
-    return None if right else "it computed a wrong value"
-
-
-ATTEMPTS = {
-    "torch": _try_torch,
-    "onnxruntime": lambda device: _try_graph(OnnxRuntimeRunner, device),
-    "openvino": lambda device: _try_graph(OpenVINORunner, device),
-}

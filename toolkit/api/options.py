@@ -80,6 +80,9 @@ class EngineOptions(TypedDict, total=False):
     workspace_mib: int
     tf32: bool
     one_per_shape: bool
+    hardware_compatible: Literal["none", "capability", "ampere"]
+    version_compatible: bool
+    weights: Literal["fixed", "refit", "stripped"]
 
 
 class ExportOptions(TypedDict, total=False):
@@ -100,6 +103,7 @@ class ExportOptions(TypedDict, total=False):
     longest: int
     loop_steps: int
     loop_images: int
+    parity_gmacs: float
     seed: int
 
 

@@ -40,7 +40,9 @@ class HandoffSettings(Settings):
     queue_timeout_ms: int = Field(default=60_000, ge=1, description="a request that waits longer is refused")
     queue_delay_ms: float = Field(default=2.0, ge=0, description="how long the batcher waits for company")
     dynamic_batching: bool = True
-    tolerance: int = Field(default=2, ge=0, le=255, description="of the known image at load, in steps of 1/255")
+    tolerance: int | None = Field(
+        default=None, ge=0, le=255, description="of the known image at load, in steps of 1/255; none: by the precision"
+    )
     container: str = Field(default=CONTAINER, pattern=r"^[\w./:@-]+$", description="the image the Dockerfile builds on")
 
 

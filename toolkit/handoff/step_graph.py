@@ -61,6 +61,11 @@ class StepGraph:
         return graph
 
     @property
+    def parts(self) -> list[Part]:
+        """What there is of decoder and conditioner."""
+        return [part for part in (self.decoder, self.conditioner) if part]
+
+    @property
     def file(self) -> str:
         return self.path.name
 
@@ -68,12 +73,12 @@ class StepGraph:
     def files(self) -> list[Path]:
         """The graph and all that a server runs besides it, external weights included."""
         own = [self.path.parent / name for name in self.description["sha256"]]
-        parts = [file for part in (self.decoder, self.conditioner) if part for file in part.files]
+        parts = [file for part in self.parts for file in part.files]
         return [*own, *parts, *([self.tokenizer] if self.tokenizer else [])]
 
     @property
     def sha256(self) -> str:
-        parts = [part.description for part in (self.decoder, self.conditioner) if part]
+        parts = [part.description for part in self.parts]
         return value_sha256([self.description, parts, file_sha256(self.tokenizer) if self.tokenizer else None])
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from exporters.base import NAMES, STEP, Exported, Exporter, exporter_called
 from exporters.component_parity import write_components
 from exporters.ladder import Ladder, rungs
 from exporters.settings import ExportSettings, requested_exporters
+from toolkit.core.environment import versions
 from toolkit.core.errors import UsageError
-from toolkit.core.files import write_json
+from toolkit.core.files import value_sha256, write_json
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.models.folder import ModelFolder, build_model
@@ -25,6 +27,7 @@ def export(
     dense: ModelFolder,
     compressed: ModelFolder,
     *,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write RUN/export/onnx/{dense,compressed,compressed_step}.onnx, a .json next to each, and RUN/export/parity.json.
@@ -32,8 +35,9 @@ def export(
     Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
     (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the
     compressed model's step graph) and ``component_parity``, and under a key of its own what each further exporter
-    wrote (exporters.base). A finished stage on the same models and settings is read, not repeated. Raises DtkError if
-    an export is out of tolerance, MissingToolError, with the ONNX files in place, if no TensorRT can work.
+    wrote (exporters.base). A finished stage on the same models and settings is read, not repeated; of an unfinished one
+    the files and the long calls of its comparisons are taken from RUN/cache. Torch computes on ``device``. Raises
+    DtkError if an export is out of tolerance, MissingToolError, with the ONNX files in place, if no TensorRT can work.
     """
     models = dict(zip(NAMES, (dense, compressed), strict=True))
     further = [exporter_called(name) for name in requested_exporters(settings)]
@@ -45,8 +49,12 @@ def export(
         inputs={name: model.sha256 for name, model in models.items()},
     )
     if not run.is_current(request):
-        with run.writing(request) as folder:
-            _write(folder, settings, models, progress)
+        work = run.path / "cache" / "export"
+        unfinished = work / value_sha256([request.key, versions()])[:16]
+        with run.writing(request, device=device) as folder:
+            _write(unfinished, settings, models, device, progress)
+            unfinished.rename(folder)
+        shutil.rmtree(work)
     result = export_result(run.path / "export")
     exported = Exported(run.path, result["onnx"], models, settings)
     return result | {exporter.key: _further(run, exporter, exported, progress) for exporter in further}
@@ -63,8 +71,10 @@ def _further(run: RunFolder, exporter: Exporter, exported: Exported, progress: P
     return exporter.result(exported, run.require(exporter.folder, f"dtk export {run.path}"))
 
 
-def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder], progress: Progress) -> None:
-
+def _write(
+    folder: Path, settings: ExportSettings, models: dict[str, ModelFolder], device: str, progress: Progress
+) -> None:
+    """Fill ``folder``, where an interrupted export may have left files and, in ``calls``, what it compared."""
     total, count = len(rungs(settings.dtype)) * len(models) + 1 + settings.components, 0
 
     def done() -> None:
@@ -74,17 +84,19 @@ def _write(folder: Path, settings: ExportSettings, models: dict[str, ModelFolder
 
     _check_patterns(settings.keep_fp32, models)
     progress("export", 0, total)
-    (folder / "onnx").mkdir()
-    ladders = {name: Ladder(model, settings, name) for name, model in models.items()}
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    calls = folder / "calls"
+    ladders = {name: Ladder(model, settings, name, device=device, work=calls) for name, model in models.items()}
     parity = {name: ladder.climb(folder / "onnx" / f"{name}.onnx", done) for name, ladder in ladders.items()}
     step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
     done()
     result: dict[str, Any] = {"parity": parity, "step_parity": step_parity}
     if settings.components:
-        around = write_components(models["compressed"], settings, folder / "onnx")
+        around = write_components(models["compressed"], settings, folder / "onnx", calls)
         result |= {"component_parity": around} if around else {}
         done()
     write_json(folder / "parity.json", result)
+    shutil.rmtree(calls, ignore_errors=True)
 
 
 def _check_patterns(patterns: Sequence[str], models: dict[str, ModelFolder]) -> None:

@@ -87,7 +87,7 @@ def evaluate(job: Job) -> dict[str, Any]:
 def export(job: Job) -> dict[str, Any]:
     """The export stage."""
     settings = job.recipe.export or ExportSettings()
-    return export_stage.export(job.run, settings, job.dense, job.compressed, progress=job.progress)
+    return export_stage.export(job.run, settings, job.dense, job.compressed, device=job.device, progress=job.progress)
 
 
 def profile(job: Job) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def profile_against(job: Job, source: str) -> dict[str, Any]:
     reads = {runner_reads(name) for name in settings.runners}
     if reads - {"model"}:
         exporting = (job.recipe.export or ExportSettings()).model_copy(update={"trt": "engine" in reads})
-        export_stage.export(run, exporting, other, job.compressed, progress=job.progress)
+        export_stage.export(run, exporting, other, job.compressed, device=job.device, progress=job.progress)
     profiled = profile_stage.profile(run, settings, other, job.compressed, progress=job.progress)
     return {"against": source, "folder": str(run.path)} | profiled
 

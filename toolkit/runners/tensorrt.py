@@ -5,6 +5,7 @@ Shapes and addresses are bound once and again only if they change.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +14,54 @@ import torch
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.core.files import file_sha256, read_json
 from toolkit.runners.base import RunnerKind, Times
-from toolkit.runners.tensorrt_api import TensorRT, gpu_facts, load_tensorrt
-
-OUTPUT = "prediction"
+from toolkit.runners.tensorrt_api import TensorRT, elsewhere, gpu_facts, load_tensorrt, refitted
 
 
 class TensorRTRunner:
     """A built denoiser (``.plan`` with its ``.json`` next to it) on the GPU it was built for.
 
-    Raises DtkError for a plan that is damaged, or that another TensorRT or another GPU made.
+    ``weights`` is the ONNX file of an engine that was built without its weights. Raises DtkError for a plan that is
+    damaged, or that another TensorRT or another GPU made.
     """
 
     name = "tensorrt"
 
-    def __init__(self, path: Path, *, device: str = "cuda") -> None:
+    def __init__(self, path: Path, *, device: str = "cuda", weights: Path | None = None) -> None:
         self.device = device
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
-        self._batch = check_plan(path, api := load_tensorrt())
-        self._trt = trt = api.module
+        facts = check_plan(path, api := load_tensorrt(), device)
+        self._batch, self._trt = str(facts["batch"]), api.module
         with torch.cuda.device(device):
-            self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # must outlive the engine
-            self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-            if self._engine is None:
-                raise DtkError(f"{api.package} {api.version} refuses {path} on this GPU.", do="dtk export RUN --trt")
-            self._context = self._engine.create_execution_context()
+            self._open(api, path, facts, weights)
             self._stream = torch.cuda.Stream(device)  # on the default stream TensorRT adds synchronisation
 
+    def _open(self, api: TensorRT, path: Path, facts: Mapping[str, Any], weights: Path | None) -> None:
+        trt = api.module
+        logger = trt.Logger(trt.Logger.ERROR)
+        self._runtime = trt.Runtime(logger)  # must outlive the engine
+        self._runtime.engine_host_code_allowed = bool(facts.get("version_compatible"))  # such a plan brings its runtime
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is not None and facts.get("weights") == "stripped":
+            refitted(api, self._engine, logger, weights or _graph_of(path))
+        self._context = self._engine and self._engine.create_execution_context()
+        if self._context is None:  # out of memory, or no kernel for this GPU: TensorRT says so to its log alone
+            raise DtkError(f"{api.package} {api.version} refuses {path} on this GPU.", do="dtk export RUN --trt")
+        names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
+        (self._output,) = (name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT)
+
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        feed = {"sample": sample, "timestep": timestep, **conditioning}
-        feed = {name: tensor.to(self.device).contiguous() for name, tensor in feed.items()}
+        return self.run({"sample": sample, "timestep": timestep, **conditioning})
+
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The output, float32, of any engine of one output: a denoiser's, a decoder's, a text encoder's."""
+        feed = {name: tensor.to(self.device).contiguous() for name, tensor in inputs.items()}
         for name, tensor in feed.items():
             self._bind(name, tensor)
-        prediction = torch.empty(tuple(self._context.get_tensor_shape(OUTPUT)), device=self.device)
-        self._bind_address(OUTPUT, prediction)
-        self._enqueue([*feed.values(), prediction])
-        return prediction
+        output = torch.empty(tuple(self._context.get_tensor_shape(self._output)), device=self.device)
+        self._bind_address(self._output, output)
+        self._enqueue([*feed.values(), output])
+        return output
 
     def _bind(self, name: str, tensor: torch.Tensor) -> None:
         shape = tuple(tensor.shape)
@@ -93,20 +106,23 @@ class TensorRTRunner:
         del self._context, self._engine, self._runtime
 
 
-def check_plan(path: Path, api: TensorRT) -> str:
-    """The batch range of a plan that can be loaded here; raises DtkError, saying why, for one that cannot."""
+def check_plan(path: Path, api: TensorRT, device: str = "cuda") -> dict[str, Any]:
+    """The facts of a plan that can be loaded on ``device``; raises DtkError, saying why, for one that cannot."""
     description: dict[str, Any] = read_json(path.with_suffix(".json"))
     if file_sha256(path) != description["sha256"]:
         raise DtkError(f"{path} is damaged or was changed.", do="dtk export RUN --trt builds it again")
-    built, here = description["facts"], {"builder": api.package, "version": api.version, **gpu_facts()}
-    if api.rtx:  # its plans hold for every GPU they were built for; the runtime judges
-        here = {name: here[name] for name in ("builder", "version")}
-    differ = [f"{name} {built[name]} (here {value})" for name, value in here.items() if built[name] != value]
+    built: dict[str, Any] = description["facts"]
+    differ = elsewhere(built, {"builder": api.package, "version": api.version, **gpu_facts(device)})
     if differ:
         raise DtkError(
             f"{path} was built elsewhere.", found="; ".join(differ), do="dtk export RUN --trt builds it for here"
         )
-    return str(built["batch"])
+    return built
+
+
+def _graph_of(path: Path) -> Path:
+    """The ONNX file of a run that the engine RUN/tensorrt/NAME[-bN].plan was built from."""
+    return path.parent.parent / "export" / "onnx" / f"{path.stem.partition('-b')[0]}.onnx"
 
 
 class TensorRTNodes:

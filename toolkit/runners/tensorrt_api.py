@@ -7,11 +7,13 @@ differs depends on ``TensorRT.rtx``.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from toolkit.core.errors import MissingToolError, first_line
+from toolkit.core.errors import DtkError, MissingToolError, first_line
 
 PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  # the last if only the bare wheels were installed
 INSTALL = 'pip install ".[gpu]" next to an NVIDIA GPU (TensorRT), or pip install ".[rtx]" (builds without a GPU)'
@@ -59,15 +61,50 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def gpu_facts() -> dict[str, Any]:
-    """What an engine depends on besides its builder: the GPU, its compute capability and the driver's CUDA version."""
+def gpu_facts(device: str = "cuda") -> dict[str, Any]:
+    """What an engine depends on besides its builder: the GPU and its compute capability."""
     import torch
 
     if not torch.cuda.is_available():
-        return {"gpu": None, "gpu_capability": None, "driver": None}
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "gpu": properties.name,
-        "gpu_capability": f"sm{properties.major}{properties.minor}",
-        "driver": torch._C._cuda_getDriverVersion(),  # type: ignore[attr-defined]
-    }
+        return {"gpu": None, "gpu_capability": None}
+    properties = torch.cuda.get_device_properties(device)
+    return {"gpu": properties.name, "gpu_capability": f"sm{properties.major}{properties.minor}"}
+
+
+def driver_version() -> int | None:
+    """The CUDA version of the driver, such as 13000: recorded with an engine, which an update leaves valid."""
+    import torch
+
+    return torch._C._cuda_getDriverVersion() if torch.cuda.is_available() else None  # type: ignore[attr-defined]
+
+
+def elsewhere(built: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Why an engine built with the facts ``built`` does not run ``here``, in words; empty if it does.
+
+    An engine of TensorRT is of one version and one model of GPU, unless it was built to be compatible. Engines of
+    TensorRT for RTX hold for every GPU they were built for: its runtime judges.
+    """
+    needed = ["builder", *([] if built.get("version_compatible") else ["version"])]
+    if here["builder"] != "tensorrt_rtx":
+        level = built.get("hardware_compatible", "none")
+        needed += {"none": ["gpu", "gpu_capability"], "capability": ["gpu_capability"], "ampere": []}[level]
+    differ = [f"{name} {built[name]} (here {here[name]})" for name in needed if built[name] != here[name]]
+    if "version" not in needed and not later_version(here["version"], built["version"]):
+        differ.append(f"version {built['version']} or a later one of the same major version (here {here['version']})")
+    return differ
+
+
+def later_version(here: str, built: str) -> bool:
+    """Whether a version-compatible engine of version ``built`` runs in version ``here``."""
+    own, least = ([int(part) for part in version.split(".")[:3]] for version in (here, built))
+    return own[0] == least[0] and own >= least
+
+
+def refitted(api: TensorRT, engine: Any, logger: Any, onnx: Path) -> None:
+    """Put the weights of the ONNX file it was built from into an engine built without them."""
+    trt = api.module
+    refitter = trt.Refitter(engine, logger)
+    onnx_refitter = trt.OnnxParserRefitter(refitter, logger)
+    if not onnx_refitter.refit_from_file(str(onnx)) or not refitter.refit_cuda_engine():
+        missing = ", ".join(refitter.get_missing_weights()[:3])
+        raise DtkError(f"The weights of {onnx} do not fit the engine that was built without them.", found=missing)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from .graph import OnnxRuntimeGraph
 from .manifest import inside
 from .onnxruntime_stepper import OnnxRuntimeStepper
 from .refusal import UnfitError
+from .tensorrt_engine import TensorRTGraph
 from .tensorrt_stepper import TensorRTStepper
 
+T = TypeVar("T")
 Warn = Callable[[str], None]
 
 
@@ -42,17 +46,55 @@ def open_stepper(
     Where none can be loaded, ONNX Runtime takes its place if the manifest allows it, and ``warn`` is called. Raises
     UnfitError, naming each engine and its reason, if it does not.
     """
-    if stored["runtime"] == "tensorrt":
-        reasons = []
-        for engine in stored["engines"]:
-            path = inside(version, PurePosixPath(engine["file"]))
-            try:
-                return TensorRTStepper(path, engine, device_id=device_id, image=image, batch=batch)
-            except UnfitError as unfit:
-                reasons.append(f"{path.name}: {unfit}")
-        refusal = f"No TensorRT engine can be loaded: {' '.join(reasons) or 'there is none.'}"
-        if stored["fallback"] != "onnxruntime":
-            raise UnfitError(f"{refusal} The handoff allows no other runtime (fallback: {stored['fallback']}).")
-        warn(f"{refusal} ONNX RUNTIME SERVES INSTEAD, as the handoff allows: expect another latency.")
     path = inside(version, PurePosixPath(stored["file"]))
+    if stored["runtime"] == "tensorrt":
+        options: dict[str, Any] = {"device_id": device_id, "batch": batch, "weights": path}
+        stepper = _first_engine(
+            version, stored["engines"], stored["fallback"], warn, partial(TensorRTStepper, image=image, **options)
+        )
+        if stepper is not None:
+            return stepper
     return OnnxRuntimeStepper(path, device=device, device_id=device_id, threads=threads, image=image, batch=batch)
+
+
+def open_graph(
+    version: Path,
+    part: Mapping[str, Any],
+    fallback: str,
+    warn: Warn,
+    *,
+    batch: int,
+    device: str,
+    device_id: int,
+    threads: int,
+) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """The decoder or conditioner ``part`` of the manifest: the first of its engines that this GPU takes.
+
+    ONNX Runtime computes one that was handed off without an engine, and, if ``fallback`` allows it, one whose engines
+    cannot be loaded. Raises UnfitError if it does not.
+    """
+    path = inside(version, PurePosixPath(part["file"]))
+    if part.get("engines"):
+        options: dict[str, Any] = {"device_id": device_id, "batch": batch, "weights": path}
+        graph = _first_engine(version, part["engines"], fallback, warn, partial(TensorRTGraph, **options))
+        if graph is not None:
+            return graph
+    return OnnxRuntimeGraph(path, device=device, device_id=device_id, threads=threads)
+
+
+def _first_engine(
+    version: Path, engines: Sequence[Mapping[str, Any]], fallback: str, warn: Warn, open_engine: Callable[..., T]
+) -> T | None:
+    """The first engine that can be loaded, None if none can and ONNX Runtime may serve instead."""
+    reasons = []
+    for engine in engines:
+        path = inside(version, PurePosixPath(engine["file"]))
+        try:
+            return open_engine(path, engine)
+        except UnfitError as unfit:
+            reasons.append(f"{path.name}: {unfit}")
+    refusal = f"No TensorRT engine can be loaded: {' '.join(reasons) or 'there is none.'}"
+    if fallback != "onnxruntime":
+        raise UnfitError(f"{refusal} The handoff allows no other runtime (fallback: {fallback}).")
+    warn(f"{refusal} ONNX RUNTIME SERVES INSTEAD, as the handoff allows: expect another latency.")
+    return None

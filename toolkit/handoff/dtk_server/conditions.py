@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .graph import OnnxRuntimeGraph
 from .manifest import inside
 
 Condition = int | str | None
 Arrays = Mapping[str, np.ndarray]
+Graph = Callable[[Arrays], np.ndarray]
 UNCONDITIONAL = "unconditional_"
 REMEMBERED = 256  # conditions: a prompt that many requests share is encoded once
 
@@ -24,16 +24,18 @@ def labels(condition: Condition, guidance: float | None) -> Arrays:
 
 
 class Conditions:
-    """Classes and prompts by ``stored``, the manifest's conditioner: its kind, null condition and files."""
+    """Classes and prompts by ``stored``, the manifest's conditioner: its kind, null condition and files.
 
-    def __init__(self, version: Path, stored: Mapping[str, Any], *, device: str, device_id: int, threads: int) -> None:
+    ``open_graph`` opens an entry of the manifest.
+    """
+
+    def __init__(self, version: Path, stored: Mapping[str, Any], open_graph: Callable[..., Graph]) -> None:
         self._null: Condition = stored["null"]
         self._guided = bool(stored["guided"])
         if stored["kind"] == "label":
             self._encode: Callable[[Condition], Arrays] = lambda condition: labels(condition, None)
             return
-        path = inside(version, PurePosixPath(stored["file"]))
-        graph = OnnxRuntimeGraph(path, device=device, device_id=device_id, threads=threads)
+        graph = open_graph(stored)
         read = _tokens(inside(version, PurePosixPath(stored["tokenizer"]))) if stored["kind"] == "caption" else _class
         name = stored["input"]
         self._encode = lru_cache(REMEMBERED)(

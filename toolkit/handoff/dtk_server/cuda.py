@@ -32,6 +32,13 @@ class Cuda:
         wanted = (attributes.cudaDevAttrComputeCapabilityMajor, attributes.cudaDevAttrComputeCapabilityMinor)
         return "sm" + "".join(str(self._call("cudaDeviceGetAttribute", one, self._device_id)[0]) for one in wanted)
 
+    @property
+    def name(self) -> str:
+        """The model, such as NVIDIA L4."""
+        (properties,) = self._call("cudaGetDeviceProperties", self._device_id)
+        name: bytes = properties.name
+        return name.decode()
+
     def allocate(self, size_bytes: int) -> int:
         """The address of new memory, which is kept until the process ends."""
         (address,) = self._call("cudaMalloc", size_bytes)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import manifest, png
-from .choice import Warn, open_stepper
+from . import png
+from .choice import Warn, open_graph, open_stepper
 from .conditions import Conditions, labels
-from .graph import OnnxRuntimeGraph
 from .loop import Loop, SampleNoise
 from .request import Conditioned, Limits, Wish, wishes
 from .schedule import Schedule
@@ -38,11 +38,19 @@ class Service:
         place: dict[str, Any] = {"device": device, "device_id": device_id, "threads": threads}
         shape = tuple(stored["latent"] or stored["image"])
         stepper = open_stepper(version, stored["step_graph"], warn, image=shape, batch=self.limits.max_batch, **place)
-        decode = _decoder(version, stored["decoder"], place) if stored["decoder"] else None
+        graphs: Any = partial(
+            open_graph,
+            version,
+            fallback=stored["step_graph"]["fallback"],
+            warn=warn,
+            batch=self.limits.max_batch,
+            **place,
+        )
+        decode = _decoder(graphs, stored["decoder"]) if stored["decoder"] else None
         self._loop = Loop(stepper, Schedule.read(version / "schedule.json"), shape, noise, decode)
         self._known = stored["expected"].get("condition")
         self._conditioned: Conditioned = (
-            Conditions(version, stored["conditioner"], **place) if stored["conditioner"] else labels
+            Conditions(version, stored["conditioner"], graphs) if stored["conditioner"] else labels
         )
 
     def read(self, arrays: Mapping[str, np.ndarray | None]) -> list[Wish]:
@@ -62,6 +70,6 @@ class Service:
         return png.to_uint8(image)
 
 
-def _decoder(version: Path, stored: Mapping[str, Any], place: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
-    graph = OnnxRuntimeGraph(manifest.inside(version, PurePosixPath(stored["file"])), **place)
+def _decoder(graphs: Any, stored: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    graph = graphs(stored)
     return lambda latents: graph({stored["input"]: latents})
