@@ -32,8 +32,8 @@ class PruneSettings(Settings):
     ``target``: bounds, see toolkit.pruning.targets. ``min_width``: no level gets narrower than this fraction of its
     dense width, and no stack of blocks shorter.
     ``blocks``: whole blocks may go as well if the class can say it (``layers_per_block`` of the UNets; UNet2DModel's
-    attentions and middle block); a class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``: length of the context that MACs
-    are counted for, if nothing next to the denoiser says it.
+    attentions and middle block); a class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``:
+    length of the context that MACs are counted for, if nothing next to the denoiser says it.
     """
 
     target: str = "macs=0.57"
