@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,9 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from tests import forked
+from tests.tiny import PLAIN, tiny_folder
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 RECIPE = {
@@ -24,14 +26,21 @@ RECIPE = {
     "recover": {"steps": 40, "batch_size": 8, "checkpoint_every": 10},
     "evaluate": {"images": 24, "sampling_steps": 2},
     "export": {"loop_steps": 2, "batch": "1:2:4"},
-    "profile": {"batches": [1], "loop_steps": 2, "parts": False, "rounds": {"seconds": 0.2, "least": 6, "most": 20}},
+    "profile": {
+        "runners": ["onnxruntime"],
+        "batches": [1],
+        "loop_steps": 2,
+        "parts": False,
+        "rounds": {"seconds": 0.2, "least": 6, "most": 20},
+    },
 }
 STAGES = tuple(RECIPE)
 
 
 @pytest.fixture(scope="module")
-def recipe(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
+    model = tiny_folder(path.with_name("model"), **PLAIN).root
     settings = {"model": str(model), "data": {"source": str(data), "holdout": 0.5}, "device": "cpu"}
     path.write_text(yaml.safe_dump(settings | RECIPE))
     return path
@@ -46,30 +55,18 @@ def training(recipe: Path) -> Path:
     return path
 
 
-# Not preexec_fn: a fork of a process that has used gRPC dies of it. And a job in the background ignores SIGINT.
-LAUNCHER = """
-import os, resource, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-if size := int(sys.argv[1]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
-
-
-def command(recipe: Path, out: Path, largest_file: int = 0) -> list[str]:
-    """`dtk run`; ``largest_file`` in bytes stands in for a full disk."""
-    launcher = [sys.executable, "-c", LAUNCHER, str(largest_file)]
-    return [*launcher, "-m", "toolkit", "run", str(recipe), "-o", str(out)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
 def finish(recipe: Path, out: Path) -> str:
-    done = subprocess.run(command(recipe, out), env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    code, said = run(recipe, out)
+    assert code == 0, said
+    return said
+
+
+def run(recipe: Path, out: Path, largest_file: int = 0) -> tuple[int | None, str]:
+    """`dtk run` to its end: the exit code and what was said."""
+    errors = out.with_name("errors.txt")
+    process = forked.start(["run", recipe, "-o", out], errors, largest_file)
+    process.join(600)
+    return process.exitcode, errors.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -86,38 +83,61 @@ def working(out: Path, stage: str) -> Callable[[], bool]:
     return lambda: any(out.glob(f".dtk-tmp-{stage}.*"))
 
 
-def stop(recipe: Path, out: Path, stage: str, how: signal.Signals) -> tuple[int, str]:
-    """Run until the stage is at work, send the signal, and return the exit code and what was said."""
-    process = subprocess.Popen(
-        command(recipe, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.extend(process.stderr or []))
-    reader.start()
-    while process.poll() is None and not working(out, stage)():
+def kill(recipe: Path, out: Path, stage: str) -> tuple[int | None, str]:
+    """`kill -9` as soon as the stage is at work; the exit code and what was said."""
+    errors = out.with_name("errors.txt")
+    process = forked.start(["run", recipe, "-o", out], errors)
+    while process.is_alive() and not working(out, stage)():
         time.sleep(0.005)
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(how)
-    code = process.wait(timeout=60)
-    reader.join()
-    return code, "".join(said)
+    process.kill()
+    process.join(60)
+    return process.exitcode, errors.read_text()
+
+
+# A shell's job in the background ignores SIGINT.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[0] = "dtk"
+from toolkit.cli import app
+app()
+"""
+
+
+def interrupt(recipe: Path, out: Path, stage: str) -> tuple[int | None, str]:
+    """Ctrl-C as soon as the stage is at work, in an interpreter of its own, which may end by the signal itself."""
+    command = [sys.executable, "-c", INTERRUPTIBLE, "run", str(recipe), "-o", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with out.with_name("errors.txt").open("w+") as errors:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None and not working(out, stage)():
+            time.sleep(0.005)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        process.wait(60)
+        errors.seek(0)
+        return process.returncode, errors.read()
 
 
 @pytest.mark.parametrize(
-    ("how", "stages"),
-    [(signal.SIGKILL, STAGES), (signal.SIGINT, ("recover", "export"))],  # Ctrl-C is one handler for all of them
+    ("stop", "stages"),
+    [(kill, STAGES), (interrupt, ("recover", "export"))],  # Ctrl-C is one handler for all of them
     ids=["kill -9", "Ctrl-C"],
 )
 def test_stopped_in_any_stage_the_same_command_resumes(
-    how: signal.Signals, stages: tuple[str, ...], recipe: Path, uninterrupted: Path, tmp_path: Path
+    stop: Callable[[Path, Path, str], tuple[int | None, str]],
+    stages: tuple[str, ...],
+    recipe: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "run"
     finished: dict[str, int] = {}
     for stage in stages:
-        code, said = stop(recipe, out, stage, how)
+        code, said = stop(recipe, out, stage)
         # a shell sees 130 for both: Python ends by the signal itself where it came while C code was running Python
-        assert code in ({-signal.SIGKILL} if how == signal.SIGKILL else {130, -signal.SIGINT}), (stage, said)
-        assert how == signal.SIGKILL or "The same command resumes where this one stopped." in said
+        assert code in ({-signal.SIGKILL} if stop == kill else {130, -signal.SIGINT}), (stage, said)
+        assert stop == kill or "The same command resumes where this one stopped." in said
         assert stage == "recover" or not (out / stage).exists(), "a half-done stage looks whole"
         now = {name: (out / name).stat().st_mtime_ns for name in STAGES if name != "recover" and (out / name).exists()}
         assert finished.items() <= now.items(), "a finished stage ran again"
@@ -136,12 +156,11 @@ def assert_same_weights(*runs: Path) -> None:
 @pytest.mark.parametrize("size", [10_000, 100_000], ids=["scores do not fit", "weights do not fit"])
 def test_a_full_disk_is_said_and_loses_nothing(size: int, training: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    limited = command(training, out, size)
-    done = subprocess.run(limited, env=environment(), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1, done.stderr
-    assert "Could not write" in done.stderr
-    assert "free some space" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, said = run(training, out, largest_file=size)
+    assert code == 1, said
+    assert "Could not write" in said
+    assert "free some space" in said
+    assert "Traceback" not in said
     assert not list(out.rglob(".dtk-tmp-*"))
     finish(training, out)
 
@@ -149,7 +168,7 @@ def test_a_full_disk_is_said_and_loses_nothing(size: int, training: Path, tmp_pa
 def test_a_truncated_checkpoint_is_passed_over_and_said(training: Path, uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     while True:
-        stop(training, out, "recover", signal.SIGKILL)
+        kill(training, out, "recover")
         checkpoints = sorted((out / "recover" / "checkpoints").glob("step-*.safetensors"))
         if checkpoints:
             break

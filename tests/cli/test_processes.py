@@ -54,12 +54,12 @@ def test_two_processes_recover_as_one_does(model: Path, data: Path, tmp_path: Pa
     }
     path, one, two = tmp_path / "recipe.yaml", tmp_path / "one", tmp_path / "two"
     path.write_text(yaml.safe_dump(recipe))
-    dtk("-m", "toolkit", "run", str(path), "-o", str(one))
+    assert here("run", path, "-o", one).code == 0
     training = {"steps": 6, "batch_size": 7, "warmup_steps": 1, "log_every": 1, "checkpoint_every": 3}
     training["losses"] = {"noise": 1.0, "distillation": 1.0, "features": 0.01}
     (one / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"recover": training}))
     shutil.copytree(one, two)
-    dtk("-m", "toolkit", "recover", str(one))
+    assert here("recover", one).code == 0
     dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "recover", str(two))
     curves = [[json.loads(line) for line in (run / "recover/log.jsonl").read_text().splitlines()] for run in (one, two)]
     assert [line["step"] for line in curves[1]] == list(range(1, 7)), "one process writes the log"

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import dtk
 from tests.tiny import tiny_folder
 from toolkit.core.files import write_json
+from toolkit.report import tables
 
 pytestmark = pytest.mark.slow
 TORCH = ("--runner", "torch", "--batch", "1,2", "--seconds", "0.1")
@@ -63,7 +64,7 @@ def test_against_another_stock_model_leaves_the_run_s_own_profile_alone(profiled
     assert dense > 2 * json.loads(own)["models"]["dense"]["params"]
     assert compressed == json.loads(own)["models"]["compressed"]["params"]
     assert (profiled / "profile" / "profile.json").read_bytes() == own
-    assert f"Instead of the dense model: {wider}" in dtk("profile", profiled, *TORCH, "--against", wider).out
+    assert next(tables.profile(found)) == f"Instead of the dense model: {wider}"
 
 
 def test_against_a_model_of_other_images_is_refused(profiled: Path, tmp_path: Path) -> None:

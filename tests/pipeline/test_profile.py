@@ -12,7 +12,7 @@ import torch
 import profiles.comparison
 from exporters.settings import ExportSettings
 from profiles.settings import ProfileSettings, Rounds
-from tests.tiny import tiny_folder
+from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json, write_json
 from toolkit.core.run_folder import Request, RunFolder
@@ -28,7 +28,9 @@ SETTINGS = ProfileSettings(runners=("torch", "onnxruntime"), batches=(1, 3), rou
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, ModelFolder]:
     folder = tmp_path_factory.mktemp("models")
-    return tiny_folder(folder / "wide"), tiny_folder(folder / "narrow", block_out_channels=(8, 16, 16))
+    return tiny_folder(folder / "wide", **PLAIN), tiny_folder(
+        folder / "narrow", **PLAIN | {"block_out_channels": (8, 16)}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +86,12 @@ def test_the_whole_loop_the_start_and_the_parts_are_measured(finished: tuple[Run
             assert figures["open_s"][name] > 0
             assert all(cell["first_call_ms"][name] > 0 for cell in figures["latency"].values())
     parts = result["parts"]
-    assert {"conv_in", "down_blocks.2", "mid_block", "up_blocks.0", "conv_out"} <= set(parts["parts"])
+    assert {"conv_in", "down_blocks.1", "mid_block", "up_blocks.0", "conv_out"} <= set(parts["parts"])
     assert parts["batch"] == 3
     whole = result["runners"]["torch"]["latency"]["3"]["dense"]["p50_ms"]
     exported = result["runners"]["onnxruntime"]["parts"]
     assert (exported["runner"], exported["batch"]) == ("onnxruntime", 3)
-    assert {"conv_in", "down_blocks.2", "mid_block", "up_blocks.0", "conv_out"} <= set(exported["parts"])
+    assert {"conv_in", "down_blocks.1", "mid_block", "up_blocks.0", "conv_out"} <= set(exported["parts"])
     assert 0.3 * whole < sum(part["dense_ms"] for part in parts["parts"].values()) < 3 * whole
 
 
