@@ -73,7 +73,7 @@ def on_runner(name: str, device: str, files: dict[int, Path], specs: Any, option
             closing(open_runner(name, files[opset], device=device)) as other,
         ):
             rounds = Rounds(seconds=options.seconds)
-            times = interleave(lambda: base(**inputs), lambda: other(**inputs), clock_of(device), rounds)
+            times = interleave((lambda: base(**inputs), lambda: other(**inputs)), clock_of(device), rounds)
         found[str(opset)] = {"rounds": len(times[0])} | asdict(speedup(*times))
     return found
 

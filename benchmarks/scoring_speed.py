@@ -74,13 +74,11 @@ def measure(model: nn.Module, images: Calibration, options: argparse.Namespace, 
     rounds = Rounds(seconds=options.seconds, least=options.rounds, most=max(200, options.rounds))
     reference, found = plain(model, images, options.timesteps), {}
     for name, effort in EFFORTS.items():
-        times = interleave(
+        loops = (
             lambda: plain(model, images, options.timesteps),
-            lambda effort=effort: ours(model, images, options.timesteps, **effort),  # type: ignore[misc]
-            clock_of(device),
-            rounds,
-            warm_up=1,
+            lambda effort=effort: ours(model, images, options.timesteps, **effort),
         )
+        times = interleave(loops, clock_of(device), rounds, 1)
         apart = distance(reference, ours(model, images, options.timesteps, **effort))
         faster = {"rounds": len(times[0]), "times_as_fast": asdict(speedup(*times))}
         found[name] = faster | {"distance_of_gradients": apart}

@@ -104,7 +104,7 @@ def measure(folder: ModelFolder, images: Images, options: argparse.Namespace, de
     for name, losses in MIXES.items():
         settings = RecoverSettings(steps=ENDLESS, batch_size=options.batch, losses=losses)
         theirs, own = (several(make(folder, images, settings, device), options.steps) for make in (plain, ours))
-        times = interleave(theirs, own, clock_of(device), rounds, warm_up=1)
+        times = interleave((theirs, own), clock_of(device), rounds, 1)
         found[name] = {"losses": losses, "rounds": len(times[0]), "times_as_fast": asdict(speedup(*times))}
     return found
 

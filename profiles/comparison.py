@@ -1,31 +1,28 @@
-"""Dense and compressed side by side: their sizes and MACs, and one runner's latency and memory at every batch size."""
+"""Dense and compressed side by side: their sizes and MACs, every runner's cells, and what was had before."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from profiles.latency import compare_latency
-from profiles.loop import compare_loops
+from profiles.cells import Cells
 from profiles.macs import count_macs, count_params
-from profiles.memory import measure_memory
 from profiles.node_parts import compare_node_parts
+from profiles.opened import faults_named
 from profiles.parts import compare_parts
 from profiles.settings import ProfileSettings
-from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
-from toolkit.core.errors import DtkError, first_line
+from toolkit.core.errors import DtkError
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder, build_model, load_denoiser
 from toolkit.models.precision import BorderedDenoiser
 from toolkit.models.weights import WEIGHTS
-from toolkit.runners.base import Runner, open_node_times, open_runner, precision_options
+from toolkit.runners.base import RunnerSpec, open_node_times, parse_runner
 
+Figures = dict[str, Any]
 CONVENTION = "one MAC is two FLOPs; convolutions, linear layers and attention products, batch 1"
 
 
@@ -52,56 +49,70 @@ def model_figures(model: ModelFolder, tokens: int | None = None) -> dict[str, An
     }
 
 
-def compare_runner(
-    name: str,
-    sources: Mapping[str, ModelFolder | Path],
-    model: ModelFolder,
-    macs_ratio: float,
-    settings: ProfileSettings,
-    device: str,
-    done: Callable[[], None],
-) -> dict[str, Any]:
-    """Latency of ``sources`` dense and compressed in one runner by batch size, of the whole loop, and peak memory.
+def compare_runners(cells: Cells, specs: Sequence[RunnerSpec], macs_ratio: float, batches: Sequence[int]) -> Figures:
+    """``runners``, ``baselines`` and ``headline``: every cell of ``specs``, and what the best of them won.
 
-    Loop and memory are of the largest batch. ``open_s`` is what loading or building took; ``realised_share`` is the
-    speed-up over the MACs ratio: 1 if every MAC saved is time saved.
+    A runner has ``latency`` by batch size, and of the largest one the whole ``loop`` and peak ``memory``; a cell that
+    was refused stands under ``refused`` instead. ``realised_share`` is the speed-up over the MACs ratio: 1 if every
+    MAC saved is time saved. ``baselines``: by precision and batch size, the dense model without dtk.
     """
-    specs = denoiser_inputs(model, settings.tokens)
-    options = precision_options(name, settings.dtype)
-    measured: dict[str, Any] = {"threads": torch.get_num_threads(), "open_s": {}, "latency": {}}
-    opened: dict[str, Runner] = {}
-    with ExitStack() as stack:
-        for which in ("dense", "compressed"):
-            started = time.perf_counter()
-            opened[which] = stack.enter_context(closing(open_runner(name, sources[which], device=device, **options)))
-            measured["open_s"][which] = time.perf_counter() - started
-        for batch in settings.batches:
-            inputs = example_inputs(specs, batch, device=device)
-            with faults_named(name, device, batch):
-                cell = compare_latency(**opened, inputs=inputs, rounds=settings.rounds)
-            measured["latency"][str(batch)] = cell | {"realised_share": cell["speedup"]["value"] / macs_ratio}
-            done()
-        if settings.loop_steps:
-            with faults_named(name, device, max(settings.batches)):
-                measured["loop"] = compare_loops(**opened, model=model, specs=specs, settings=settings)
-            done()
-    memory = _memory(name, sources, specs, max(settings.batches), device, options, done)
-    return measured | {"memory": memory}
+    precisions = {spec: cells.runners.precision(spec) for spec in specs}
+    baselines = {
+        dtype: {str(batch): cells.baseline(dtype, batch) for batch in batches}
+        for dtype in dict.fromkeys(precisions.values())
+    }
+    _refuse_unmeasured(baselines)
+    best = {one["best"] for by_batch in baselines.values() for one in by_batch.values()}
+    cells.runners.close(but=best)
+    runners = {}
+    for spec, dtype in precisions.items():
+        chosen = {batch: baselines[dtype][str(batch)]["best"] for batch in batches}
+        runners[str(spec)] = {"dtype": dtype} | _compare_runner(cells, spec, macs_ratio, chosen)
+        cells.runners.close(but=best)
+    return {"baselines": baselines, "runners": runners, "headline": _headline(cells, runners, baselines)}
 
 
-@contextmanager
-def faults_named(name: str, device: str, batch: int) -> Iterator[None]:
-    """A fault of a runner while it is measured (memory that ran out, a device that is gone) as a DtkError."""
-    try:
-        yield
-    except DtkError:
-        raise
-    except Exception as error:  # the runners' errors share no base class
-        raise DtkError(
-            f"The runner {name} failed on {device} while batch {batch} was measured.",
-            found=first_line(error),
-            do="leave out this batch size if memory ran out; `dtk doctor` tells whether the device still answers",
-        ) from error
+def _compare_runner(cells: Cells, spec: RunnerSpec, macs_ratio: float, baselines: Mapping[int, str]) -> Figures:
+    largest = max(baselines)
+    measured: Figures = {"threads": torch.get_num_threads(), "open_s": {}, "latency": {}, "refused": {}}
+    for batch, baseline in baselines.items():
+        cell = cells.latency(spec, batch, baseline)
+        if "refused" in cell:
+            measured["refused"][str(batch)] = cell
+            continue
+        measured["open_s"] = measured["open_s"] or cell["open_s"]
+        share = {"realised_share": cell["speedup"]["value"] / macs_ratio}
+        measured["latency"][str(batch)] = {name: one for name, one in cell.items() if name != "open_s"} | share
+    if loop := cells.loop(spec, largest):
+        (measured["refused"] if "refused" in loop else measured)["loop"] = loop
+    return measured | {"memory": cells.memory(spec, largest)}
+
+
+def _refuse_unmeasured(baselines: Figures) -> None:
+    """Raise DtkError if a baseline was refused: nothing could be compared with it."""
+    for dtype, by_batch in baselines.items():
+        for batch, found in by_batch.items():
+            if "refused" in found:
+                raise DtkError(
+                    f"The dense baselines in {dtype} at batch {batch} could not be measured.",
+                    found=found["refused"],
+                    do="let the GPU cool down and lock its clocks (nvidia-smi --lock-gpu-clocks), then profile again",
+                )
+
+
+def _headline(cells: Cells, runners: Figures, baselines: Figures) -> Figures | None:
+    """``had`` and ``now``: the best dense baseline and the best compressed cell of its precision, and their ratio."""
+    places = [(found["latency"][batch], name, batch) for name, found in runners.items() for batch in found["latency"]]
+    if not places:
+        return None
+    _, name, batch = max(places, key=lambda place: place[0]["compressed"]["images_per_s"])
+    dtype = runners[name]["dtype"]
+    rows = [(by_batch["rows"][by_batch["best"]], by_batch["best"], size) for size, by_batch in baselines[dtype].items()]
+    _, baseline, size = max(rows, key=lambda row: row[0]["images_per_s"])
+    now, had = (parse_runner(name), int(batch)), (parse_runner(baseline), int(size))
+    gain = cells.gain(now, had)
+    places_of = {"now": {"runner": name, "batch": int(batch)}, "had": {"runner": baseline, "batch": int(size)}}
+    return {"dtype": dtype, **places_of, **gain}
 
 
 def compare_network_parts(
@@ -135,19 +146,3 @@ def compare_exported_parts(
     with faults_named(name, device, batch):
         parts = compare_node_parts(first, second, files, inputs, device, settings.rounds)
     return {"runner": name, "batch": batch} | parts
-
-
-def _memory(
-    name: str,
-    sources: Mapping[str, ModelFolder | Path],
-    specs: dict[str, InputSpec],
-    batch: int,
-    device: str,
-    options: dict[str, str],
-    done: Callable[[], None],
-) -> dict[str, Any]:
-    figures = {}
-    for which, source in sources.items():
-        figures[which] = measure_memory(name, source, specs, batch, device=device, options=options)
-        done()
-    return figures

@@ -1,6 +1,6 @@
-"""Latency of two runners, dense and compressed, measured so that the difference is theirs and not the machine's.
+"""Latency of calls, dense and compressed, measured so that the difference is theirs and not the machine's.
 
-Both get the same inputs and the same clock and alternate (A B A B ...), so a change of clock rate or load meets both.
+All get the same inputs and the same clock and take turns (A B A B ...), so a change of clock rate or load meets all.
 Each round gives one paired ratio; the speed-up is the median of the ratios, with an interval from their order
 statistics, which assumes nothing about how the times are distributed (David & Nagaraja, "Order Statistics", 7.1).
 """
@@ -8,7 +8,7 @@ statistics, which assumes nothing about how the times are distributed (David & N
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,19 +16,31 @@ import numpy as np
 import torch
 from scipy.stats import quantile_test
 
-from profiles.settings import Rounds
+from profiles.settings import FEWEST_ROUNDS, Rounds
 from toolkit.core.errors import DtkError
-from toolkit.runners.base import Runner
 
 WARM_UP_CALLS = 3
+WARM_UP_S = 1.0  # of a GPU, whose clocks rise from idle within that time
 CONFIDENCE = 0.95
 WIDEST_INTERVAL = 0.10  # of the speed-up, to each side: a wider one says nothing about how much faster
 SAME = 0.02  # an interval within 1 +- this is no difference: two sessions of one file were measured 1 % apart
 
+BLOCK_MS = 50.0  # of calls in a row
+FEWEST_IN_A_ROW, MOST_IN_A_ROW = 2, 200
+ENQUEUES = 20
+GAINS = {"speedup": "dense", "over_baseline": "baseline"}  # what compressed is compared with
 FAR_OUT = 3.0  # interquartile ranges beyond the quartiles (Tukey 1977): an outlier that is shown, and never dropped
 
 Call = Callable[[], object]
 Clock = Callable[[Call], float]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A call, and how many images it makes."""
+
+    call: Call
+    images: int
 
 
 @dataclass(frozen=True)
@@ -46,41 +58,62 @@ class Speedup:
     verdict: str
 
 
+def wait(device: str) -> None:
+    """Until a GPU has done all it was given; a CPU has by the time a call returns."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def clock_of(device: str) -> Clock:
-    """The clock of a device, in milliseconds: CUDA events on a GPU, the monotonic performance counter on a CPU."""
-    return _cuda_ms if device.startswith("cuda") else _cpu_ms
+    """Call time in ms, on the host's clock: from the call to an idle device until its result is there."""
+
+    def call_ms(work: Callable[[], object]) -> float:
+        wait(device)
+        started = time.perf_counter()
+        work()
+        wait(device)
+        return (time.perf_counter() - started) * 1e3
+
+    return call_ms
 
 
-def _cpu_ms(work: Callable[[], object]) -> float:
+def device_clock_of(device: str) -> Clock:
+    """What the device itself was busy for, in ms, by events on its stream; on a CPU that is the call time."""
+
+    def device_ms(work: Callable[[], object]) -> float:
+        stream = torch.cuda.current_stream(device)
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        wait(device)
+        before.record(stream)
+        work()
+        after.record(stream)
+        after.synchronize()
+        return float(before.elapsed_time(after))
+
+    return device_ms if device.startswith("cuda") else clock_of(device)
+
+
+def warm_up(calls: Sequence[Call], device: str) -> None:
+    """Keep a GPU busy for WARM_UP_S, so that its clocks have risen before a time counts; a CPU needs none of it."""
     started = time.perf_counter()
-    work()
-    return (time.perf_counter() - started) * 1e3
+    while device.startswith("cuda") and time.perf_counter() - started < WARM_UP_S:
+        for call in calls:
+            call()
+        wait(device)
 
 
-def _cuda_ms(work: Callable[[], object]) -> float:
-    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    before.record()
-    work()
-    after.record()
-    after.synchronize()
-    return float(before.elapsed_time(after))
-
-
-def interleave(
-    dense: Call, compressed: Call, clock: Clock, rounds: Rounds, warm_up: int = WARM_UP_CALLS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Times of both in ms, (R,) each: warmed up, then interleaved, as many rounds as fit the seconds.
+def interleave(calls: Sequence[Call], clock: Clock, rounds: Rounds, warm_up_calls: int = WARM_UP_CALLS) -> np.ndarray:
+    """Times in ms of all ``calls`` in turns, (calls, R): warmed up, then as many rounds as fit the seconds.
 
     Raises DtkError if the clock did not advance.
     """
-    for _ in range(warm_up):
-        one_round_ms = clock(dense) + clock(compressed)
+    for _ in range(warm_up_calls):
+        one_round_ms = sum(clock(call) for call in calls)
     count = rounds_that_fit(one_round_ms, rounds)
-    times_ms = np.array([(clock(dense), clock(compressed)) for _ in range(count)])
+    times_ms = np.array([[clock(call) for call in calls] for _ in range(count)])
     if not (times_ms > 0).all():
         raise DtkError("The clock stood still or went backwards while a runner was timed.", do="profile again")
-    return times_ms[:, 0], times_ms[:, 1]
+    return times_ms.T
 
 
 def rounds_that_fit(one_round_ms: float, rounds: Rounds) -> int:
@@ -122,37 +155,58 @@ def outliers(times_ms: np.ndarray) -> list[float]:
     return sorted(float(one) for one in times_ms if not low - reach <= one <= high + reach)
 
 
-def compare_latency(
-    dense: Runner,
-    compressed: Runner,
-    inputs: Mapping[str, torch.Tensor],
-    rounds: Rounds,
-) -> dict[str, Any]:
-    """Latency of dense and compressed on the same ``inputs``: percentiles of each, the speed-up and its verdict.
-
-    ``first_call_ms`` is the very first call at this batch size, which compiles and allocates.
-    """
-    device, batch = dense.device, len(inputs["sample"])
-    clock = clock_of(device)
-
-    def call_dense() -> object:
-        return dense(**inputs)
-
-    def call_compressed() -> object:
-        return compressed(**inputs)
-
-    first_ms = {"dense": clock(call_dense), "compressed": clock(call_compressed)}
-    return {"first_call_ms": first_ms} | compare_calls(call_dense, call_compressed, device, batch, rounds)
-
-
 def compare_calls(
-    dense: Call, compressed: Call, device: str, batch: int, rounds: Rounds, warm_up: int = WARM_UP_CALLS
+    calls: Mapping[str, Timed], device: str, rounds: Rounds, warm_up_calls: int = WARM_UP_CALLS
 ) -> dict[str, Any]:
-    """Two calls that each make ``batch`` images, interleaved: percentiles of each, the speed-up and its verdict."""
-    dense_ms, compressed_ms = interleave(dense, compressed, clock_of(device), rounds, warm_up)
+    """All ``calls`` in turns: percentiles of each by its name, and what ``compressed`` won over the others.
+
+    ``speedup`` is over ``dense`` and ``over_baseline`` over ``baseline``, as ratios of the time of an image.
+    """
+    times_ms = interleave([timed.call for timed in calls.values()], clock_of(device), rounds, warm_up_calls)
+    by_name = dict(zip(calls, times_ms, strict=True))
+    per_image = {name: times / calls[name].images for name, times in by_name.items()}
     return {
-        "rounds": len(dense_ms),
-        "dense": summary(dense_ms, batch),
-        "compressed": summary(compressed_ms, batch),
-        "speedup": asdict(speedup(dense_ms, compressed_ms)),
+        "rounds": times_ms.shape[1],
+        **{name: summary(times, calls[name].images) for name, times in by_name.items()},
+        **{
+            gain: asdict(speedup(per_image[slower], per_image["compressed"]))
+            for gain, slower in GAINS.items()
+            if slower in by_name
+        },
     }
+
+
+def back_to_back(calls: Mapping[str, Timed], device: str, rounds: Rounds) -> dict[str, Any]:
+    """The same calls many times in a row (A A A ... B B B ...), as a loop makes them: what one takes, in ms by name.
+
+    Taking turns evicts from the caches what a network would find there if it were alone, and each call waits for the
+    device. Here the device's own clock times whole blocks, which take turns. ``speedup`` is dense over compressed.
+    """
+    clock, blocks = device_clock_of(device), []
+    for timed in calls.values():
+        timed.call()
+        count = max(FEWEST_IN_A_ROW, min(int(BLOCK_MS / clock(timed.call)), MOST_IN_A_ROW))
+        blocks.append((_repeated(timed.call, count), count))
+    times_ms = interleave([block for block, _ in blocks], clock, rounds.model_copy(update={"least": FEWEST_ROUNDS}), 1)
+    each = {name: times / count for name, times, (_, count) in zip(calls, times_ms, blocks, strict=True)}
+    found: dict[str, Any] = {name: float(np.median(times)) for name, times in each.items()}
+    return found | {"speedup": asdict(speedup(each["dense"], each["compressed"]))}
+
+
+def _repeated(call: Call, count: int) -> Call:
+    def block() -> None:
+        for _ in range(count):
+            call()
+
+    return block
+
+
+def enqueue_ms(call: Call, device: str) -> float:
+    """How long the host is busy until a call has returned, whatever the device still does: the median, in ms."""
+    times = []
+    for _ in range(ENQUEUES):
+        wait(device)
+        started = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - started) * 1e3)
+    return float(np.median(times))

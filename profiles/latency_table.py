@@ -1,8 +1,7 @@
 """Latencies of stock configurations on this device and runner, each measured whole and interleaved with the dense
 model.
 
-The table lies on disk, one file an entry, in a folder named by all that a latency depends on: an interrupted
-measurement resumes at the next entry, and another device, runner, precision or version has a table of its own.
+The table lies on disk (profiles.table): an interrupted measurement resumes at the next entry.
 
 On a machine that is too busy for the wall clock, one thread is timed by the processor time it used: what its call would
 take if nothing else wanted the processor. The entry says so.
@@ -10,10 +9,9 @@ take if nothing else wanted the processor. The entry says so.
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,14 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from profiles.comparison import faults_named
-from profiles.latency import WARM_UP_CALLS, clock_of, interleave, speedup
+from profiles.latency import WARM_UP_CALLS, clock_of, interleave, speedup, warm_up
+from profiles.opened import faults_named
 from profiles.settings import Rounds
-from toolkit.core.errors import DtkError
-from toolkit.core.files import read_json, value_sha256, write_json
+from profiles.table import Table
 from toolkit.runners.base import Runner
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PRECISION = 0.02  # of the ratio, to each side: measuring ends when the interval is this narrow
 TURNS = 3  # or after that many times the rounds
 WALL, PROCESSOR = "wall", "processor"
@@ -73,8 +70,8 @@ class LatencyTable:
         inputs: Mapping[str, torch.Tensor],
         rounds: Rounds,
     ) -> None:
-        self.facts = {"schema_version": SCHEMA_VERSION, **facts, "dense": dict(dense)}
-        self.folder = folder / value_sha256(self.facts)[:16]
+        self._table = Table(folder, {"schema_version": SCHEMA_VERSION, **facts, "dense": dict(dense)})
+        self.folder = self._table.folder
         self._dense_config, self._open, self._inputs, self._rounds = dense, open_runner, inputs, rounds
         self._stack = ExitStack()
         self._dense: Runner | None = None
@@ -87,17 +84,18 @@ class LatencyTable:
 
     def measure(self, config: Config) -> Timing:
         """The configuration's entry, measured if the table has none. One process measures at a time."""
-        entry = self.folder / f"{value_sha256(dict(config))[:16]}.json"
-        if found := _entry(entry):
-            return found
-        with self._alone():
-            if found := _entry(entry):  # another process measured it meanwhile
-                return found
+
+        def measured() -> dict[str, Any]:
             with self._open(config) as runner:
-                timing = self.compare(runner)
-        if timing.noise <= NOISIEST:
-            write_json(entry, {"config": dict(config), "timing": asdict(timing)})
-        return timing
+                return asdict(self.compare(runner))
+
+        entry = self._table.get(
+            config,
+            measured,
+            is_whole=lambda found: bool(Timing(**found)),
+            is_worth_keeping=lambda found: Timing(**found).noise <= NOISIEST,
+        )
+        return Timing(**entry)
 
     def compare(self, runner: Runner) -> Timing:
         """A runner interleaved with the dense one, until the ratio is known well or the time is up; nothing is kept."""
@@ -106,22 +104,13 @@ class LatencyTable:
         with faults_named(runner.name, runner.device, len(self._inputs["sample"])):
             return compare(self._dense, runner, self._inputs, self._rounds)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Two processes that measure at once would measure each other; the system frees the lock of a dead one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "table.json").exists():
-            write_json(self.folder / "table.json", self.facts)
-        with (self.folder.parent / "measuring.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
 
 def compare(dense: Runner, other: Runner, inputs: Mapping[str, torch.Tensor], rounds: Rounds) -> Timing:
     """Both interleaved on the same inputs, round after round until the interval of the ratio is within PRECISION."""
-    clock = TwoClocks(dense.device)
+    clock, calls = TwoClocks(dense.device), (lambda: dense(**inputs), lambda: other(**inputs))
+    warm_up(calls, dense.device)
     for _ in range(TURNS):
-        clock.taken.append(np.stack(interleave(lambda: dense(**inputs), lambda: other(**inputs), clock, rounds)))
+        clock.taken.append(interleave(calls, clock, rounds))
         timing = _timing(np.concatenate(clock.taken, axis=1), WALL)
         if timing.noise <= PRECISION:
             return timing
@@ -158,10 +147,3 @@ def _timing(times_ms: np.ndarray, clock: str) -> Timing:
     ratio = speedup(ms, dense_ms)
     medians = float(np.median(dense_ms)), float(np.median(ms))
     return Timing(*medians, ratio.value, ratio.low, ratio.high, dense_ms.size, clock)
-
-
-def _entry(path: Path) -> Timing | None:
-    """The entry at ``path``; None if there is none, or a damaged one."""
-    with suppress(DtkError, KeyError, TypeError):
-        return Timing(**read_json(path)["timing"])
-    return None

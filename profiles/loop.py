@@ -2,57 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from profiles.latency import Call, compare_calls
+import torch
+
+from profiles.latency import Call, Timed, compare_calls
+from profiles.opened import OpenRunners
 from profiles.settings import ProfileSettings
-from toolkit.adapters.base import InputSpec
-from toolkit.adapters.inputs import example_inputs
 from toolkit.diffusion.guidance import check_guidance, guided
 from toolkit.diffusion.loop_graph import LoopGraph
-from toolkit.diffusion.sampling import sample
+from toolkit.diffusion.sampling import Predict, sample
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder, load_scheduler
-from toolkit.runners.base import Runner
-from toolkit.runners.cuda_graph import CudaGraphRunner
+from toolkit.runners.base import Runner, RunnerSpec
 
 WARM_UP_LOOPS = 1  # of many calls each
 
 
-def compare_loops(
-    dense: Runner,
-    compressed: Runner,
-    model: ModelFolder,
-    specs: dict[str, InputSpec],
-    settings: ProfileSettings,
-) -> dict[str, Any]:
-    """Seconds per image and images per second over ``settings.loop_steps`` steps at the largest batch, interleaved.
+class Loops:
+    """The loop of ``settings.loop_steps`` steps in any runner, with the scheduler of ``model``, from the same noise.
 
-    Both runners sample the same images' noise with the dense model's scheduler. With guidance the denoiser computes
-    each step twice, in one batch of twice the size. An autoencoder is left out: compression does not touch it.
+    With guidance the denoiser computes each step twice, in one batch of twice the size. An autoencoder is left out:
+    compression does not touch it.
     """
-    batch, scheduler = max(settings.batches), load_scheduler(model)
-    inputs = example_inputs(specs, batch, device=dense.device)
-    conditioning = {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
-    if settings.guidance != 1:
-        check_guidance(find_conditioning(model), settings.guidance)
-    null = {name: rows[:1] for name, rows in conditioning.items()}  # what it is does not change what it costs
 
-    shape, steps = specs["sample"].shape, settings.loop_steps
+    def __init__(self, model: ModelFolder, runners: OpenRunners, settings: ProfileSettings) -> None:
+        self._scheduler, self._runners, self._settings = load_scheduler(model), runners, settings
+        if settings.guidance != 1:
+            check_guidance(find_conditioning(model), settings.guidance)
 
-    def loop_of(runner: Runner) -> Call:
-        if isinstance(runner, CudaGraphRunner):  # the loop is one graph, not a graph per step
-            predict = guided(runner.uncaptured, null, settings.guidance)
-            graph = LoopGraph(predict, scheduler, batch, shape, steps, device=runner.device, conditioning=conditioning)
+    def timed(self, spec: RunnerSpec, which: str, batch: int) -> Timed:
+        """A loop that makes ``batch`` images with the model ``which``."""
+        runner = self._runners.runner(spec, which, batch)
+        return Timed(self._loop(runner, getattr(runner, "uncaptured", None), runner, batch), batch)
+
+    def idle(self, spec: RunnerSpec, batch: int) -> Timed:
+        """The same loop with a denoiser that takes no time: all that lies outside the denoiser."""
+        runner = self._runners.runner(spec, "compressed", batch)
+        rows = batch if self._settings.guidance == 1 else 2 * batch
+        prediction = runner(**self._runners.inputs(rows))
+
+        def predict(sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+            return prediction
+
+        return Timed(self._loop(predict, getattr(runner, "uncaptured", None) and predict, runner, batch), batch)
+
+    def _loop(self, predict: Predict, captured: Predict | None, runner: Runner, batch: int) -> Call:
+        """The loop over ``predict``; over ``captured`` as one graph, if a runner's launches can be."""
+        inputs = self._runners.inputs(batch)
+        conditioning = {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
+        null = {name: rows[:1] for name, rows in conditioning.items()}  # what it is does not change what it costs
+        steps, shape, device = self._settings.loop_steps, self._runners.specs["sample"].shape, runner.device
+        led = guided(captured or predict, null, self._settings.guidance)
+        if captured:  # the loop is one graph, not a graph per step
+            graph = LoopGraph(led, self._scheduler, batch, shape, steps, device=device, conditioning=conditioning)
             return lambda: graph(range(batch), conditioning)
-        predict = guided(runner, null, settings.guidance)
         return lambda: sample(
-            predict, scheduler, range(batch), shape, steps, "ddim", device=runner.device, conditioning=conditioning
+            led, self._scheduler, range(batch), shape, steps, "ddim", device=device, conditioning=conditioning
         )
 
-    measured = compare_calls(loop_of(dense), loop_of(compressed), dense.device, batch, settings.rounds, WARM_UP_LOOPS)
-    for name in ("dense", "compressed"):
-        measured[name]["seconds_per_image"] = 1 / measured[name]["images_per_s"]
-    calls = 1 if settings.guidance == 1 else 2
-    facts = {"batch": batch, "sampler": "ddim", "steps": settings.loop_steps, "calls_a_step": calls}
-    return facts | measured
+    def compare(self, timed: Mapping[str, Timed]) -> dict[str, Any]:
+        """Loops by name in turns: seconds per image, images per second, and what ``compressed`` won."""
+        settings = self._settings
+        found = compare_calls(timed, self._runners.device, settings.rounds, WARM_UP_LOOPS)
+        for name in timed:
+            found[name]["seconds_per_image"] = 1 / found[name]["images_per_s"]
+        calls = 1 if settings.guidance == 1 else 2
+        return {"sampler": "ddim", "steps": settings.loop_steps, "calls_a_step": calls} | found
+
+    def measure(self, spec: RunnerSpec, batch: int) -> dict[str, Any]:
+        """Both models' loops at ``batch`` in one runner, and the time outside the denoiser in each step.
+
+        ``outside_share`` is that time over the compressed model's loop.
+        """
+        timed = {which: self.timed(spec, which, batch) for which in ("dense", "compressed")}
+        found = self.compare(timed | {"idle": self.idle(spec, batch)})
+        idle_ms = found.pop("idle")["p50_ms"]
+        outside = {
+            "outside_ms_per_step": idle_ms / self._settings.loop_steps,
+            "outside_share": idle_ms / found["compressed"]["p50_ms"],
+        }
+        return {"batch": batch} | found | outside

@@ -18,7 +18,7 @@ from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json, write_json
 from toolkit.models.folder import ModelFolder
-from toolkit.runners.base import open_runner
+from toolkit.runners.base import open_runner, runner_reads
 
 CALLS = 3
 STATUS = Path("/proc/self/status")
@@ -49,8 +49,8 @@ def measure_memory(
     """Peak memory of opening ``runner`` and calling it at ``batch``, in MiB.
 
     ``peak_rss_mib`` is the high-water mark of the whole process, ``imports_rss_mib`` what it held before the model was
-    opened; on a GPU, ``peak_device_mib`` is torch's peak, or what the device lost if the runner takes memory past
-    torch (ONNX Runtime and TensorRT keep what they took). Raises DtkError if the process fails.
+    opened; on a GPU, ``peak_device_mib`` and in ``peak_device_by`` whose figure it is. Raises DtkError if the process
+    fails.
     """
     root, component = (source.root, source.component) if isinstance(source, ModelFolder) else (source, None)
     job = MemoryJob(runner, str(root), component, device, options or {}, specs, batch)
@@ -82,11 +82,21 @@ def work(question: Path, answer: Path) -> None:
         runner(**inputs)
     figures = {"batch": job["batch"], "imports_rss_mib": imports_mib, "peak_rss_mib": _peak_rss_mib()}
     if job["device"].startswith("cuda"):
-        import torch
-
-        taken_bytes = free_bytes - _free_bytes(job["device"])
-        figures["peak_device_mib"] = max(torch.cuda.max_memory_allocated(job["device"]), taken_bytes) / 2**20
+        peak_bytes, by = _device_peak(runner, runner_reads(job["runner"]), job["device"], free_bytes)
+        figures |= {"peak_device_mib": peak_bytes / 2**20, "peak_device_by": by}
     write_json(answer, figures)
+
+
+def _device_peak(runner: Any, reads: str, device: str, free_bytes: int) -> tuple[int, str]:
+    """The most GPU memory that the runner held, and who says so."""
+    import torch
+
+    by_torch = torch.cuda.max_memory_allocated(device)
+    if reads == "model":
+        return by_torch, "torch's allocator"
+    if reads == "engine":
+        return by_torch + runner.device_bytes, "torch's allocator and TensorRT's own figures"
+    return max(by_torch, free_bytes - _free_bytes(device)), "the free memory before and after"
 
 
 def _free_bytes(device: str) -> int:

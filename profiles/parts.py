@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from profiles.latency import WARM_UP_CALLS, clock_of, rounds_that_fit, speedup
+from profiles.latency import WARM_UP_CALLS, clock_of, rounds_that_fit, speedup, wait, warm_up
 from profiles.macs import top_level_parts
 from profiles.settings import Rounds
 from toolkit.models.precision import BorderedDenoiser
@@ -43,12 +43,13 @@ class PartClock:
             handle.remove()
 
     def _mark(self, name: str) -> None:
-        self._marks.setdefault(name, []).append(_event() if self.device.startswith("cuda") else time.perf_counter())
+        self._marks.setdefault(name, []).append(
+            _event(self.device) if self.device.startswith("cuda") else time.perf_counter()
+        )
 
     def take_ms(self) -> dict[str, float]:
         """Milliseconds each part took since the last call of this; a part that is called twice counts twice."""
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        wait(self.device)
         marks, self._marks = self._marks, {}
         return {name: sum(map(self._between_ms, found[::2], found[1::2])) for name, found in marks.items()}
 
@@ -56,9 +57,9 @@ class PartClock:
         return before.elapsed_time(after) if self.device.startswith("cuda") else (after - before) * 1e3
 
 
-def _event() -> torch.cuda.Event:
+def _event(device: str) -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 
@@ -76,6 +77,7 @@ def compare_parts(
         PartClock(dense.denoiser, device) as first,
         PartClock(compressed.denoiser, device) as second,
     ):
+        warm_up([lambda: dense(**inputs), lambda: compressed(**inputs)], device)
         for _ in range(WARM_UP_CALLS):
             one_round_ms = clock(lambda: dense(**inputs)) + clock(lambda: compressed(**inputs))
             for part_clock in (first, second):

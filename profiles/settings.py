@@ -29,10 +29,16 @@ class Rounds(Settings):
 class ProfileSettings(Settings):
     """The settings of the profile stage; ``device`` "auto" is the GPU if torch sees one, else the CPU."""
 
-    runners: tuple[str, ...] = ("torch", "onnxruntime")
+    runners: tuple[str, ...] = Field(default=("torch", "onnxruntime"), description="NAME or NAME:DTYPE each")
+    baseline: str = Field(
+        default="auto",
+        description="what the dense model ran in before, RUNNER[:DTYPE]; auto: the fastest of torch's, per batch size",
+    )
     batches: tuple[int, ...] = (1, 16, 64)
     device: str = "auto"
-    dtype: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="of the torch runners")
+    dtype: Literal["fp32", "tf32", "fp16", "bf16"] = Field(
+        default="fp32", description="of the runners that name none and take one: torch's, OpenVINO"
+    )
     rounds: Rounds = Rounds()
     loop_steps: int = Field(default=20, ge=0, description="of the whole sampling loop; 0 leaves it out")
     parts: bool = Field(

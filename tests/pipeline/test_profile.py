@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-import profiles.comparison
+import profiles.cells
+import toolkit.pipeline.profile
 from exporters.settings import ExportSettings
 from profiles.settings import ProfileSettings, Rounds
 from tests.tiny import PLAIN, tiny_folder
@@ -19,10 +20,13 @@ from toolkit.core.run_folder import Request, RunFolder
 from toolkit.models.folder import ModelFolder, load_denoiser
 from toolkit.pipeline.export import export
 from toolkit.pipeline.profile import profile
-from toolkit.runners.torch import TorchRunner
+from toolkit.runners.torch import ChannelsLastRunner, TorchRunner
 
 ROUNDS = Rounds(seconds=1e-9, least=6)
-SETTINGS = ProfileSettings(runners=("torch", "onnxruntime"), batches=(1, 3), rounds=ROUNDS, device="cpu", loop_steps=2)
+BASELINE = "torch-channels-last:fp32"
+SETTINGS = ProfileSettings(
+    runners=("torch", "onnxruntime:fp32"), batches=(1, 3), rounds=ROUNDS, device="cpu", loop_steps=2, baseline=BASELINE
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +63,22 @@ def test_counts_what_the_models_are(
 @pytest.mark.slow
 def test_every_runner_is_measured_at_every_batch(finished: tuple[RunFolder, Any, Any]) -> None:
     run, result, told = finished
-    assert list(result["runners"]) == ["torch", "onnxruntime"]
+    assert list(result["runners"]) == ["torch", "onnxruntime:fp32"]
     for figures in result["runners"].values():
+        assert figures["dtype"] == "fp32"
         assert list(figures["latency"]) == ["1", "3"]
         for latency in figures["latency"].values():
             assert latency["rounds"] == 6
             share = latency["speedup"]["value"] / result["ratios"]["macs"]
             assert latency["realised_share"] == pytest.approx(share)
-            for name in ("dense", "compressed"):
+            assert latency["baseline_runner"] == BASELINE
+            for name in ("dense", "compressed", "baseline"):
                 assert 0 < latency[name]["p50_ms"] <= latency[name]["p90_ms"] <= latency[name]["p99_ms"]
+                assert latency["back_to_back"][name] > 0
         assert figures["memory"]["dense"]["batch"] == 3
         assert figures["memory"]["compressed"]["peak_rss_mib"] > 10
     assert result == read_json(run.path / "profile" / "profile.json")
-    assert told == [("profile", done, 12) for done in range(13)]
+    assert told == [("profile", done, 13) for done in range(14)]
 
 
 @pytest.mark.slow
@@ -85,20 +92,82 @@ def test_the_whole_loop_the_start_and_the_parts_are_measured(finished: tuple[Run
             assert loop[name]["p50_ms"] > figures["latency"]["3"][name]["p50_ms"], "two steps and the sampler"
             assert figures["open_s"][name] > 0
             assert all(cell["first_call_ms"][name] > 0 for cell in figures["latency"].values())
+        assert (
+            0 < loop["outside_ms_per_step"] * 2 == pytest.approx(loop["outside_share"] * loop["compressed"]["p50_ms"])
+        )
     parts = result["parts"]
     assert {"conv_in", "down_blocks.1", "mid_block", "up_blocks.0", "conv_out"} <= set(parts["parts"])
     assert parts["batch"] == 3
     whole = result["runners"]["torch"]["latency"]["3"]["dense"]["p50_ms"]
-    exported = result["runners"]["onnxruntime"]["parts"]
+    exported = result["runners"]["onnxruntime:fp32"]["parts"]
     assert (exported["runner"], exported["batch"]) == ("onnxruntime", 3)
     assert {"conv_in", "down_blocks.1", "mid_block", "up_blocks.0", "conv_out"} <= set(exported["parts"])
     assert 0.3 * whole < sum(part["dense_ms"] for part in parts["parts"].values()) < 3 * whole
 
 
-def test_loop_and_parts_can_be_left_out(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_headline_is_the_best_of_both_at_their_own_batch_sizes_in_turns(
+    finished: tuple[RunFolder, Any, Any],
+) -> None:
+    result = finished[1]
+    headline, cells = result["headline"], result["runners"]
+    places = [(name, size) for name, found in cells.items() for size in found["latency"]]
+    speed = {place: cells[place[0]]["latency"][place[1]]["compressed"]["images_per_s"] for place in places}
+    assert max(speed, key=lambda place: speed[place]) == (headline["now"]["runner"], str(headline["now"]["batch"]))
+    rows = {size: found["rows"][BASELINE]["images_per_s"] for size, found in result["baselines"]["fp32"].items()}
+    assert headline["had"] == {"runner": BASELINE, "batch": int(max(rows, key=lambda size: rows[size]))}
+    per_image = headline["baseline"]["seconds_per_image"] / headline["compressed"]["seconds_per_image"]
+    assert headline["over_baseline"]["value"] == pytest.approx(per_image, rel=0.5)
+    assert headline["steps"] == 2
+
+
+@pytest.mark.slow
+def test_an_interrupted_profile_resumes_at_the_next_cell(
+    models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+    whole = profiles.cells.compare_calls
+
+    def interrupted(calls: Any, *rest: Any) -> Any:
+        measured.append(calls["compressed"].images)
+        if measured == [1, 3]:
+            raise KeyboardInterrupt
+        return whole(calls, *rest)
+
+    monkeypatch.setattr(profiles.cells, "compare_calls", interrupted)
+    monkeypatch.setattr(profiles.cells, "measure_memory", lambda *args, **options: {"batch": 3, "peak_rss_mib": 1.0})
+    settings = SETTINGS.model_copy(update={"runners": ("torch",), "loop_steps": 0, "parts": False})
+    run = RunFolder.create(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        profile(run, settings, *models)
+    result = profile(run, settings, *models)
+    assert measured[:3] == [1, 3, 3] and len(measured) == 4, "batch 1 was kept, batch 3 and the headline were not"
+    assert list(result["runners"]["torch"]["latency"]) == ["1", "3"]
+    profile(run, settings.model_copy(update={"runners": ("torch:fp32", "torch")}), *models)
+    assert len(measured) == 6, "another runner's cells are added to those that are there"
+
+
+def test_a_baseline_that_fails_is_said_beside_those_that_do_not(
+    models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(ChannelsLastRunner, "_predict", broken)
+    monkeypatch.setattr(profiles.cells, "known_runners", lambda: ["torch", "torch-channels-last"])
+    monkeypatch.setattr(profiles.cells, "measure_memory", lambda *args, **options: {"batch": 1, "peak_rss_mib": 1.0})
     settings = ProfileSettings(runners=("torch",), batches=(1,), rounds=ROUNDS, loop_steps=0, parts=False)
+    found = profile(RunFolder.create(tmp_path / "run"), settings, *models)["baselines"]["fp32"]["1"]
+    assert found["best"] == "torch:fp32"
+    assert found["rows"][BASELINE] == {"refused": "no kernel"}
+    with pytest.raises(DtkError, match="torch failed on cpu while batch 1[\\s\\S]*no kernel"):
+        profile(RunFolder.create(tmp_path / "other"), settings.model_copy(update={"baseline": BASELINE}), *models)
+
+
+def test_loop_and_parts_can_be_left_out(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"runners": ("torch",), "batches": (1,), "loop_steps": 0, "parts": False})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profiles.comparison, "measure_memory", lambda *args, **options: {"batch": 1})
+        patch.setattr(profiles.cells, "measure_memory", lambda *args, **options: {"batch": 1})
         result = profile(RunFolder.create(tmp_path / "run"), settings, *models)
     assert "parts" not in result
     assert "loop" not in result["runners"]["torch"]
@@ -108,7 +177,7 @@ def test_loop_and_parts_can_be_left_out(models: tuple[ModelFolder, ModelFolder],
 def test_a_finished_stage_is_read_not_repeated(
     finished: tuple[RunFolder, Any, Any], models: tuple[ModelFolder, ModelFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiles.comparison, "compare_models", lambda *args: pytest.fail("measured again"))
+    monkeypatch.setattr(toolkit.pipeline.profile, "compare_models", lambda *args: pytest.fail("measured again"))
     assert profile(finished[0], SETTINGS, *models) == finished[1]
 
 
@@ -152,7 +221,7 @@ def test_a_device_that_disappears_is_said_with_the_batch_it_was_at(
     def lost(self: TorchRunner, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        if len(sample) == 3 and calls > 30:
+        if len(sample) == 3 and calls > 60:
             raise RuntimeError("CUDA error: device lost\nCompile with TORCH_USE_CUDA_DSA")
         return sample
 

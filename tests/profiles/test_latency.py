@@ -10,7 +10,21 @@ import torch
 from scipy.stats import binom
 
 import profiles.latency
-from profiles.latency import WARM_UP_CALLS, clock_of, compare_latency, interleave, outliers, speedup, summary
+from profiles.latency import (
+    WARM_UP_CALLS,
+    WARM_UP_S,
+    Timed,
+    back_to_back,
+    clock_of,
+    compare_calls,
+    device_clock_of,
+    enqueue_ms,
+    interleave,
+    outliers,
+    speedup,
+    summary,
+    warm_up,
+)
 from profiles.settings import Rounds
 from toolkit.core.errors import DtkError
 
@@ -28,7 +42,7 @@ def test_runners_take_turns_and_are_warm_before_the_first_time_counts() -> None:
         return 1.0 if calls[-1] == "A" else 2.0
 
     rounds = Rounds(seconds=1e-9, least=7, most=7)
-    dense, compressed = interleave(lambda: calls.append("A"), lambda: calls.append("B"), clock, rounds)
+    dense, compressed = interleave((lambda: calls.append("A"), lambda: calls.append("B")), clock, rounds)
     assert calls == ["A", "B"] * (WARM_UP_CALLS + 7)
     assert dense.tolist() == [1.0] * 7
     assert compressed.tolist() == [2.0] * 7
@@ -37,14 +51,14 @@ def test_runners_take_turns_and_are_warm_before_the_first_time_counts() -> None:
 @pytest.mark.parametrize(("call_ms", "expected"), [(0.01, 50), (10.0, 25), (1000.0, 11)])
 def test_as_many_rounds_as_fit_the_time_within_bounds(call_ms: float, expected: int) -> None:
     rounds = Rounds(seconds=0.5, least=11, most=50)
-    dense, _ = interleave(lambda: None, lambda: None, lambda work: call_ms, rounds)
+    dense, _ = interleave((lambda: None, lambda: None), lambda work: call_ms, rounds)
     assert len(dense) == expected
 
 
 @pytest.mark.parametrize("stuck", [0.0, -1.0])
 def test_a_clock_that_does_not_advance_is_an_error(stuck: float) -> None:
     with pytest.raises(DtkError, match="clock stood still or went backwards"):
-        interleave(lambda: None, lambda: None, lambda work: stuck, Rounds(seconds=1e-9))
+        interleave((lambda: None, lambda: None), lambda work: stuck, Rounds(seconds=1e-9))
 
 
 def test_clocks_measure_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,35 +119,84 @@ def test_what_lies_far_out_is_shown_and_stays_in_the_percentiles() -> None:
     assert found["p99_ms"] > 14
 
 
-class Idle:
-    """A runner that does nothing, and remembers what it was given."""
+class Gpu:
+    """A GPU and its host on one clock that only they move: a call is launched in 1 ms and computed in ``ms``.
 
-    name, device = "idle", "cpu"
+    What was launched is computed in order; to wait is to let the clock run to its end.
+    """
 
-    def __init__(self) -> None:
-        self.given: list[torch.Tensor] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.idle_from, self.devices, gpu = 0.0, 0.0, set[str](), self
 
-    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
-        self.given.append(sample)
-        return sample
+        class Event:
+            def __init__(self, enable_timing: bool = False) -> None:
+                assert enable_timing
 
-    def close(self) -> None: ...
+            def record(self, stream: str) -> None:
+                gpu.devices.add(stream)
+                self.ms = max(gpu.now, gpu.idle_from)
+
+            def synchronize(self) -> None:
+                gpu.now = max(gpu.now, self.ms)
+
+            def elapsed_time(self, end_event: Event) -> float:
+                return end_event.ms - self.ms
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+        monkeypatch.setattr(torch.cuda, "synchronize", self.wait)
+        monkeypatch.setattr(profiles.latency.time, "perf_counter", lambda: self.now / 1e3)
+
+    def wait(self, device: str) -> None:
+        self.devices.add(device)
+        self.now = max(self.now, self.idle_from)
+
+    def call(self, ms: float) -> Callable[[], None]:
+        def launched() -> None:
+            self.now += 1.0
+            self.idle_from = max(self.now, self.idle_from) + ms
+
+        return launched
 
 
-def test_both_runners_get_the_same_inputs() -> None:
-    dense, compressed = Idle(), Idle()
-    inputs = {"sample": torch.zeros(4, 3, 2, 2), "timestep": torch.zeros(4, dtype=torch.int64)}
-    found = compare_latency(dense, compressed, inputs, Rounds(seconds=1e-9, least=6))
+def test_call_enqueue_and_device_time_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small work is bound by its launches, large work is not, and a second GPU has a clock of its own."""
+    gpu = Gpu(monkeypatch)
+    for ms, in_a_row in ((0.25, 1.0), (5.0, 5.0)):
+        assert clock_of("cuda:1")(gpu.call(ms)) == pytest.approx(1 + ms)
+        assert enqueue_ms(gpu.call(ms), "cuda:1") == pytest.approx(1)
+        calls = {"dense": Timed(gpu.call(2 * ms), 1), "compressed": Timed(gpu.call(ms), 1)}
+        found = back_to_back(calls, "cuda:1", Rounds(seconds=1e-9, least=6))
+        assert found["compressed"] == pytest.approx(in_a_row, rel=0.2)
+    assert found["speedup"]["value"] == pytest.approx(2, rel=0.05)
+    assert device_clock_of("cuda:1")(gpu.call(5.0)) == pytest.approx(6)
+    assert gpu.devices == {"cuda:1"}
+
+
+def test_a_gpu_is_busy_for_a_second_before_a_time_counts_and_a_cpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(monkeypatch)
+    warm_up([gpu.call(30.0), gpu.call(10.0)], "cpu")
+    assert gpu.now == 0
+    warm_up([gpu.call(30.0), gpu.call(10.0)], "cuda")
+    assert WARM_UP_S * 1e3 <= gpu.now < WARM_UP_S * 1e3 + 50
+
+
+def test_blocks_hold_one_network_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking turns call by call evicts from the caches what a network alone would find there."""
+    order: list[str] = []
+    monkeypatch.setattr(profiles.latency, "clock_of", lambda device: lambda work: work() or 10.0)
+    calls = {name: Timed(lambda name=name: order.append(name), 1) for name in ("dense", "compressed")}
+    back_to_back(calls, "cpu", Rounds(seconds=1e-9, least=6))
+    assert "".join(name[0] for name in order).endswith(("d" * 5 + "c" * 5) * 7)
+
+
+def test_gains_are_of_images_and_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A baseline may make more images at once."""
+    last: list[float] = []
+    monkeypatch.setattr(profiles.latency, "clock_of", lambda device: lambda work: (work(), last.pop())[1])
+    ms = {"dense": (20.0, 4), "compressed": (10.0, 4), "baseline": (90.0, 12)}
+    calls = {name: Timed(lambda one=one: last.append(one), images) for name, (one, images) in ms.items()}
+    found = compare_calls(calls, "cpu", Rounds(seconds=1e-9, least=6))
+    assert (found["speedup"]["value"], found["over_baseline"]["value"]) == (2.0, pytest.approx(3.0))
+    assert found["baseline"]["images_per_s"] == pytest.approx(12 / 90 * 1e3)
     assert found["rounds"] == 6
-    assert len(dense.given) == len(compressed.given) == 1 + WARM_UP_CALLS + 6
-    assert all(sample is inputs["sample"] for sample in dense.given + compressed.given)
-
-
-def test_the_first_call_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([500.0, 300.0] + [2.0, 1.0] * 50)
-    monkeypatch.setattr(profiles.latency, "clock_of", lambda device: lambda call: next(times))
-    inputs = {"sample": torch.zeros(4, 3, 2, 2), "timestep": torch.zeros(4, dtype=torch.int64)}
-    found = compare_latency(Idle(), Idle(), inputs, Rounds(seconds=1e-9, least=6))
-    assert found["first_call_ms"] == {"dense": 500.0, "compressed": 300.0}
-    assert found["dense"]["p99_ms"] == 2.0
-    assert found["speedup"]["value"] == 2.0

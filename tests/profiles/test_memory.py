@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from profiles import memory
 from profiles.memory import measure_memory
 from tests.exported import specs_of, tiny_model
 from toolkit.adapters.base import InputSpec
 from toolkit.core.errors import DtkError
+from toolkit.core.files import read_json, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -40,18 +43,31 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
         measure_memory("onnxruntime", tmp_path / "absent.onnx", specs, 3)
 
 
-def test_memory_of_a_device_counts_what_is_taken_past_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from profiles import memory
-    from toolkit.core.files import read_json, write_json
-
+@pytest.mark.parametrize(
+    ("runner", "mib", "by"),
+    [
+        ("torch", 40, "torch's allocator"),
+        ("onnxruntime", 300, "the free memory before and after"),
+        ("tensorrt", 40 + 70, "torch's allocator and TensorRT's own figures"),
+    ],
+)
+def test_memory_of_a_device_is_the_peak_of_whoever_allocates(
+    runner: str, mib: int, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the device lost while another process took some of it is nobody's peak."""
     free_mib = iter([1000, 700])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (next(free_mib) * 2**20, 2000 * 2**20))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 40 * 2**20)
     monkeypatch.setattr(memory, "example_inputs", lambda *args, **options: {})
-    monkeypatch.setattr(memory, "open_runner", lambda *args, **options: lambda **inputs: None)
-    job = {"runner": "onnxruntime", "source": "x.onnx", "component": None, "device": "cuda", "options": {}}
+
+    class Idle:
+        device_bytes = 70 * 2**20
+
+        def __call__(self, **inputs: torch.Tensor) -> None: ...
+
+    monkeypatch.setattr(memory, "open_runner", lambda *args, **options: Idle())
+    job = {"runner": runner, "source": "x.onnx", "component": None, "device": "cuda:1", "options": {}}
     write_json(tmp_path / "job.json", job | {"specs": {}, "batch": 4})
     memory.work(tmp_path / "job.json", tmp_path / "result.json")
-    assert read_json(tmp_path / "result.json")["peak_device_mib"] == 300
+    found = read_json(tmp_path / "result.json")
+    assert (found["peak_device_mib"], found["peak_device_by"]) == (mib, by)

@@ -103,8 +103,8 @@ def test_tensorrt_s_profiler_collects_each_call_apart(monkeypatch: pytest.Monkey
         context.profiler.report_layer_time("node_conv2d", 0.25)
 
     def opened(runner: TensorRTRunner, path: Path, *, device: str) -> None:
-        runner.device, runner._context = device, context
-        runner._trt = SimpleNamespace(IProfiler=type("IProfiler", (), {}))
+        runner.device, runner._binding = device, SimpleNamespace(context=context)
+        runner._api = SimpleNamespace(module=SimpleNamespace(IProfiler=type("IProfiler", (), {})))
 
     monkeypatch.setattr(TensorRTRunner, "__init__", opened)
     monkeypatch.setattr(TensorRTRunner, "__call__", call)

@@ -14,6 +14,7 @@ from toolkit.report.gates import QUANTITIES, Gate, GateFailedError, hold, parse
     [
         ("onnxruntime@64.speedup<1.2", Gate("", "speedup", "<", 1.2, "onnxruntime", 64)),
         (" tensorrt-rtx@1.latency_ms >= 4e-1 ", Gate("", "latency_ms", ">=", 0.4, "tensorrt-rtx", 1)),
+        ("openvino:bf16@16.over_baseline<2", Gate("", "over_baseline", "<", 2.0, "openvino:bf16", 16)),
         ("torch.memory>512", Gate("", "memory", ">", 512, "torch")),
         ("parity>1e-4", Gate("", "parity", ">", 1e-4)),
         ("distance_ratio>.9", Gate("", "distance_ratio", ">", 0.9)),
@@ -49,6 +50,7 @@ def test_what_cannot_be_read_is_refused_in_words(text: str, said: str) -> None:
 VALUES = {  # of the example, worked out by hand
     "onnxruntime@64.speedup": 1.71,
     "onnxruntime@64.realised_share": 0.964,
+    "onnxruntime@64.over_baseline": 1.567,
     "onnxruntime@64.latency_ms": 70.18,
     "onnxruntime@64.images_per_s": 912.0,
     "torch.memory": 401.14,

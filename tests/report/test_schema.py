@@ -43,6 +43,10 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
         seconds_per_image=0
     ),
     "a part without its speed-up": lambda value: value["stages"]["profile"]["parts"]["parts"]["conv_in"].pop("speedup"),
+    "a refused baseline without a reason": lambda value: value["stages"]["profile"]["baselines"]["fp32"]["1"][
+        "rows"
+    ].update(torch={}),
+    "a headline without its place": lambda value: value["stages"]["profile"]["headline"].pop("now"),
     "a verdict of another word": lambda value: _cell(value)["speedup"].update(verdict="great"),
     "a parity that says nothing": lambda value: value["stages"]["export"]["parity"]["dense"].update(fp16={}),
 }

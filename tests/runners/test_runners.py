@@ -12,6 +12,8 @@ import torch
 from tests.exported import exported, specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, MissingToolError, UsageError
+from toolkit.core.files import write_json
+from toolkit.core.numerics import torch_numerics
 from toolkit.models.folder import ModelFolder, load_denoiser
 from toolkit.runners.base import (
     Precision,
@@ -110,10 +112,18 @@ def test_a_spec_is_read_as_it_is_written(name: str) -> None:
             parse_runner(text)
 
 
-def test_a_file_of_another_precision_than_the_spec_says_is_refused() -> None:
-    file = exported("fp16", 21)
+def test_a_file_of_another_precision_than_the_spec_says_is_refused(tmp_path: Path) -> None:
+    file, plan = tmp_path / "a.onnx", tmp_path / "a.plan"
+    write_json(file.with_suffix(".json"), {"dtype": "fp16"})
     assert precision_of(parse_runner("onnxruntime"), file) == precision_of(parse_runner("onnxruntime:fp16"), file)
-    assert precision_of(parse_runner("openvino:bf16"), exported()) == "bf16"
+    assert precision_of(parse_runner("openvino:bf16"), file) == "bf16", "it computes in another than its file's"
+    with pytest.raises(DtkError, match="onnxruntime:tf32 needs another file"):
+        precision_of(parse_runner("onnxruntime:tf32"), file)
+    write_json(plan.with_suffix(".json"), {"facts": {"dtype": "fp32", "tf32": True}})
+    assert precision_of(parse_runner("tensorrt"), plan) == "tf32"
+    with pytest.raises(DtkError, match=r"tensorrt:fp32 needs another[\s\S]*in tf32"):
+        precision_of(parse_runner("tensorrt:fp32"), plan)
+    write_json(file.with_suffix(".json"), {"dtype": "fp16"})
     with pytest.raises(
         DtkError, match=r"onnxruntime:fp32 needs another file[\s\S]*in fp16\n  do: dtk export RUN --dtype fp32"
     ):
@@ -125,19 +135,18 @@ def test_torch_rounds_to_tf32_only_for_the_precision_that_says_so(name: str, mon
     """On a CPU the flags change nothing; that they are set while the denoiser runs is what a GPU would see."""
     if runner_reads(name) != "model" or unavailable(name):
         pytest.skip("of torch")
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     seen: list[tuple[bool, bool]] = []
 
     def flags(*inputs: object) -> None:
         seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
 
-    with closing(open_runner(name, tiny_model())) as runner:
+    with torch_numerics(tf32=True), closing(open_runner(name, tiny_model())) as runner:
         monkeypatch.setattr(type(runner), "_predict", lambda *inputs, **conditioning: flags())
         for tf32 in (False, True):
             runner._tf32 = tf32
             runner(**example_inputs(specs_of(tiny_model()), 1))
+        assert torch.backends.cuda.matmul.allow_tf32, "a program of its own is left with its own"
     assert seen == [(False, False), (True, True)]
-    assert torch.backends.cuda.matmul.allow_tf32, "a program of its own is left with its own"
     with pytest.raises(UsageError, match="no tf32 on cpu"):
         open_runner(name, tiny_model(), dtype="tf32")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +19,11 @@ from toolkit.core.errors import DtkError
 from toolkit.core.files import file_sha256, write_json
 from toolkit.core.progress import silent
 from toolkit.models.folder import load_denoiser
+from toolkit.runners.cuda_graph import Replay, Work
 from toolkit.runners.tensorrt import TensorRTRunner, check_plan
 from toolkit.runners.tensorrt_api import TensorRT, elsewhere, gpu_facts, has_gpu, load_tensorrt
+from toolkit.runners.tensorrt_binding import Binding
+from toolkit.runners.tensorrt_graph import TensorRTGraphRunner
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
@@ -95,7 +98,10 @@ class FakeTensorRT(SimpleNamespace):
         self.refits: list[str] = []
         self.runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: self.engine)
         self.engine = SimpleNamespace(
-            create_execution_context=lambda: gives.get("context"),
+            create_runtime_config=SimpleNamespace,
+            create_execution_context=lambda runtime_config: gives.get("context"),
+            num_optimization_profiles=1,
+            get_tensor_profile_shape=lambda name, index: [(1, 3, 8, 8)] * 3,
             num_io_tensors=2,
             get_tensor_name=["sample", "images"].__getitem__,
             get_tensor_mode={"sample": 1, "images": 2}.__getitem__,
@@ -107,6 +113,7 @@ class FakeTensorRT(SimpleNamespace):
             Logger=logger,
             Runtime=lambda logger: self.runtime,
             TensorIOMode=SimpleNamespace(OUTPUT=2),
+            DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
             Refitter=lambda engine, logger: refitter,
             OnnxParserRefitter=lambda refitter, logger: parser,
         )
@@ -118,6 +125,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, folder: Path, gives: dict[str, Any],
     monkeypatch.setattr(TensorRT, "version", "1")
     path = described_plan(folder, api, **facts)
     runner = TensorRTRunner.__new__(TensorRTRunner)
+    runner.device = "cpu"
     runner._open(api, path, check_plan(path, api), None)
     return runner, module
 
@@ -131,7 +139,7 @@ def test_a_plan_without_weights_gets_those_of_the_runs_file(tmp_path: Path, monk
     for name, facts in {"stripped": {"weights": "stripped"}, "fixed": {}}.items():
         (tmp_path / name / "tensorrt").mkdir(parents=True)
         runner, module = opened(monkeypatch, tmp_path / name / "tensorrt", {"context": "context"}, **facts)
-        assert (runner._context, runner._output) == ("context", "images")
+        assert (runner._binding.context, runner._binding.output) == ("context", "images")
         assert module.refits == ([str(tmp_path / name / "export" / "onnx" / "engine.onnx")] if facts else [])
     (tmp_path / "changed").mkdir()
     with pytest.raises(DtkError, match=r"do not fit the engine[\s\S]*conv_in"):
@@ -168,6 +176,8 @@ class Context:
     def __init__(self) -> None:
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
         self.addresses: list[tuple[str, int]] = []
+        self.profiles: list[int] = []
+        self.launches: list[int] = []
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes.append((name, shape))
@@ -177,20 +187,128 @@ class Context:
         self.addresses.append((name, address))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes[0][1]
+        return next(shape for name, shape in reversed(self.shapes) if name == "sample")
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self.profiles.append(profile_index)
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        self.launches.append(stream_handle)
+        return True
 
 
-def test_steps_of_a_loop_are_bound_once_and_copied_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, context = TensorRTRunner.__new__(TensorRTRunner), Context()
-    runner.device, runner._batch, runner._context, runner._shapes, runner._addresses = "cpu", "1:2:4", context, {}, {}
-    runner._output = "prediction"
-    monkeypatch.setattr(runner, "_enqueue", lambda tensors: enqueued.append([t.data_ptr() for t in tensors]))
-    enqueued: list[list[int]] = []
-    sample, timestep = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+STREAM = SimpleNamespace(cuda_stream=7)
+
+
+def feed(batch: int) -> dict[str, torch.Tensor]:
+    return {"sample": torch.zeros(batch, 3, 8, 8), "timestep": torch.zeros(batch, dtype=torch.int64)}
+
+
+def test_steps_of_a_loop_are_bound_once_and_copied_never() -> None:
+    binding, given = Binding(context := Context(), "prediction", [], "1:2:4", "cpu"), feed(2)
     for _ in range(5):
-        runner(sample, timestep)
+        binding.enqueue(given, STREAM)
     assert context.shapes == [("sample", (2, 3, 8, 8)), ("timestep", (2,))]
-    assert [name for name, _ in context.addresses if name != "prediction"] == ["sample", "timestep"]
-    assert all(pointers[:2] == [sample.data_ptr(), timestep.data_ptr()] for pointers in enqueued)
+    bound = {name: address for name, address in context.addresses if name != "prediction"}
+    assert bound == {name: tensor.data_ptr() for name, tensor in given.items()}
+    assert len([name for name, _ in context.addresses if name != "prediction"]) == 2
+    assert (context.launches, context.profiles) == ([7] * 5, [])
     with pytest.raises(DtkError, match="does not take a batch of 5"):
-        runner(torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64))
+        binding.enqueue(feed(5), STREAM)
+
+
+def test_an_engine_of_several_profiles_computes_each_batch_in_one_that_takes_it() -> None:
+    binding = Binding(context := Context(), "prediction", [(1, 1), (2, 4), (2, 8)], "1:2:4", "cpu")
+    for batch in (1, 1, 2, 4, 1):
+        binding.enqueue(feed(batch), STREAM)
+    assert context.profiles == [1, 0]
+    assert [shape[0] for name, shape in context.shapes if name == "sample"] == [1, 2, 4, 1]
+
+
+class Engine:
+    """What the runners ask of TensorRT 10, 11 and RTX, by the names and arguments these have."""
+
+    num_optimization_profiles, device_memory_size_v2, num_io_tensors = 1, 1000, 3
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("sample", "timestep", "prediction")[index]
+
+    def get_tensor_mode(self, name: str) -> int:
+        return 2 if name == "prediction" else 1
+
+    def __init__(self) -> None:
+        self.contexts: list[Context] = []
+        self.configs: list[SimpleNamespace] = []
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        return [(1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8)]
+
+    def create_runtime_config(self) -> SimpleNamespace:
+        return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="lazy")
+
+    def create_execution_context(self, runtime_config: SimpleNamespace | None = None) -> Context:
+        self.configs += [runtime_config] if runtime_config else []
+        self.contexts.append(Context())
+        return self.contexts[-1]
+
+
+@pytest.fixture(params=[False, True], ids=["TensorRT", "RTX"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine at ``tmp_path/engine.plan`` in a TensorRT and a torch that have a GPU."""
+    engine = Engine()
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
+    logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
+    strategy = SimpleNamespace(EAGER="eager")
+    trt = SimpleNamespace(
+        TensorIOMode=SimpleNamespace(OUTPUT=2),
+        Runtime=lambda logger: runtime,
+        Logger=logger,
+        DynamicShapesKernelSpecializationStrategy=strategy,
+        __version__="11.4",
+    )
+    api = TensorRT(trt, rtx=request.param)  # type: ignore[arg-type]
+    monkeypatch.setattr("toolkit.runners.tensorrt.load_tensorrt", lambda: api)
+    monkeypatch.setattr("torch.cuda.device", lambda device: nullcontext())
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: STREAM)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: STREAM)
+    described_plan(tmp_path, api)
+    return engine
+
+
+def test_one_graph_a_shape_each_with_a_context_of_its_own(engine: Engine, tmp_path: Path) -> None:
+    captures = []
+
+    def capture(work: Work, device: str) -> tuple[torch.Tensor, Replay]:
+        captures.append(work())
+        return captures[-1], lambda: captures[-1].add_(1)
+
+    runner = TensorRTGraphRunner(tmp_path / "engine.plan", device="cpu", capture=capture)
+    own = len(engine.contexts)
+    for batch in (2, 3, 2, 3):
+        runner(**feed(batch))
+    assert [len(one) for one in captures] == [2, 3]
+    assert [[shape[0] for name, shape in one.shapes if name == "sample"] for one in engine.contexts[own:]] == [[2], [3]]
+    runner.uncaptured(**feed(2))
+    assert len(engine.contexts) == own + 3, "a loop's graph shares no memory with a call's"
+    assert runner.device_bytes == 1000 * len(engine.contexts) + len(b"a plan")
+
+
+def test_rtx_compiles_its_kernels_before_it_computes(engine: Engine, tmp_path: Path) -> None:
+    """Else it does so in the background, and what is timed is what it computes with meanwhile."""
+    runner = TensorRTRunner(tmp_path / "engine.plan", device="cpu")
+    assert [one.dynamic_shapes_kernel_specialization_strategy for one in engine.configs] == ["eager"] * runner._api.rtx
+
+
+def test_a_context_that_cannot_be_made_is_said(engine: Engine, tmp_path: Path) -> None:
+    engine.create_execution_context = lambda *config: None  # type: ignore[assignment, method-assign]
+    with pytest.raises(DtkError, match=r"refuses .*engine\.plan on this GPU"):
+        TensorRTRunner(tmp_path / "engine.plan", device="cpu")
+
+
+def test_a_plan_is_held_against_the_gpu_it_is_to_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two GPUs, the second."""
+    properties = {"cuda:1": SimpleNamespace(name="L4", major=8, minor=9)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties[device])
+    assert gpu_facts("cuda:1") == {"gpu": "L4", "gpu_capability": "sm89"}

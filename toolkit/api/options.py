@@ -119,9 +119,10 @@ class ProfileOptions(TypedDict, total=False):
     """What is measured; see ``profiles.settings.ProfileSettings``."""
 
     runners: tuple[str, ...]
+    baseline: str
     batches: tuple[int, ...]
     device: str
-    dtype: Literal["fp32", "fp16", "bf16"]
+    dtype: Literal["fp32", "tf32", "fp16", "bf16"]
     rounds: RoundOptions
     loop_steps: int
     parts: bool

@@ -183,7 +183,7 @@ class Profile(Result):
 
     @property
     def verdict(self) -> str:
-        """The speed-up where the compressed model makes the most images per second, in one sentence."""
+        """Images per second, what the dense model's user had and what there is now, in one sentence."""
         return f"{headline.speed({'profile': self._record})}.".capitalize()
 
     @property

@@ -17,7 +17,14 @@ def profile(
         list[Path] | None, typer.Argument(metavar="[OTHER]...", help="compare the profiles of these runs")
     ] = None,
     runner: Annotated[
-        str | None, option("runners, separated by commas: torch,onnxruntime", default="torch,onnxruntime")
+        str | None, option("runners, NAME[:DTYPE] by commas: torch,openvino:bf16", default="torch,onnxruntime")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        option("what the dense model ran in before, RUNNER[:DTYPE]; auto: the fastest of torch's here", default="auto"),
+    ] = None,
+    dtype: Annotated[
+        str | None, option("fp32, tf32, fp16 or bf16: of the runners that name none and take one", default="fp32")
     ] = None,
     batch: Annotated[str | None, option("batch sizes, separated by commas: 1,16,64", default="1,16,64")] = None,
     guidance: Annotated[
@@ -40,11 +47,12 @@ def profile(
     from toolkit.core.errors import UsageError
     from toolkit.report.gates import GateFailedError
 
-    listed = {"runners": runner and runner.split(","), "batches": batch and batch.split(",")}
+    listed: dict[str, Any] = {"runners": runner and runner.split(","), "batches": batch and batch.split(",")}
+    listed |= {"baseline": baseline, "dtype": dtype}
     options: dict[str, Any] = {**listed, "guidance": guidance, "device": device, "rounds": {"seconds": seconds}}
     with terminal(quiet=json) as progress:
         if others:
-            if runner or batch or guidance or seconds or device or fail_if or against:
+            if any((*listed.values(), guidance, seconds, device, fail_if, against)):
                 raise UsageError(
                     "Runs that are compared are not measured.", expected="run folders and --across-machines"
                 )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from profiles.comparison import compare_exported_parts, compare_models, compare_network_parts, compare_runner
+from profiles.cells import Cells
+from profiles.comparison import compare_exported_parts, compare_models, compare_network_parts, compare_runners
+from profiles.opened import OpenRunners, Sources
 from profiles.settings import ProfileSettings
+from profiles.table import Table
 from toolkit.core.environment import machine, resolve_device, versions
 from toolkit.core.errors import DtkError
 from toolkit.core.files import files_sha256, read_json, value_sha256, write_json
+from toolkit.core.numerics import TF32
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
+from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder
-from toolkit.runners.base import runner_reads
+from toolkit.runners.base import RunnerSpec, parse_runner, runner_reads
 
 
 def profile(
@@ -34,7 +39,8 @@ def profile(
     device = resolve_device(settings.device)
     inputs = {name: model.sha256 for name, model in models.items()}
     inputs["machine"] = value_sha256([machine(device), versions()])
-    reads = {runner_reads(name) for name in settings.runners}
+    named = (*settings.runners, *([] if settings.baseline == "auto" else [settings.baseline]))
+    reads = {runner_reads(parse_runner(text).name) for text in named}
     if reads & {"onnx", "engine"}:
         inputs["export"] = value_sha256(_export_of(run, models)["outputs"])
     if "engine" in reads:
@@ -42,7 +48,7 @@ def profile(
     request = Request(stage="profile", settings=settings.model_dump(mode="json"), inputs=inputs)
     if not run.is_current(request):
         with run.writing(request, device=device) as folder:
-            write_json(folder / "profile.json", _measure(run.path, settings, models, device, progress))
+            write_json(folder / "profile.json", _measure(run.path, settings, models, inputs, device, progress))
     result: dict[str, Any] = read_json(run.path / "profile" / "profile.json")
     return result
 
@@ -68,19 +74,23 @@ def _engines_of(run: RunFolder) -> dict[str, Any]:
 
 
 def _measure(
-    run: Path, settings: ProfileSettings, models: dict[str, ModelFolder], device: str, progress: Progress
+    run: Path,
+    settings: ProfileSettings,
+    models: dict[str, ModelFolder],
+    inputs: dict[str, str],
+    device: str,
+    progress: Progress,
 ) -> dict[str, Any]:
-
-    sources: dict[str, Mapping[str, ModelFolder | Path]] = {
-        "model": models,
-        "onnx": {name: run / "export" / "onnx" / f"{name}.onnx" for name in models},
-        "engine": {name: run / "tensorrt" / f"{name}.plan" for name in models},
-    }
-    figures = compare_models(models["dense"], models["compressed"], settings.tokens)
-    timed_parts = settings.parts and "torch" in settings.runners
-    each = len(settings.batches) + 2 + bool(settings.loop_steps)
-    exported = [name for name in settings.runners if settings.parts and runner_reads(name) != "model"]
-    count, total = 0, len(settings.runners) * each + timed_parts + len(exported)
+    """All figures; every cell is kept in RUN/cache/profile as it comes."""
+    specs = [parse_runner(text) for text in dict.fromkeys(settings.runners)]
+    sources = _sources(run, models)
+    exported = [spec for spec in specs if settings.parts and runner_reads(spec.name) != "model"]
+    timed_parts = settings.parts and any(runner_reads(spec.name) == "model" for spec in specs)
+    shapes = denoiser_inputs(models["dense"], settings.tokens)
+    runners = OpenRunners(sources, shapes, device, settings.dtype)
+    baselines = len({runners.precision(spec) for spec in specs}) * len(settings.batches)
+    cells_of_each = len(settings.batches) + 1 + bool(settings.loop_steps)
+    count, total = 0, baselines + len(specs) * cells_of_each + 1 + timed_parts + len(exported)
 
     def done() -> None:
         nonlocal count
@@ -88,19 +98,34 @@ def _measure(
         progress("profile", count, total)
 
     progress("profile", 0, total)
-    runners = {
-        name: compare_runner(
-            name, sources[runner_reads(name)], models["dense"], figures["ratios"]["macs"], settings, device, done
-        )
-        for name in settings.runners
-    }
-    for name in exported:
-        files = {which: Path(path) for which, path in sources["onnx"].items() if isinstance(path, Path)}
-        own = sources[runner_reads(name)]
-        if parts := compare_exported_parts(name, own, files, models["dense"], settings, device):
-            runners[name]["parts"] = parts
+    measured_by = settings.model_dump(mode="json", exclude={"runners", "batches", "baseline", "parts"})
+    table = Table(run / "cache" / "profile", {"settings": measured_by, "inputs": inputs})
+    figures = compare_models(models["dense"], models["compressed"], settings.tokens)
+    with closing(runners):
+        cells = Cells(runners, models["dense"], settings, table, done)
+        figures |= compare_runners(cells, specs, figures["ratios"]["macs"], settings.batches)
+    onnx = {which: run / "export" / "onnx" / f"{which}.onnx" for which in models}
+    for spec in exported:
+        own = {which: sources(spec, which, max(settings.batches)) for which in models}
+        if parts := compare_exported_parts(spec.name, own, onnx, models["dense"], settings, device):
+            figures["runners"][str(spec)]["parts"] = parts
         done()
     if timed_parts:
         figures["parts"] = compare_network_parts(models["dense"], models["compressed"], settings, device)
         done()
-    return figures | {"device": device, "machine": machine(device), "runners": runners}
+    return figures | {"device": device, "machine": machine(device), "tf32": TF32}
+
+
+def _sources(run: Path, models: dict[str, ModelFolder]) -> Sources:
+    """What a runner reads: the model, its ONNX file, or its engine, that of the one batch size if there is one."""
+
+    def source(spec: RunnerSpec, which: str, batch: int) -> ModelFolder | Path:
+        reads = runner_reads(spec.name)
+        if reads == "model":
+            return models[which]
+        if reads == "onnx":
+            return run / "export" / "onnx" / f"{which}.onnx"
+        single = run / "tensorrt" / f"{which}-b{batch}.plan"
+        return single if single.is_file() else run / "tensorrt" / f"{which}.plan"
+
+    return source

@@ -27,7 +27,7 @@ from toolkit.recovery.prepare import check
 from toolkit.report import results
 from toolkit.report.headline import sentence
 from toolkit.report.page import write
-from toolkit.runners.base import runner_reads
+from toolkit.runners.base import parse_runner, runner_reads
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def profile_against(job: Job, source: str) -> dict[str, Any]:
         shapes = f"{image_shape(other)} and {image_shape(job.dense)}"
         raise DtkError(f"{source} makes images of another shape.", found=shapes, expected="equal (C, H, W)")
     run = RunFolder.create(job.run.path / "against" / other.sha256[:12])
-    reads = {runner_reads(name) for name in settings.runners}
+    reads = {runner_reads(parse_runner(text).name) for text in settings.runners}
     if reads - {"model"}:
         exporting = (job.recipe.export or ExportSettings()).model_copy(update={"trt": "engine" in reads})
         export_stage.export(run, exporting, other, job.compressed, device=job.device, progress=job.progress)

@@ -42,6 +42,9 @@ class Quantity:
 
 QUANTITIES = {
     "speedup": Quantity("cell", "profile", lambda cell: cell["speedup"]["value"], "dense over compressed latency"),
+    "over_baseline": Quantity(
+        "cell", "profile", lambda cell: cell["over_baseline"]["value"], "latency of the best dense baseline over it"
+    ),
     "realised_share": Quantity("cell", "profile", lambda cell: cell["realised_share"], "speed-up over MACs ratio"),
     "latency_ms": Quantity("cell", "profile", lambda cell: cell["compressed"]["p50_ms"], "compressed, median"),
     "images_per_s": Quantity("cell", "profile", lambda cell: cell["compressed"]["images_per_s"], "compressed"),
@@ -59,11 +62,12 @@ QUANTITIES = {
     ),
     "ssim": Quantity("run", "evaluate", lambda found: found["pairs"]["ssim"], "compressed against dense"),
 }
-NOISY = {"speedup", "realised_share"}  # of an inconclusive measurement these say nothing
+NOISY = {"speedup": "speedup", "realised_share": "speedup", "over_baseline": "over_baseline"}
+"""Figures that say nothing if the measurement they are of was inconclusive."""
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 FORM = "RUNNER@BATCH.FIGURE<NUMBER, RUNNER.FIGURE>NUMBER or FIGURE>NUMBER, such as onnxruntime@64.speedup<1.2"
 _PATTERN = re.compile(
-    r"\s*(?:(?P<runner>[\w-]+?)(?:@(?P<batch>[1-9]\d*))?\.)?(?P<figure>[A-Za-z_]+)\s*"
+    r"\s*(?:(?P<runner>[\w:-]+?)(?:@(?P<batch>[1-9]\d*))?\.)?(?P<figure>[A-Za-z_]+)\s*"
     r"(?P<sign><=|>=|<|>)\s*(?P<limit>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*"
 )
 
@@ -92,8 +96,9 @@ class Gate:
         """
         cell = self._place(stages)
         value = QUANTITIES[self.figure].read(cell)
-        if self.figure in NOISY and cell["speedup"]["verdict"] == "inconclusive":
-            low, high = cell["speedup"]["low"], cell["speedup"]["high"]
+        faster = cell[NOISY[self.figure]] if self.figure in NOISY else {"verdict": "none"}
+        if faster["verdict"] == "inconclusive":
+            low, high = faster["low"], faster["high"]
             return f"{self.text}: inconclusive, a speed-up of {low:.3g} to {high:.3g}; measure on a quieter machine"
         if not OPERATORS[self.sign](value, self.limit):
             return None

@@ -27,6 +27,9 @@ class Fact:
 def facts(stages: dict[str, Any]) -> list[Fact]:
     """The headline figures that the finished stages have."""
     headline = []
+    if gain := measured_gain(stages):
+        name, place = "images per second" + in_steps(gain), ("stages", "profile", "headline")
+        headline.append(_pair(name, place, ("baseline", "images_per_s"), ("compressed", "images_per_s"), "figure"))
     if "prune" in stages:
         for name, figure in (("parameters", "params"), ("MACs", "macs")):
             headline.append(_pair(name, ("stages", "prune"), ("dense", figure), ("achieved", figure), "count"))
@@ -35,11 +38,6 @@ def facts(stages: dict[str, Any]) -> list[Fact]:
         headline.append(
             _pair("weights on disk", profile, ("dense", "weights_bytes"), ("compressed", "weights_bytes"), "size")
         )
-        if best := fastest(stages["profile"]):
-            runner, batch, _ = best
-            cell = ("stages", "profile", "runners", runner, "latency", batch)
-            name = f"{runner}, batch {batch}"
-            headline.append(_pair(name, cell, ("dense", "p50_ms"), ("compressed", "p50_ms"), "figure", "ms"))
     if "evaluate" in stages:
         metric = stages["evaluate"]["frechet_distance"]["dense"]["metric"]
         place = ("stages", "evaluate", "frechet_distance")
@@ -82,6 +80,15 @@ def outlying(runners: dict[str, Any]) -> list[str]:
     return described
 
 
+def refused(runners: dict[str, Any]) -> list[str]:
+    """The cells whose figures are not shown, and why."""
+    return [
+        f"{name}, {'the whole loop' if place == 'loop' else f'batch {place}'}: {cell['refused']}, so no figure is shown"
+        for name, found in runners.items()
+        for place, cell in found.get("refused", {}).items()
+    ]
+
+
 def unclear(parts: dict[str, Any]) -> list[str]:
     """The parts of a network of which nothing can be said."""
     return [name for name, part in parts.items() if part["speedup"]["verdict"] == "inconclusive"]
@@ -89,20 +96,24 @@ def unclear(parts: dict[str, Any]) -> list[str]:
 
 def sentence(stages: dict[str, Any]) -> str:
     """The verdict on the finished ``stages`` of a run (the value under "stages" in report.json)."""
-    return "; ".join((_size(stages), speed(stages), _quality(stages))) + "."
+    said = "; ".join((speed(stages), _quality(stages), _size(stages))) + "."
+    return said[0].upper() + said[1:]
 
 
-def fastest(profile: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | None:
-    """Runner, batch size and figures of where the compressed model makes the most images per second."""
-    cells = [
-        (name, size, cell) for name, found in profile["runners"].items() for size, cell in found["latency"].items()
-    ]
-    return max(cells, key=lambda cell: cell[2]["compressed"]["images_per_s"], default=None)
+def measured_gain(stages: dict[str, Any]) -> dict[str, Any] | None:
+    """What the compressed model makes at its best, beside the best dense baseline; None if that was not measured."""
+    found: dict[str, Any] | None = stages.get("profile", {}).get("headline")
+    return found if found and "refused" not in found else None
+
+
+def in_steps(gain: dict[str, Any]) -> str:
+    """What an image of a gain is: of the whole sampling loop, or of a single call."""
+    return f" in {gain['steps']} steps" if "steps" in gain else " of one denoiser call"
 
 
 def _size(stages: dict[str, Any]) -> str:
     if "prune" not in stages:
-        return "Nothing was pruned"
+        return "nothing was pruned"
     achieved = stages["prune"]["achieved"]
     return (
         f"{achieved['params_fraction']:.0%} of the parameters and {achieved['macs_fraction']:.0%} of the MACs are left"
@@ -110,13 +121,20 @@ def _size(stages: dict[str, Any]) -> str:
 
 
 def speed(stages: dict[str, Any]) -> str:
-    """The speed-up where the compressed model makes the most images per second."""
-    best = fastest(stages["profile"]) if "profile" in stages else None
-    if best is None:
-        return "speed was not measured"
-    runner, batch, cell = best
-    faster = cell["speedup"]
-    return f"{words.speed(faster)} in {runner} at batch {batch} ({faster['confidence']:.0%}: {words.interval(faster)}x)"
+    """Images per second: what the user had, what there is now, and the share that pruning has in it."""
+    gain = measured_gain(stages)
+    if gain is None:
+        refused = (stages.get("profile", {}).get("headline") or {}).get("refused")
+        return f"speed was refused: {refused}" if refused else "speed was not measured"
+    made = {which: f"{words.figure(gain[which]['images_per_s'])}" for which in ("baseline", "compressed")}
+    place = {when: f"{gain[when]['runner']}, batch {gain[when]['batch']}" for when in ("had", "now")}
+    faster, pruning = gain["over_baseline"], gain["speedup"]
+    share = "inconclusive" if pruning["verdict"] == "inconclusive" else f"{words.interval(pruning)}x"
+    return (
+        f"{made['compressed']} images/s{in_steps(gain)} ({place['now']}) where the dense model made "
+        f"{made['baseline']} ({place['had']}): {words.speed(faster)} "
+        f"({faster['confidence']:.0%}: {words.interval(faster)}x), pruning's share {share}"
+    )
 
 
 def _quality(stages: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from toolkit.core.files import write_text
 from toolkit.report import charts, words
-from toolkit.report.headline import facts, launch_bound, outlying, unclear
+from toolkit.report.headline import facts, launch_bound, outlying, refused, unclear
 
 HERE = Path(__file__).parent
 PICTURES = {"pairs": "evaluate/pairs.png", "nearest": "evaluate/nearest.png"}
@@ -34,7 +34,7 @@ def render(value: dict[str, Any], pictures: Mapping[str, bytes], recipe: str) ->
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {name: getattr(words, name) for name in ("duration", "machines", "places")}
-    environment.filters |= {"launch_bound": launch_bound, "outlying": outlying, "unclear": unclear}
+    environment.filters |= {"launch_bound": launch_bound, "outlying": outlying, "refused": refused, "unclear": unclear}
     environment.globals |= {"charts": charts, "show": shower(value)}
     return environment.get_template("page.html.j2").render(
         value=value,

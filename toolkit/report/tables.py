@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from toolkit.report.headline import launch_bound
+from toolkit.report.headline import launch_bound, refused, speed
 
 SIZES = {"parameters": "params", "MACs": "macs", "bytes of weights": "weights_bytes"}
 """Rows of a table of sizes, and their names in profile.json."""
@@ -119,21 +119,23 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
     """Size, latency and what of the MACs ratio became speed."""
     if "against" in figures:
         yield f"Instead of the dense model: {figures['against']}"
+    yield f"{speed({'profile': figures})}.".capitalize()
     models, ratios = figures["models"], figures["ratios"]
     size = table_of("Size", "", "dense", "compressed", "ratio")
     for label, name in SIZES.items():
         size.add_row(label, *(f"{models[m][name]:,}" for m in ("dense", "compressed")), f"{ratios[name]:.2f}x")
     yield size
+    yield from had(figures)
     columns = ("runner", "batch", "dense p50 ms", "compressed p50 ms", "speed-up (95 %)", "of the MACs ratio")
-    table = table_of(f"Latency on {figures['device']}, interleaved", *columns)
+    table = table_of(f"Latency on {figures['device']}, interleaved", *columns, "over what you had (95 %)")
     for runner, measured in figures["runners"].items():
         for batch, cell in measured["latency"].items():
             p50 = [f"{cell[model]['p50_ms']:.2f}" for model in ("dense", "compressed")]
-            faster = cell["speedup"]
-            speedup = f"{faster['value']:.2f}x ({faster['low']:.2f}-{faster['high']:.2f})"
-            share = "inconclusive" if faster["verdict"] == "inconclusive" else f"{cell['realised_share']:.0%}"
-            table.add_row(runner, batch, *p50, speedup, share)
+            share = "inconclusive" if _is_noise(cell["speedup"]) else f"{cell['realised_share']:.0%}"
+            table.add_row(runner, batch, *p50, _ratio(cell["speedup"]), share, _ratio(cell.get("over_baseline")))
     yield table
+    yield from refused(figures["runners"])
+    yield from apart(figures["runners"])
     yield from bound(figures["runners"])
     yield from no_faster(figures)
     yield from loops(figures["runners"])
@@ -144,6 +146,51 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
                 peaks = (f"{measured['memory'][m][name]:.0f}" for m in ("dense", "compressed"))
                 memory.add_row(f"{runner}, {where}", *peaks)
     yield memory
+
+
+def _is_noise(faster: dict[str, Any]) -> bool:
+    return bool(faster["verdict"] == "inconclusive")
+
+
+def _ratio(faster: dict[str, Any] | None) -> str:
+    if faster is None:
+        return "-"
+    return f"{faster['value']:.2f}x ({faster['low']:.2f}-{faster['high']:.2f})"
+
+
+def had(figures: dict[str, Any]) -> Iterator[Any]:
+    """The dense model in all that its user has without dtk, the fastest of each batch size marked."""
+    if not figures.get("baselines"):
+        return
+    table = table_of("What you had: the dense model without dtk", "runner", "batch", "p50 ms", "images/s", "")
+    for by_batch in figures["baselines"].values():
+        for batch, found in by_batch.items():
+            for name, row in found["rows"].items():
+                if "refused" in row:
+                    table.add_row(name, batch, "-", "-", row["refused"])
+                    continue
+                best = "the fastest" if name == found["best"] else ""
+                table.add_row(name, batch, f"{row['p50_ms']:.2f}", f"{row['images_per_s']:.0f}", best)
+    yield table
+
+
+def apart(runners: dict[str, Any]) -> Iterator[Any]:
+    """What one call takes alone, many in a row, and the host until it returns: dense / compressed."""
+    cells = [
+        (runner, batch, cell)
+        for runner, found in runners.items()
+        for batch, cell in found["latency"].items()
+        if "back_to_back" in cell
+    ]
+    if not cells:
+        return
+    table = table_of("One call, dense / compressed, ms", "runner", "batch", "alone", "in a row", "to enqueue")
+    for runner, batch, cell in cells:
+        times = [{which: cell[which]["p50_ms"] for which in ("dense", "compressed")}]
+        times += [cell["back_to_back"], cell.get("enqueue_ms", {})]
+        shown = [f"{one['dense']:.2f} / {one['compressed']:.2f}" if one else "-" for one in times]
+        table.add_row(runner, batch, *shown)
+    yield table
 
 
 def bound(runners: dict[str, Any]) -> Iterator[Any]:
@@ -167,12 +214,16 @@ def loops(runners: dict[str, Any]) -> Iterator[Any]:
     measured = {runner: found["loop"] for runner, found in runners.items() if "loop" in found}
     if not measured:
         return
-    table = table_of("Whole sampling loop, s per image", "runner", "batch", "steps", "dense", "compressed", "speed-up")
+    columns = ("runner", "batch", "steps", "dense", "compressed", "speed-up", "outside the denoiser, a step")
+    table = table_of("Whole sampling loop, s per image", *columns)
     for runner, loop in measured.items():
         seconds = [f"{loop[model]['seconds_per_image']:.3g}" for model in ("dense", "compressed")]
         faster = loop["speedup"]
         ratio = "inconclusive" if faster["verdict"] == "inconclusive" else f"{faster['value']:.2f}x"
-        table.add_row(runner, str(loop["batch"]), str(loop["steps"]), *seconds, ratio)
+        outside = "-"
+        if "outside_share" in loop:
+            outside = f"{loop['outside_ms_per_step']:.2g} ms, {loop['outside_share']:.1%}"
+        table.add_row(runner, str(loop["batch"]), str(loop["steps"]), *seconds, ratio, outside)
     yield table
 
 

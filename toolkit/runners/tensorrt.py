@@ -1,7 +1,4 @@
-"""The runner on a TensorRT engine: torch's own GPU memory in and out, nothing copied between steps.
-
-Shapes and addresses are bound once and again only if they change.
-"""
+"""The runner on a TensorRT engine: torch's own GPU memory in and out, nothing copied between steps."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.core.files import file_sha256, read_json
 from toolkit.runners.base import RunnerKind, Times
 from toolkit.runners.tensorrt_api import TensorRT, elsewhere, gpu_facts, load_tensorrt, refitted
+from toolkit.runners.tensorrt_binding import Binding, Feed
 
 
 class TensorRTRunner:
@@ -28,68 +26,78 @@ class TensorRTRunner:
 
     def __init__(self, path: Path, *, device: str = "cuda", weights: Path | None = None) -> None:
         self.device = device
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._addresses: dict[str, int] = {}
         facts = check_plan(path, api := load_tensorrt(), device)
-        self._batch, self._trt = str(facts["batch"]), api.module
         with torch.cuda.device(device):
             self._open(api, path, facts, weights)
             self._stream = torch.cuda.Stream(device)  # on the default stream TensorRT adds synchronisation
 
     def _open(self, api: TensorRT, path: Path, facts: Mapping[str, Any], weights: Path | None) -> None:
         trt = api.module
+        self._api, self._path, self._batch, self._contexts = api, path, str(facts["batch"]), 0
         logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(logger)  # must outlive the engine
         self._runtime.engine_host_code_allowed = bool(facts.get("version_compatible"))  # such a plan brings its runtime
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is not None and facts.get("weights") == "stripped":
             refitted(api, self._engine, logger, weights or _graph_of(path))
-        self._context = self._engine and self._engine.create_execution_context()
-        if self._context is None:  # out of memory, or no kernel for this GPU: TensorRT says so to its log alone
-            raise DtkError(f"{api.package} {api.version} refuses {path} on this GPU.", do="dtk export RUN --trt")
+        if self._engine is None:
+            raise self._refusal()
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
-        (self._output,) = (name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT)
+        modes = {name: self._engine.get_tensor_mode(name) for name in names}
+        (self._output,) = (name for name, mode in modes.items() if mode == trt.TensorIOMode.OUTPUT)
+        self._input = next(name for name in names if name != self._output)
+        self._binding = self._new_binding()
+
+    def _refusal(self) -> DtkError:
+        """For a missing engine or context: out of memory, or no kernel for this GPU. TensorRT says so to its log."""
+        package = f"{self._api.package} {self._api.version}"
+        return DtkError(f"{package} refuses {self._path} on this GPU.", do="dtk export RUN --trt")
+
+    def _new_binding(self) -> Binding:
+        """An execution context with memory of its own."""
+        options = []
+        if self._api.rtx:  # by itself it compiles kernels in the background, and computes with others meanwhile
+            config, trt = self._engine.create_runtime_config(), self._api.module
+            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            options = [config]
+        context = self._engine.create_execution_context(*options)
+        if context is None:
+            raise self._refusal()
+        self._contexts += 1
+        return Binding(context, self._output, self._ranges(), self._batch, self.device)
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        """The smallest and largest batch of each optimisation profile, if there are several."""
+        count = self._engine.num_optimization_profiles
+        shapes = [self._engine.get_tensor_profile_shape(self._input, index) for index in range(count)]
+        return [(int(least[0]), int(most[0])) for least, _, most in shapes] if count > 1 else []
+
+    @property
+    def device_bytes(self) -> int:
+        """GPU memory that TensorRT holds past torch: the scratch space of each context, and the weights."""
+        return int(self._contexts * self._engine.device_memory_size_v2) + self._path.stat().st_size
 
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         return self.run({"sample": sample, "timestep": timestep, **conditioning})
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The output, float32, of any engine of one output: a denoiser's, a decoder's, a text encoder's."""
-        feed = {name: tensor.to(self.device).contiguous() for name, tensor in inputs.items()}
-        for name, tensor in feed.items():
-            self._bind(name, tensor)
-        output = torch.empty(tuple(self._context.get_tensor_shape(self._output)), device=self.device)
-        self._bind_address(self._output, output)
-        self._enqueue([*feed.values(), output])
+        feed = self._feed(inputs)
+        with torch.cuda.device(self.device):
+            caller = torch.cuda.current_stream(self.device)
+            self._stream.wait_stream(caller)
+            output = self._binding.enqueue(feed, self._stream)
+            for tensor in (*feed.values(), output):
+                tensor.record_stream(self._stream)
+            caller.wait_stream(self._stream)
         return output
 
-    def _bind(self, name: str, tensor: torch.Tensor) -> None:
-        shape = tuple(tensor.shape)
-        if self._shapes.get(name) != shape:
-            if not self._context.set_input_shape(name, shape):
-                raise DtkError(
-                    f"The engine does not take a batch of {len(tensor)}.", expected=f"{self._batch} (min:opt:max)"
-                )
-            self._shapes[name] = shape
-        self._bind_address(name, tensor)
-
-    def _bind_address(self, name: str, tensor: torch.Tensor) -> None:
-        if self._addresses.get(name) != tensor.data_ptr():
-            self._context.set_tensor_address(name, tensor.data_ptr())
-            self._addresses[name] = tensor.data_ptr()
-
-    def _enqueue(self, tensors: list[torch.Tensor]) -> None:
-        caller = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(caller)
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise DtkError("The engine could not be enqueued.")
-        for tensor in tensors:
-            tensor.record_stream(self._stream)
-        caller.wait_stream(self._stream)
+    def _feed(self, inputs: Mapping[str, torch.Tensor]) -> Feed:
+        return {name: tensor.to(self.device).contiguous() for name, tensor in inputs.items()}
 
     def attach_profiler(self) -> Any:
         """A profiler whose ``times`` grow by (layer, ms) with every call from now on; a call then waits for its end."""
-        trt = self._trt
+        trt = self._api.module
 
         class Collecting(trt.IProfiler):  # type: ignore[name-defined]
             def __init__(self) -> None:
@@ -99,11 +107,11 @@ class TensorRTRunner:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 self.times.append((layer_name, ms))
 
-        self._context.profiler = Collecting()
-        return self._context.profiler
+        self._binding.context.profiler = Collecting()
+        return self._binding.context.profiler
 
     def close(self) -> None:
-        del self._context, self._engine, self._runtime
+        del self._binding, self._engine, self._runtime
 
 
 def check_plan(path: Path, api: TensorRT, device: str = "cuda") -> dict[str, Any]:
