@@ -8,7 +8,7 @@ from torch import nn
 from tests.tiny import tiny_unet
 from toolkit.pruning.layout import FIXED, Layout, Segment
 from toolkit.pruning.plan import Plan
-from toolkit.recovery.mix import DISTILLATION, default_mix
+from toolkit.recovery.mix import DISTILLATION, comparable_blocks, default_mix
 
 
 def plan(criterion: str, *tensors: str) -> Plan:
@@ -27,6 +27,13 @@ def plan(criterion: str, *tensors: str) -> Plan:
 )
 def test_the_mix_fits_the_plan(criterion: str, tensors: list[str], compiled: bool, wanted: dict[str, float]) -> None:
     assert default_mix(plan(criterion, *tensors), tiny_unet(), compiled=compiled) == wanted
+
+
+def test_features_are_not_compared_where_blocks_have_moved_to_other_numbers() -> None:
+    dense, student = tiny_unet(layers_per_block=2), tiny_unet()
+    shallower = plan("taylor", *dense.state_dict())
+    assert comparable_blocks(shallower, student) == ["mid_block.resnets.0", "mid_block.resnets.1"]
+    assert len(comparable_blocks(shallower, dense)) == 17
 
 
 def test_a_network_without_residual_blocks_is_distilled_by_its_output() -> None:

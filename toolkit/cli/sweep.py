@@ -13,7 +13,8 @@ from toolkit.cli.app import Json, Overwrite, app, option
 @app.command()
 def sweep(
     targets: Annotated[
-        str, option("latency=0.8,latency=0.6,macs=0.4; by semicolons if any has several bounds: A<=0.8,B<=0.7;A<=0.6")
+        str,
+        option("latency=0.8,latency=0.6; if any has several bounds, by semicolons: latency<=0.8,params<=0.7;macs=0.4"),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder that holds a run folder for each target")],
     model: Annotated[

@@ -9,7 +9,7 @@ points at nothing new.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 
 import numpy as np
@@ -100,14 +100,18 @@ class LatencyCost:
         self._fit()
 
     def _fit(self) -> None:
-        """Least squares of the relative errors, of the unit that leaves the least; that dense is 1 is known."""
+        """The unit that leaves the least misfit, and its polynomial; that dense is 1 is known, not measured."""
         known = {self.space.dense_values: 1.0} | {values: timing.fraction for values, timing in self.timings.items()}
-        fits = {}
-        for unit, rows in self._rows.items():
-            relative = np.array([rows[values] / fraction for values, fraction in known.items()])
-            fits[unit] = nnls(relative, np.ones(len(relative)))
+        fits = {unit: fit(rows, known) for unit, rows in self._rows.items()}
         self.unit = min(UNITS, key=lambda unit: (round(fits[unit][1], 9), unit))
         self._coefficients = fits[self.unit][0]
+
+
+def fit(rows: Mapping[Values, np.ndarray], fractions: Mapping[Values, float]) -> tuple[np.ndarray, float]:
+    """The coefficients of the terms ``rows``, by least squares of the relative errors, and what is left of those."""
+    relative = np.array([rows[values] / fraction for values, fraction in fractions.items()])
+    coefficients, misfit = nnls(relative, np.ones(len(relative)))
+    return coefficients, float(misfit)
 
 
 def stated_unit(runner: str, dtype: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import nn
 
@@ -28,10 +30,16 @@ def default_mix(plan: Plan, student: nn.Module, *, compiled: bool) -> dict[str, 
 def comparable_blocks(plan: Plan, student: nn.Module) -> list[str]:
     """The student's residual blocks whose outputs the plan knows.
 
-    A residual block is a module whose output leaves a layer called ``conv2`` (diffusers' ResnetBlock2D).
+    A residual block is a module whose output leaves a layer called ``conv2`` (diffusers' ResnetBlock2D). If the
+    dense model has more of them in a row, those that stay have other numbers there: none of that row is compared.
     """
     blocks = [name.removesuffix(".conv2") for name, _ in student.named_modules() if name.endswith(".conv2")]
-    return [block for block in blocks if plan.kept_indices(f"{block}.conv2.weight") is not None]
+    rows = Counter(block.rpartition(".")[0] for block in blocks)
+
+    def known(block: str) -> bool:
+        return plan.kept_indices(f"{block}.conv2.weight") is not None
+
+    return [block for block in blocks if known(block) and not known(f"{(row := block.rpartition('.')[0])}.{rows[row]}")]
 
 
 def kept_features(plan: Plan, student: nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
