@@ -12,7 +12,7 @@ import torch
 
 from exporters.components import TOKENIZER, Component, autoencoder_components, conditioner_components, write_tokenizer
 from exporters.ladder import NO_BF16
-from exporters.parity import TOLERANCES, relative_errors
+from exporters.parity import TOLERANCES, ParityError, relative_errors
 from exporters.resume import KeptCalls, is_whole
 from exporters.settings import ExportSettings
 from toolkit.adapters.base import InputSpec
@@ -100,7 +100,7 @@ def _compared(
         errors[shape] = float(relative_errors(component.expected(**inputs), candidate(inputs)).max())
     worst = max(errors, key=lambda shape: errors[shape])
     if not errors[worst] <= tolerance:
-        raise DtkError(
+        raise ParityError(
             f"The {component.name} as {form} {settings.dtype} does not compute what torch computes.",
             found=f"relative error {errors[worst]:.3g} at {worst}",
             expected=f"at most {tolerance:g} of the largest value",

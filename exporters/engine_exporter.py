@@ -15,6 +15,8 @@ from exporters.engine_cache import CachedEngine
 from exporters.engine_config import check, check_bf16, command, profile_shapes
 from exporters.engines import Items, build_engine, engine_facts, timings, write
 from exporters.ladder import Ladder
+from exporters.layer_comparison import differing_layers
+from exporters.parity import TOLERANCES, ParityError
 from exporters.settings import BatchRange, ExportSettings
 from toolkit.core.errors import MissingToolError
 from toolkit.core.files import read_json, value_sha256
@@ -120,14 +122,20 @@ class TensorRTExporter:
             return None
         model, onnx = exported.models.get(one.name, exported.models["compressed"]), exported.onnx[one.name]["file"]
         key = value_sha256([model.sha256, settings.model_dump(include={"seed", "loop_steps", "loop_images", "tokens"})])
-        found: dict[str, Any] = engine.finding(
-            f"parity {key[:16]}",
-            lambda: (
-                hold_engine(model, one.name, engine.plan, exported.run / onnx, settings)
-                if one.name in AROUND
-                else Ladder(model, settings, one.name, device="cuda").engine(engine.plan, exported.run / onnx)
-            ),
-        )
+        path = exported.run / onnx
+
+        def held() -> dict[str, Any]:
+            try:
+                if one.name in AROUND:
+                    return hold_engine(model, one.name, engine.plan, path, settings)
+                return Ladder(model, settings, one.name, device="cuda").engine(engine.plan, path)
+            except ParityError as error:
+                shapes = profile_shapes(exported.onnx[one.name]["inputs"], one.batch, one.items)
+                log, rtx = exported.run / f"layers-{one.name}.log", load_tensorrt().rtx
+                layers = differing_layers(path, shapes, TOLERANCES[settings.dtype], log, rtx=rtx)
+                raise ParityError(str(error), do=layers) from error
+
+        found: dict[str, Any] = engine.finding(f"parity {key[:16]}", held)
         return found
 
     def result(self, exported: Exported, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ IMAGE_RANGE = 2.0  # images lie in [-1, 1]
 Predict = Callable[..., torch.Tensor]
 
 
+class ParityError(DtkError):
+    """What was exported computes something else than torch."""
+
+
 @dataclass(frozen=True)
 class Deviation:
     """How far one item of one batch is from the reference: ``relative_error`` = max |difference| / max |reference|."""
@@ -49,14 +53,14 @@ def compare(
 ) -> dict[str, Any]:
     """Compare two denoisers at every parity timestep in every batch size; each batch mixes the timesteps.
 
-    Returns the worst deviation, the one at each timestep and batch size, and the tolerance. Raises DtkError,
+    Returns the worst deviation, the one at each timestep and batch size, and the tolerance. Raises ParityError,
     naming the worst timestep and batch, if one is out of tolerance or not finite.
     """
     timesteps = parity_timesteps(specs["timestep"].upper)
     deviations = [d for batch in batches for d in _deviations(reference, candidate, specs, timesteps, batch, seed)]
     worst = max(deviations, key=lambda deviation: deviation.relative_error)
     if not worst.relative_error <= tolerance:
-        raise DtkError(
+        raise ParityError(
             f"{name} does not compute what torch computes.",
             found=f"relative error {worst.relative_error:.3g} at timestep {worst.timestep}, batch {worst.batch}",
             expected=f"at most {tolerance:g} of the largest value",
@@ -99,12 +103,12 @@ def compare_images(expected: torch.Tensor, actual: torch.Tensor, *, floor_db: fl
     """Compare images (N, C, H, W) in [-1, 1] sampled from the same noise; values outside are clipped, as when saved.
 
     Returns the PSNR of each image in dB (None if they are equal), the least of them and the floor. Raises
-    DtkError below the floor.
+    ParityError below the floor.
     """
     images_db = psnr_db(expected.clamp(-1, 1), actual.clamp(-1, 1)).tolist()
     least = min(images_db)
     if not least >= floor_db:
-        raise DtkError(
+        raise ParityError(
             f"{name} samples other images than torch from the same noise.",
             found=f"PSNR {least:.1f} dB in image {images_db.index(least)}",
             expected=f"at least {floor_db:g} dB",

@@ -107,11 +107,22 @@ def export(
     one_per_shape: Annotated[
         bool | None, typer.Option("--one-per-shape/--one-for-all", help="with --trt, one engine per batch size")
     ] = None,
+    hardware_compatible: Annotated[
+        str | None, option("engines also for other GPUs: capability (the same one), ampere (all from there on)")
+    ] = None,
+    version_compatible: Annotated[
+        bool | None, typer.Option("--version-compatible/--this-version", help="engines also for later TensorRTs")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        option("engines' weights: fixed, refit (exchangeable), stripped (left in the ONNX)", default="fixed"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
     engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape}
     engine |= {"tf32": tf32, "compute_capability": compute_capability and compute_capability.split(",")}
+    engine |= {"hardware_compatible": hardware_compatible, "version_compatible": version_compatible, "weights": weights}
     changes: dict[str, Any] = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt}
     changes |= {"dynamic_size": dynamic_size, "layout": layout, "also": also}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
