@@ -32,6 +32,8 @@ from toolkit.data.memory import Data, ValueRange
 from toolkit.handoff.server import Server
 from toolkit.handoff.server import serve as serve_run
 from toolkit.handoff.settings import ServeSettings
+from toolkit.importing.addons import Pruned
+from toolkit.importing.carry import carry
 from toolkit.importing.convert import convert
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pipeline import recipe as recipes
@@ -40,6 +42,7 @@ from toolkit.pipeline import sweep as sweeps
 from toolkit.pipeline.job import Job, open_job, start_job
 from toolkit.pipeline.options import compress_recipe, given, with_options
 from toolkit.pipeline.recipe import Recipe
+from toolkit.pruning.plan import read_plan
 from toolkit.report import comparison
 from toolkit.report.gates import Gate, GateFailedError, check_decidable, hold, parse
 
@@ -104,6 +107,16 @@ class Run:
     def handoff(self, **options: Unpack[HandoffOptions]) -> results.Handoff:
         """Write RUN/handoff, a model repository that a server takes as it is."""
         return results.Handoff(self._stage("handoff", options), self.folder / "handoff")
+
+    def carry(self, addon: StrPath, *, out: StrPath) -> results.Carried:
+        """Make a LoRA or textual inversion of the dense model fit the compressed one.
+
+        ``addon`` is a safetensors file or a folder; what fits is written into the folder ``out`` under the same name.
+        Raises DtkError for what is of another model, or does not follow from slicing (DoRA, LoHa and the like).
+        """
+        with self._job() as job:
+            pruned = Pruned(job.dense, job.compressed, read_plan(self.folder / "prune" / "plan.json"))
+            return results.Carried(carry(Path(addon), Path(out), pruned), Path(out))
 
     def report(self) -> results.Report:
         """Everything found so far; writes RUN/report.html and report.json."""
