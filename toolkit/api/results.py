@@ -282,6 +282,22 @@ class Carried(Result):
         return dict(self._record["removed"])
 
 
+class Published(Result):
+    """A model card, and where the model can be had."""
+
+    _tables = comparison_tables.published
+
+    @property
+    def card(self) -> Path:
+        """The card that was written."""
+        return Path(self._record["card"])
+
+    @property
+    def url(self) -> str | None:
+        """The hub's page, None if nothing was uploaded."""
+        return self._record["url"]
+
+
 class Diagnosis(Result):
     """Whether what is installed fits together, and which runners would run here."""
 

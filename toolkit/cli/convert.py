@@ -1,4 +1,4 @@
-"""``dtk import`` and ``dtk carry``: checkpoints of other code bases, and what was made for a dense model."""
+"""``dtk import``, ``carry`` and ``publish``: models and add-ons of others in, a compressed model out."""
 
 from __future__ import annotations
 
@@ -54,3 +54,24 @@ def carry(
     show(result, json)
     if not json:
         say(f"Next: {LOADED[result.kind].format(out=result.file)} on the pipeline of {run}/model")
+
+
+@app.command()
+def publish(
+    run: RunArgument,
+    repository: Annotated[
+        str | None, typer.Argument(metavar="[REPO]", help="repository of the hub to upload to: OWNER/NAME")
+    ] = None,
+    license: Annotated[str | None, option("licence of the model, such as apache-2.0", default="its card's")] = None,
+    private: Annotated[bool, typer.Option("--private", help="make the repository a private one")] = False,
+    json: Json = False,
+) -> None:
+    """Write a model card into RUN/model; upload the folder to the hub if REPO is named."""
+    from toolkit.api import runs
+    from toolkit.cli.terminal import say, show, terminal
+
+    with terminal(quiet=json) as progress:
+        result = runs.open_run(run, progress=progress).publish(repository, license=license, private=private)
+    show(result, json)
+    if not json:
+        say(f"Next: dtk compress MODEL --resume-from {repository or run} -o OTHER trains it further")

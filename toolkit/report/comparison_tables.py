@@ -124,6 +124,14 @@ def carried(made: dict[str, Any]) -> Iterator[str]:
     yield f"Written: {made['file']}"
 
 
+def published(made: dict[str, Any]) -> Iterator[str]:
+    """Where the card is, and the model."""
+    if made["licence"] is None:
+        yield "note: no licence is known; name it with --license"
+    yield f"Written: {made['card']}"
+    yield f"Uploaded: {made['url']}" if made["url"] else "Nothing was uploaded: no repository was named."
+
+
 def known(names: dict[str, str]) -> Iterator[str]:
     """A line per name."""
     yield from (f"{name:<22} {description}" for name, description in names.items())
