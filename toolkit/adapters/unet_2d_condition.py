@@ -31,7 +31,7 @@ PLAIN = {
 
 
 class LevelBlocks:
-    """Blocks per level: ``layers_per_block`` as a tuple.
+    """Blocks per level: ``layers_per_block``, one number for each level if they differ.
 
     With two blocks a level this is the choice of BK-SDM (Kim et al. 2023); unet_blocks.py says which up blocks go.
     """
@@ -43,7 +43,10 @@ class LevelBlocks:
     def resized(self, config: Config, sizes: Mapping[str, int]) -> Config:
         layers = _layers(config)
         wanted = [sizes.get(_stack(level), n) for level, n in enumerate(layers)]
-        return config if wanted == layers else {**config, "layers_per_block": wanted}
+        if wanted == layers:
+            return config
+        equal = len(set(wanted)) == 1  # diffusers weighs several LoRAs, and builds ControlNets, only with one number
+        return {**config, "layers_per_block": wanted[0] if equal else wanted}
 
     def rename(self, config: Config, kept: KeptBlocks) -> Rename:
         layers = _layers(config)

@@ -52,6 +52,7 @@ class RecoverOptions(TypedDict, total=False):
     checkpoint_every: int
     keep_checkpoints: int
     log_every: int
+    track: str
     seed: int
 
 

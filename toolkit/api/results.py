@@ -261,6 +261,43 @@ class Imported(Result):
     _tables = comparison_tables.imported
 
 
+class Carried(Result):
+    """An add-on of the dense model, made to fit the compressed one."""
+
+    _tables = comparison_tables.carried
+
+    @property
+    def kind(self) -> str:
+        """What the add-on is, such as LoRA."""
+        return str(self._record["kind"])
+
+    @property
+    def file(self) -> Path:
+        """What was written."""
+        return Path(self._record["file"])
+
+    @property
+    def removed(self) -> dict[str, str]:
+        """The layers that are left out, each with the reason."""
+        return dict(self._record["removed"])
+
+
+class Published(Result):
+    """A model card, and where the model can be had."""
+
+    _tables = comparison_tables.published
+
+    @property
+    def card(self) -> Path:
+        """The card that was written."""
+        return Path(self._record["card"])
+
+    @property
+    def url(self) -> str | None:
+        """The hub's page, None if nothing was uploaded."""
+        return self._record["url"]
+
+
 class Diagnosis(Result):
     """Whether what is installed fits together, and which runners would run here."""
 

@@ -32,6 +32,8 @@ from toolkit.data.memory import Data, ValueRange
 from toolkit.handoff.server import Server
 from toolkit.handoff.server import serve as serve_run
 from toolkit.handoff.settings import ServeSettings
+from toolkit.importing.addons import Pruned
+from toolkit.importing.carry import carry
 from toolkit.importing.convert import convert
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pipeline import recipe as recipes
@@ -39,7 +41,9 @@ from toolkit.pipeline import stages
 from toolkit.pipeline import sweep as sweeps
 from toolkit.pipeline.job import Job, open_job, start_job
 from toolkit.pipeline.options import compress_recipe, given, with_options
+from toolkit.pipeline.publish import publish
 from toolkit.pipeline.recipe import Recipe
+from toolkit.pruning.plan import read_plan
 from toolkit.report import comparison
 from toolkit.report.gates import Gate, GateFailedError, check_decidable, hold, parse
 
@@ -105,6 +109,27 @@ class Run:
         """Write RUN/handoff, a model repository that a server takes as it is."""
         return results.Handoff(self._stage("handoff", options), self.folder / "handoff")
 
+    def carry(self, addon: StrPath, *, out: StrPath) -> results.Carried:
+        """Make a LoRA or textual inversion of the dense model fit the compressed one.
+
+        ``addon`` is a safetensors file or a folder; what fits is written into the folder ``out`` under the same name.
+        Raises DtkError for what is of another model, or does not follow from slicing (DoRA, LoHa and the like).
+        """
+        with self._job() as job:
+            pruned = Pruned(job.dense, job.compressed, read_plan(self.folder / "prune" / "plan.json"))
+            return results.Carried(carry(Path(addon), Path(out), pruned), Path(out))
+
+    def publish(
+        self, repository: str | None = None, *, license: str | None = None, private: bool = False
+    ) -> results.Published:
+        """Write a model card into RUN/model, and upload the folder to the hub if a ``repository`` is named.
+
+        ``license`` is the hub's name of one, such as "apache-2.0"; None is that of the dense model's card.
+        ``private`` is for a repository that is made. The plan goes along, so that the model can be trained further.
+        """
+        with self._job() as job:
+            return results.Published(publish(job, repository, license, private=private), self.folder / "model")
+
     def report(self) -> results.Report:
         """Everything found so far; writes RUN/report.html and report.json."""
         return results.Report(self._report(), self.folder)
@@ -154,6 +179,7 @@ def compress(
     recover: bool = True,
     stream: int | None = None,
     device: str = "auto",
+    resume_from: StrPath | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     **options: Unpack[CompressOptions],
@@ -162,13 +188,15 @@ def compress(
 
     ``model``, ``data``, ``value_range``, ``conditions`` and ``scheduler`` as in ``prune``; what lies in memory is
     stored in ``out``, so that the run can be repeated. ``recover=False`` prunes only. ``stream``: of a data set of the
-    hub, read that many of its first rows. ``overwrite``: replace a run of another recipe.
+    hub, read that many of its first rows. ``overwrite``: replace a run of another recipe. ``resume_from``: a run, or
+    the folder or hub id of a published one, that was made of ``model``: recovery starts from its plan and its weights.
     """
     folder = Path(out)
     with watched(progress) as bars, held(folder, make=True):
         source = stored_model(model, scheduler, folder)
         images = stored_data(data, find_model(source), value_range, conditions, folder, bars)
-        requested = compress_recipe(source, images, options, recover=recover, stream=stream, device=device)
+        others: dict[str, Any] = {"recover": recover, "stream": stream, "device": device}
+        requested = compress_recipe(source, images, options, resume_from=_text(resume_from), **others)
         stages.run_all(start_job(folder, requested, overwrite=overwrite, progress=bars))
     return Run(folder, progress)
 

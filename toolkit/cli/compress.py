@@ -67,9 +67,13 @@ def compress(
     batch_size: Annotated[int | None, option("recovery images per step", default="64")] = None,
     learning_rate: Annotated[float | None, option("recovery learning rate", default="0.0002")] = None,
     condition_dropout: Annotated[float | None, option("share trained without class or caption", default="0.1")] = None,
+    track: Annotated[str | None, option("log recovery to tensorboard, wandb, trackio, ...")] = None,
     seed: Annotated[int | None, option("seed of everything random", default="0")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     recover: Annotated[bool, typer.Option(help="train after pruning")] = True,
+    resume_from: Annotated[
+        str | None, option("train on from a run, or a published one (folder or hub id), instead of pruning")
+    ] = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     json: Json = False,
@@ -99,6 +103,7 @@ def compress(
         "learning_rate": learning_rate,
         "seed": seed,
         "condition_dropout": condition_dropout,
+        "track": track,
     }
     from toolkit.api import runs
     from toolkit.api.options import PruneOptions
@@ -119,7 +124,7 @@ def compress(
         if out is None:
             raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see only the plan")
         storage: dict[str, Any] = {"data": data, "stream": stream, "recover": recover, "overwrite": overwrite}
-        storage["device"] = device
+        storage |= {"device": device, "resume_from": resume_from}
         run = runs.compress(model, out=out, progress=progress, **storage, **options)
         report = run.report()
     _end(report, json)

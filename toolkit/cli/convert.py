@@ -1,4 +1,4 @@
-"""``dtk import``: from a checkpoint of another code base to a diffusers folder."""
+"""``dtk import``, ``carry`` and ``publish``: models and add-ons of others in, a compressed model out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from toolkit.cli.app import Json, app, option
+from toolkit.cli.app import Json, RunArgument, app, option
+
+LOADED = {
+    "LoRA": 'load_lora_weights("{out}")',
+    "textual inversion": 'load_textual_inversion("{out}")',
+}
 
 
 @app.command(name="import")
@@ -31,3 +36,42 @@ def import_checkpoint(
     show(result, json)
     if not json:
         say(f"Next: dtk compress {out} --data IMAGES -o RUN")
+
+
+@app.command()
+def carry(
+    addon: Annotated[Path, typer.Argument(help="LoRA or textual inversion (safetensors)")],
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Slice a LoRA or textual inversion of the dense model so that it fits the compressed one."""
+    from toolkit.api import runs
+    from toolkit.cli.terminal import say, show, terminal
+
+    with terminal(quiet=json) as progress:
+        result = runs.open_run(run, progress=progress).carry(addon, out=out)
+    show(result, json)
+    if not json:
+        say(f"Next: {LOADED[result.kind].format(out=result.file)} on the pipeline of {run}/model")
+
+
+@app.command()
+def publish(
+    run: RunArgument,
+    repository: Annotated[
+        str | None, typer.Argument(metavar="[REPO]", help="repository of the hub to upload to: OWNER/NAME")
+    ] = None,
+    license: Annotated[str | None, option("licence of the model, such as apache-2.0", default="its card's")] = None,
+    private: Annotated[bool, typer.Option("--private", help="make the repository a private one")] = False,
+    json: Json = False,
+) -> None:
+    """Write a model card into RUN/model; upload the folder to the hub if REPO is named."""
+    from toolkit.api import runs
+    from toolkit.cli.terminal import say, show, terminal
+
+    with terminal(quiet=json) as progress:
+        result = runs.open_run(run, progress=progress).publish(repository, license=license, private=private)
+    show(result, json)
+    if not json:
+        say(f"Next: dtk compress MODEL --resume-from {repository or run} -o OTHER trains it further")

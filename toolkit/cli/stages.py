@@ -35,11 +35,12 @@ def recover(
     batch_size: Annotated[int | None, option("images per step")] = None,
     learning_rate: Annotated[float | None, option("learning rate")] = None,
     condition_dropout: Annotated[float | None, option("share trained without class or caption", default="0.1")] = None,
+    track: Annotated[str | None, option("also log to tensorboard, wandb, trackio, ...")] = None,
     json: Json = False,
 ) -> None:
     """Train the pruned model on, with the dense one as teacher."""
     changes = {"batch_size": batch_size, "learning_rate": learning_rate, "condition_dropout": condition_dropout}
-    _stage(run, "recover", json, steps=steps, seed=seed, **changes)
+    _stage(run, "recover", json, steps=steps, seed=seed, track=track, **changes)
 
 
 @app.command()

@@ -100,8 +100,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_sha256(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below ``folder``, by its relative POSIX path.
+CARD = ("README.md", "card")
+"""What stands in a model's folder about the model and is no part of it: its card, and what the card shows."""
+
+
+def folder_sha256(folder: Path, without: tuple[str, ...] = ()) -> dict[str, str]:
+    """SHA-256 of every file below ``folder``, by its relative POSIX path, but for the entries ``without`` of it.
 
     Temporary files are left out, and what Python writes next to its modules when they are imported.
     """
@@ -110,7 +114,8 @@ def folder_sha256(folder: Path) -> dict[str, str]:
     return {
         name.as_posix(): file_sha256(path)
         for path, name in names
-        if not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+        if name.parts[0] not in without
+        and not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
     }
 
 

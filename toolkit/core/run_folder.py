@@ -17,9 +17,11 @@ from typing import Any
 
 from toolkit.core.environment import machine, versions
 from toolkit.core.errors import DtkError
-from toolkit.core.files import folder_sha256, read_json, remove_leftovers, replacing, value_sha256, write_json
+from toolkit.core.files import CARD, folder_sha256, read_json, remove_leftovers, replacing, value_sha256, write_json
 
 SCHEMA_VERSION = 2
+MODEL = "model"
+"""The result's folder in a run: the one in which a model card may be written."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RunFolder:
         if record is None or record["key"] != request.key:
             return False
         return all(
-            (self.path / folder).is_dir() and folder_sha256(self.path / folder) == hashes
+            (self.path / folder).is_dir() and self._hashes(folder) == hashes
             for folder, hashes in record["outputs"].items()
         )
 
@@ -128,7 +130,7 @@ class RunFolder:
             "key": request.key,
             "settings": dict(request.settings),
             "inputs": dict(request.inputs),
-            "outputs": {folder: folder_sha256(self.path / folder) for folder in outputs},
+            "outputs": {folder: self._hashes(folder) for folder in outputs},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),
             "versions": versions(),
@@ -153,12 +155,15 @@ class RunFolder:
 
     def publish_model(self, source: Path) -> None:
         """Copy a stock diffusers folder to RUN/model, the result of the run."""
-        with replacing(self.path / "model") as folder:
+        with replacing(self.path / MODEL) as folder:
             shutil.copytree(source, folder)
 
     def forget(self) -> None:
         """Forget every stage; what they wrote is kept."""
         self._write({"schema_version": SCHEMA_VERSION, "stages": {}})
+
+    def _hashes(self, folder: str) -> dict[str, str]:
+        return folder_sha256(self.path / folder, CARD if folder == MODEL else ())
 
     def _write(self, record: dict[str, Any]) -> None:
         write_json(self.path / "run.json", record)

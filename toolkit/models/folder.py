@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.adapters.base import InputSpec, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
-from toolkit.core.files import folder_sha256, read_json, value_sha256
+from toolkit.core.files import CARD, folder_sha256, read_json, value_sha256
 from toolkit.models.weights import PICKLES, WEIGHTS, load_module
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class ModelFolder:
 
     @cached_property
     def sha256(self) -> str:
-        """One hash over every file of the folder, and over the scheduler if that lies next to it."""
-        inside = folder_sha256(self.root)
+        """One hash over every file of the folder but its card, and over the scheduler if that lies next to it."""
+        inside = folder_sha256(self.root, CARD)
         separate = {} if self.scheduler.is_relative_to(self.root) else folder_sha256(self.scheduler)
         return value_sha256([inside, separate] if separate else inside)
 
@@ -210,7 +210,7 @@ def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
 def save_model(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
     """Write a stock diffusers folder at ``target``: ``folder``'s other components, and ``denoiser`` in its place."""
     if folder.component:
-        shutil.copytree(folder.root, target, ignore=_everything_but_pickles_and(folder.component))
+        shutil.copytree(folder.root, target, ignore=_what_is_not_copied(folder.root, folder.component))
     elif (folder.scheduler / "scheduler_config.json").is_file():
         shutil.copytree(folder.scheduler, target / "scheduler")
     try:
@@ -221,9 +221,10 @@ def save_model(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
         raise OSError(first_line(error)) from error
 
 
-def _everything_but_pickles_and(component: str) -> Any:
+def _what_is_not_copied(root: Path, component: str) -> Any:
     def ignored(place: str, names: list[str]) -> set[str]:
-        return {name for name in names if name == component or name.startswith(".") or Path(name).suffix in PICKLES}
+        left_out = {component, *CARD} if Path(place) == root else set()
+        return {n for n in names if n in left_out or n.startswith(".") or Path(n).suffix in PICKLES}
 
     return ignored
 

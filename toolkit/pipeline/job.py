@@ -131,7 +131,8 @@ def start_job(path: Path, requested: Recipe, *, overwrite: bool = False, progres
     """
     requested = recipe.resolved(requested)
     job = Job(RunFolder(path), requested, progress)
-    dry_run(requested, progress)
+    if requested.resume_from is None:
+        dry_run(requested, progress)
     differ = _differences(path, requested)
     if differ and not overwrite:
         raise DtkError(

@@ -47,6 +47,7 @@ def compress_recipe(
     recover: bool = True,
     stream: int | None = None,
     device: str = "auto",
+    resume_from: str | None = None,
 ) -> Recipe:
     """The recipe of `dtk compress`: prune and recover only. An option that is None takes its default.
 
@@ -59,8 +60,15 @@ def compress_recipe(
     if unknown := flat.keys() - pruning - training:
         raise UsageError(f"Unknown option {sorted(unknown)[0]!r}.", expected=", ".join(sorted(pruning | training)))
     prune = prune_settings({name: flat[name] for name in flat.keys() & pruning})
+    if resume_from and (idle := flat.keys() & pruning - {"seed"}):
+        raise UsageError(
+            f"{' and '.join(f'--{name}' for name in sorted(idle))} would change nothing.",
+            found=f"--resume-from {resume_from}",
+            expected="the plan of what is resumed",
+        )
     values = {
         "model": model,
+        "resume_from": resume_from,
         "data": given({"source": data, "stream": stream, "seed": flat.get("seed")}),
         "device": device,
         "prune": prune.model_dump(mode="json"),

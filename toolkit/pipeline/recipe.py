@@ -38,9 +38,13 @@ class DataSettings(Settings):
 
 
 class Recipe(Settings):
-    """A run: the model, its data, and the settings of each stage; a stage that is None is left out."""
+    """A run: the model, its data, and the settings of each stage; a stage that is None is left out.
+
+    ``resume_from``: a run, or the folder or hub id of a published one, whose plan and weights take pruning's place.
+    """
 
     model: str | None = None
+    resume_from: str | None = None
     data: DataSettings = DataSettings()
     device: str = "auto"
     prune: PruneSettings = PruneSettings()
@@ -97,7 +101,7 @@ LATER = ("evaluate", "export", "profile", "handoff")
 FREE = tuple(
     f"recover.{name}"
     for name in (
-        *("steps", "checkpoint_every", "keep_checkpoints", "log_every"),
+        *("steps", "checkpoint_every", "keep_checkpoints", "log_every", "track"),
         *("micro_batch_size", "channels_last", "compile"),
     )
 )
@@ -108,7 +112,8 @@ def resolved(recipe: Recipe) -> Recipe:
     """The recipe with local paths made absolute, so that it means the same from every folder."""
     data = recipe.data
     places = {"source": _absolute(data.source), "reference": _absolute(data.reference)}
-    return recipe.model_copy(update={"model": _absolute(recipe.model), "data": data.model_copy(update=places)})
+    models = {"model": _absolute(recipe.model), "resume_from": _absolute(recipe.resume_from)}
+    return recipe.model_copy(update={**models, "data": data.model_copy(update=places)})
 
 
 def _absolute(source: str | None) -> str | None:

@@ -17,6 +17,7 @@ from toolkit.recovery.loop import Training, learning_rate, train
 from toolkit.recovery.prepare import check, prepare
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State, restore, save_checkpoint
+from toolkit.recovery.tracking import stop_tracking
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def recover(
         _publish(run, pruned, state)
         facts = {"result": result, "processes": training.accelerator.num_processes}
         run.finish(request, ("model",), seconds=state.seconds, device=device, facts=facts)
+    stop_tracking(training.accelerator)
     training.accelerator.wait_for_everyone()
     return result
 
@@ -78,7 +80,8 @@ def _train(training: Training, state: State, run: RunFolder, identity: str, prog
     settings, main = training.settings, training.accelerator.is_main_process
     folder = run.path / "recover"
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    log = Log(folder / "log.jsonl", settings.log_every, state.step) if main else None
+    track = training.accelerator.log
+    log = Log(folder / "log.jsonl", settings.log_every, state.step, track) if main else None
     for losses in train(training, state):
         if log:
             log(state.step, settings.batch_size, losses, learning_rate(settings, state.step - 1))

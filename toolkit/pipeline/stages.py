@@ -23,6 +23,7 @@ from toolkit.pipeline import profile as profile_stage
 from toolkit.pipeline import prune as prune_stage
 from toolkit.pipeline import recover as recover_stage
 from toolkit.pipeline.job import Job, measured
+from toolkit.pipeline.resume import resume
 from toolkit.recovery.prepare import check
 from toolkit.report import results
 from toolkit.report.headline import sentence
@@ -36,6 +37,8 @@ def prune(job: Job) -> dict[str, Any]:
     """The prune stage; without recovery its model is the result."""
     if job.recipe.recover is not None:
         check(job.recipe.recover, job.examples)
+    if job.recipe.resume_from is not None:
+        return resume(job.run, job.dense, job.recipe.resume_from)
     with measured(job.recipe, job.dense, job.progress) as found:
         facts = prune_stage.prune(
             job.run,

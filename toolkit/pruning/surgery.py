@@ -57,7 +57,9 @@ def slice_model(
     state = slice_state(dense.state_dict(), layout, kept)
     name = type(dense).__name__
     narrow = build_model(name, config)
-    _keep_attention_scale(state, dense, narrow, rename)
+    for tensor, scale in query_scales(dense, narrow, rename).items():
+        if tensor in state:
+            state[tensor] = state[tensor] * scale
     error = _keep_time_embedding(state, dense.config, config, timesteps)
     state = renamed(state, rename)
     for tensor, wanted in narrow.state_dict().items():
@@ -72,9 +74,13 @@ def slice_model(
     return pruned.eval(), error
 
 
-def _keep_attention_scale(state: dict[str, torch.Tensor], dense: nn.Module, narrow: nn.Module, rename: Rename) -> None:
-    """Attention divides by the square root of the head size it has; fold what changed of it into the queries."""
+def query_scales(dense: nn.Module, narrow: nn.Module, rename: Rename) -> dict[str, float]:
+    """What the kept rows of queries are multiplied by, by the dense tensor's name; no entry for what keeps its size.
+
+    Attention divides by the square root of the head size it has: what changed of it goes into the queries.
+    """
     new = dict(attentions(narrow))
+    scales: dict[str, float] = {}
     for name, module in attentions(dense):
         query = rename(f"{name}.to_q.weight")
         if query is None:
@@ -82,9 +88,8 @@ def _keep_attention_scale(state: dict[str, torch.Tensor], dense: nn.Module, narr
         pair = (module, new[query.removesuffix(".to_q.weight")])
         sizes = [int(a.to_q.out_features) // int(a.heads) for a in pair]  # type: ignore[arg-type, union-attr]
         if sizes[0] != sizes[1]:
-            for tensor in (f"{name}.to_q.weight", f"{name}.to_q.bias"):
-                if tensor in state:
-                    state[tensor] = state[tensor] * math.sqrt(sizes[1] / sizes[0])
+            scales |= dict.fromkeys((f"{name}.to_q.weight", f"{name}.to_q.bias"), math.sqrt(sizes[1] / sizes[0]))
+    return scales
 
 
 def _keep_time_embedding(state: dict[str, torch.Tensor], dense: Config, narrow: Config, timesteps: int) -> float:

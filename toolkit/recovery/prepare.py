@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ from toolkit.recovery.losses.base import loss_called
 from toolkit.recovery.mix import default_mix, kept_features
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State
+from toolkit.recovery.tracking import check_tracker, start_tracking
 from toolkit.runners.base import unavailable
 
 
 def check(settings: RecoverSettings, images: Examples) -> None:
     """Refuse what cannot be trained; before pruning, too, if recovery follows.
 
-    That is: losses that are not known or cannot be compiled, and data smaller than a batch.
+    That is: losses that are not known or cannot be compiled, data smaller than a batch, and trackers.
     """
     losses = [loss_called(name) for name in settings.losses or ()]
     eager = [loss.name for loss in losses if loss.needs_direction or loss.needs_features]
@@ -46,13 +48,15 @@ def check(settings: RecoverSettings, images: Examples) -> None:
             expected=f"at least {settings.batch_size}, the batch size",
             do="give more images, or a smaller --batch-size",
         )
+    check_tracker(settings.track)
 
 
 def prepare(
     settings: RecoverSettings, dense: ModelFolder, pruned: ModelFolder, images: Examples, device: str
 ) -> tuple[Training, State]:
     """Load both models and make all that trains the pruned one."""
-    accelerator = _accelerator(settings, device)
+    accelerator = _accelerator(settings, device, pruned.root.parents[1] / "recover")
+    start_tracking(accelerator, settings)
     scheduler = load_scheduler(dense)
     # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
     student = _network(pruned, settings, accelerator.device)
@@ -87,7 +91,7 @@ def prepare(
     return training, State(student, average, prepared, accelerator.scaler)
 
 
-def _accelerator(settings: RecoverSettings, device: str) -> Accelerator:
+def _accelerator(settings: RecoverSettings, device: str, folder: Path) -> Accelerator:
     """Refuses precisions that the device cannot train in, and more processes than images in a batch."""
     if settings.mixed_precision == "fp16" and device == "cpu":
         raise UsageError(
@@ -97,7 +101,9 @@ def _accelerator(settings: RecoverSettings, device: str) -> Accelerator:
         raise UsageError("The networks cannot be compiled here.", found=reason, do="set recover.compile=false")
     if processes.count() == 1:  # accelerate would hold a second recovery of this process to the first one's precision
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=settings.mixed_precision)
+    accelerator = Accelerator(
+        cpu=device == "cpu", mixed_precision=settings.mixed_precision, log_with=settings.track, project_dir=folder
+    )
     if accelerator.num_processes > settings.batch_size:
         raise DtkError(
             "There are more processes than images in a batch.",

@@ -21,7 +21,8 @@ class RecoverSettings(Settings):
     on it is (1 + step) / (10 + step). ``flip``: mirror half of the images. ``condition_dropout``: the share of images
     that are trained without their class or caption, if the model has a null condition, so that guidance still
     works. ``compile`` and ``channels_last``: torch.compile, and the memory layout that many GPUs (and some CPUs)
-    convolve faster in; both change rounding only. ``keep_checkpoints``: how many of the last ones stay on disk.
+    convolve faster in; both change rounding only. ``track``: also log to one of accelerate's trackers, such as
+    tensorboard, wandb or trackio. ``keep_checkpoints``: how many of the last ones stay on disk.
     """
 
     steps: int = Field(default=500, ge=1)
@@ -43,4 +44,5 @@ class RecoverSettings(Settings):
     checkpoint_every: int = Field(default=100, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
+    track: str | None = None
     seed: int = Field(default=0, ge=0)

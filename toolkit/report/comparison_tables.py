@@ -115,6 +115,23 @@ def imported(made: dict[str, Any]) -> Iterator[str]:
     yield f"Written: {made['folder']}"
 
 
+def carried(made: dict[str, Any]) -> Iterator[str]:
+    """What of an add-on was sliced, left as it is, and left out."""
+    yield f"{made['kind']}: {made['sliced']:,} layers sliced, {made['unchanged']:,} unchanged"
+    if made["removed"]:
+        yield f"{len(made['removed']):,} layers are left out:"
+        yield from (f"  {layer}: {reason}" for layer, reason in made["removed"].items())
+    yield f"Written: {made['file']}"
+
+
+def published(made: dict[str, Any]) -> Iterator[str]:
+    """Where the card is, and the model."""
+    if made["licence"] is None:
+        yield "note: no licence is known; name it with --license"
+    yield f"Written: {made['card']}"
+    yield f"Uploaded: {made['url']}" if made["url"] else "Nothing was uploaded: no repository was named."
+
+
 def known(names: dict[str, str]) -> Iterator[str]:
     """A line per name."""
     yield from (f"{name:<22} {description}" for name, description in names.items())
