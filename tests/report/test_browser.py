@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from tests.architecture.source import ROOT
 from tests.cli.conftest import FAST, dtk
 from tests.report.example import example
-from tests.tiny import tiny_folder
+from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.files import write_json
 from toolkit.core.noise import generator
 from toolkit.evaluation.grid import grid
@@ -63,7 +63,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the command line on a tiny model, with stages left out."""
     place = tmp_path_factory.mktemp("real")
-    tiny_folder(place / "model")
+    tiny_folder(place / "model", **PLAIN)
     np.savez(place / "images.npz", images=generator("test data", 0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8))
     run = place / "run"
     for arguments in (
