@@ -67,6 +67,7 @@ def _recipe(run: Path, dtype: str, runners: list[str], batches: tuple[int, ...],
     recipe["profile"] = {
         "runners": runners,
         "batches": list(batches),
+        "baseline": "torch" if toy else "auto",
         "dtype": dtype if dtype != "fp16" else "fp32",  # of the torch runners, of which fp16 has none
         "device": device,
         "loop_steps": 2 if toy else 50,

@@ -24,7 +24,7 @@ from toolkit.report.gates import GateFailedError
 PIXELS = generator("api images", 0).integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
 SCHEDULER = DDPMScheduler(num_train_timesteps=100)
 FAST = {"target": "macs=0.45", "align": 4, "calibration_images": 6, "threshold": 0.5, "steps": 3, "batch_size": 4}
-BRIEF = {"runners": ("torch",), "batches": (1,), "loop_steps": 0, "parts": False}
+BRIEF = {"runners": ("torch",), "baseline": "torch", "batches": (1,), "loop_steps": 0, "parts": False}
 
 
 @pytest.fixture(scope="module")

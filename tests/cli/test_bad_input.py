@@ -328,6 +328,6 @@ def test_without_the_dense_model_what_is_known_is_reported_and_the_rest_says_wha
     assert report.code == 0, report.err
     assert report.json["dense_missing"] is True
     assert {"prune", "recover"} <= set(report.json["stages"])
-    answer = dtk("profile", run, "--runner", "torch", "--batch", 1)
+    answer = dtk("profile", run, "--runner", "torch", "--baseline", "torch", "--batch", 1)
     assert answer.code == 1
     assert_words("No such model[\\s\\S]*gone", answer.err)

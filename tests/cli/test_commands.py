@@ -162,7 +162,10 @@ def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None
     assert evaluated.code == 0, evaluated.err
     exported = dtk("export", out, "--batch", "1:2:4", "--json")
     assert exported.code == 0, exported.err
-    profiled = dtk("profile", out, "--runner", "torch,onnxruntime", "--batch", "1,2", "--seconds", 0.1, "--json")
+    profiled = dtk(
+        *("profile", out, "--runner", "torch,onnxruntime", "--baseline", "torch", "--batch", "1,2"),
+        *("--seconds", 0.1, "--json"),
+    )
     assert profiled.code == 0, profiled.err
     handed = dtk("handoff", out, "--max-queue-size", 7, "--max-steps", 10, "--default-steps", 3, "--json")
     assert handed.code == 0, handed.err

@@ -29,6 +29,7 @@ RECIPE = {
     "profile": {
         "runners": ["onnxruntime"],
         "batches": [1],
+        "baseline": "torch",
         "loop_steps": 2,
         "parts": False,
         "rounds": {"seconds": 0.2, "least": 6, "most": 20},

@@ -14,7 +14,7 @@ from toolkit.core.files import write_json
 from toolkit.report import tables
 
 pytestmark = pytest.mark.slow
-TORCH = ("--runner", "torch", "--batch", "1,2", "--seconds", "0.1")
+TORCH = ("--runner", "torch", "--baseline", "torch", "--batch", "1,2", "--seconds", "0.1")
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ FEWER = {
             "export.loop_steps=2",
             "profile.runners=[onnxruntime]",
             "profile.batches=[1]",
+            "profile.baseline=torch",
             "profile.loop_steps=2",
             "profile.rounds.seconds=0.1",
         )
@@ -46,7 +47,7 @@ FEWER = {
     ],
     "evaluate": ["--sampling-steps", "2"],
     "export": ["--batch", "1:2:4"],
-    "profile": ["--seconds", "0.1"],
+    "profile": ["--seconds", "0.1", "--baseline", "torch"],
     "sweep": ["--steps", "2", "--images", "12", "--sampling-steps", "2"],
 }
 
@@ -55,7 +56,7 @@ CALLS = {
     'out="RUN"': ", score_timesteps=4, batch_size=4",
     "images=12": ", sampling_steps=2",
     "export(": 'batch="1:2:4", loop_steps=2, ',
-    "profile(": 'rounds={"seconds": 0.1}, loop_steps=2, ',
+    "profile(": 'rounds={"seconds": 0.1}, loop_steps=2, baseline="torch", ',
 }
 """What is added to a call of a Python block."""
 

@@ -36,6 +36,7 @@ EXPORT = {"dtype": "fp16", "batch": "1:2:2", "loop_steps": 2, "loop_images": 2, 
 GUIDED = {"unconditional": 1.0, "class": 2.0, "labels": 1.0, "caption": 2.0}
 PROFILE = {
     "runners": ["torch"],
+    "baseline": "torch",
     "batches": [2],
     "loop_steps": 2,
     "rounds": {"seconds": 0.01, "least": 6, "most": 6},

@@ -121,7 +121,6 @@ def test_the_headline_is_the_best_of_both_at_their_own_batch_sizes_in_turns(
     assert headline["steps"] == 2
 
 
-@pytest.mark.slow
 def test_an_interrupted_profile_resumes_at_the_next_cell(
     models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +146,17 @@ def test_an_interrupted_profile_resumes_at_the_next_cell(
     assert len(measured) == 6, "another runner's cells are added to those that are there"
 
 
+def test_other_threads_make_other_figures(
+    models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles.cells, "measure_memory", lambda *args, **options: {"batch": 1, "peak_rss_mib": 1.0})
+    settings = SETTINGS.model_copy(update={"runners": ("torch",), "batches": (1,), "loop_steps": 0, "parts": False})
+    run = RunFolder.create(tmp_path / "run")
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert profile(run, settings, *models)["runners"]["torch"]["threads"] == threads
+
+
 def test_a_baseline_that_fails_is_said_beside_those_that_do_not(
     models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +170,7 @@ def test_a_baseline_that_fails_is_said_beside_those_that_do_not(
     found = profile(RunFolder.create(tmp_path / "run"), settings, *models)["baselines"]["fp32"]["1"]
     assert found["best"] == "torch:fp32"
     assert found["rows"][BASELINE] == {"refused": "no kernel"}
-    with pytest.raises(DtkError, match="torch failed on cpu while batch 1[\\s\\S]*no kernel"):
+    with pytest.raises(DtkError, match=rf"runner {BASELINE} failed on cpu while batch 1[\s\S]*no kernel"):
         profile(RunFolder.create(tmp_path / "other"), settings.model_copy(update={"baseline": BASELINE}), *models)
 
 

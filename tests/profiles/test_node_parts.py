@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from profiles import node_parts
-from profiles.node_parts import BORDERS, by_part, compare_node_parts, places_of
+from profiles.node_parts import BORDERS, LEAST_CERTAIN, by_part, compare_node_parts, places_of
 from profiles.settings import Rounds
 from tests.exported import exported, specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
@@ -35,11 +35,36 @@ PLACES = {"node_conv2d": "conv_in", "conv2d": "conv_in", "node_conv2d_1": "down_
     ],
 )
 def test_a_fused_node_is_known_by_a_name_it_kept_and_one_without_goes_with_the_part_after(name: str, part: str) -> None:
-    assert by_part([(name, 2.0), ("node_conv2d", 1.0)], PLACES).get(part) == (3.0 if part == "conv_in" else 2.0)
+    assert by_part([(name, 2.0), ("node_conv2d", 1.0)], PLACES)[0].get(part) == (3.0 if part == "conv_in" else 2.0)
 
 
 def test_what_runs_after_every_part_is_of_the_borders() -> None:
-    assert by_part([("node_conv2d", 1.0), ("Cast_1", 0.5)], PLACES) == {BORDERS: 0.5, "conv_in": 1.0}
+    assert by_part([("node_conv2d", 1.0), ("Cast_1", 0.5)], PLACES)[0] == {BORDERS: 0.5, "conv_in": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "certain"),
+    [
+        ("node_conv2d_1", 1.0),
+        ("node_conv2d_1 + conv2d_1", 1.0),
+        ("{ForeignNode[node_conv2d...node_conv2d_1]}", 0.5),
+        ("norm piece between two parts", 0.5),
+    ],
+)
+def test_what_several_parts_share_is_certain_of_none(name: str, certain: float) -> None:
+    times = [("node_conv2d", 1.0), ("piece between two of one part", 1.0), ("node_conv2d", 1.0)]
+    last = [(name, 4.0), ("node_conv2d_1", 1.0)]
+    assert by_part([*times, *last], PLACES)[1] == certain
+
+
+def test_nothing_is_said_of_parts_where_fused_nodes_hide_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One node of TensorRT may be a whole network; it was credited to the first part that its name names."""
+    monkeypatch.setattr(node_parts, "places_of", lambda onnx: PLACES)
+    monkeypatch.setattr(Nodes, "FIRST", "{ForeignNode[node_conv2d...node_conv2d_1]}")
+    files = {"dense": Path("a"), "compressed": Path("b")}
+    found = compare_node_parts(Nodes(4.0), Nodes(2.0), files, {}, "cpu", Rounds(seconds=1e-9, least=6))
+    assert (found["parts"], found["no_faster"]) == ({}, [])
+    assert found["certain_share"] == pytest.approx(1 / 5)
 
 
 def test_a_trace_is_cut_into_its_calls() -> None:
@@ -55,11 +80,13 @@ def test_a_trace_is_cut_into_its_calls() -> None:
 class Nodes:
     """A runner whose one part takes as many ms as it was made with, each call."""
 
+    FIRST = "node_conv2d"
+
     def __init__(self, ms: float) -> None:
         self.ms, self.calls = ms, list[Times]()
 
     def __call__(self, **inputs: torch.Tensor) -> None:
-        self.calls.append([("node_conv2d", self.ms), ("node_conv2d_1", 1.0)])
+        self.calls.append([(self.FIRST, self.ms), ("node_conv2d_1", 1.0)])
 
     def close(self) -> list[Times]:
         return self.calls
@@ -89,9 +116,10 @@ def real() -> Iterator[list[Times]]:
 @pytest.mark.slow
 def test_onnxruntime_tells_where_the_time_of_a_real_network_goes(real: list[Times]) -> None:
     places, (_, second) = places_of(exported()), real
-    named = [name for name, _ in second if node_parts._place(name, places)]
+    named = [name for name, _ in second if node_parts._owners(name, places)]
     assert len(named) > 0.2 * len(second), "the rest are mostly norms in pieces"
-    found = by_part(second, places)
+    found, certain = by_part(second, places)
+    assert certain >= LEAST_CERTAIN
     assert {"conv_in", "conv_out", "mid_block", "down_blocks.0", "down_blocks.2", "up_blocks.1"} <= set(found)
     assert sum(found.values()) == pytest.approx(sum(ms for _, ms in second))
 

@@ -81,19 +81,29 @@ class Run:
         return results.Export(self._stage("export", options), self.folder / "export")
 
     def profile(
-        self, *, against: StrPath | None = None, fail_if: Sequence[str] = (), **options: Unpack[ProfileOptions]
+        self,
+        *,
+        against: StrPath | None = None,
+        fail_if: Sequence[str] = (),
+        best: Literal["latency", "throughput"] | None = None,
+        **options: Unpack[ProfileOptions],
     ) -> results.Profile:
-        """Measure dense against compressed: size, MACs, latency, memory.
+        """Measure dense against compressed: size, MACs, latency, memory; first of all against the best dense baseline.
 
         ``against``: a diffusers folder that is measured in the dense model's place; nothing of it is kept in the
         report. ``fail_if``: gates such as "onnxruntime@64.speedup<1.2"; raises GateFailedError, which holds the
-        profile, after all was measured.
+        profile, after all was measured. ``best``: choose runner, precision, opset and batch for that goal and write
+        them into RUN/recipe.yaml, for ``export`` and ``handoff``.
         """
+        if best and against:
+            raise UsageError("What is measured against another model is not handed off.", expected="best or against")
         gates = [parse(text) for text in fail_if]
         with self._job() as job:
             job = with_options(job, "profile", options)
             _check_decidable(job, gates)
             measured = stages.profile_against(job, str(against)) if against else stages.profile(job)
+            if best:
+                job, measured = stages.choose_best(job, measured, best)
             if not against:
                 job.recipe.write(self.folder / "recipe.yaml")
             results_of_stages = stages.report(job)["stages"] | {"profile": measured}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from toolkit.cli.app import Json, RunArgument, app, option
+
+Goal = Literal["latency", "throughput"]
 
 
 @app.command()
@@ -35,6 +37,9 @@ def profile(
     fail_if: Annotated[
         list[str] | None, option("exit with code 4 on this, such as onnxruntime@64.speedup<1.2; may be repeated")
     ] = None,
+    best: Annotated[
+        Goal | None, option("choose runner, precision, opset and batch for this, and write them into the recipe")
+    ] = None,
     against: Annotated[str | None, option("measure against this diffusers folder instead of the dense model")] = None,
     across_machines: Annotated[
         bool, typer.Option("--across-machines", help="also compare runs of different machines")
@@ -52,7 +57,7 @@ def profile(
     options: dict[str, Any] = {**listed, "guidance": guidance, "device": device, "rounds": {"seconds": seconds}}
     with terminal(quiet=json) as progress:
         if others:
-            if any((*listed.values(), guidance, seconds, device, fail_if, against)):
+            if any((*listed.values(), guidance, seconds, device, fail_if, best, against)):
                 raise UsageError(
                     "Runs that are compared are not measured.", expected="run folders and --across-machines"
                 )
@@ -62,7 +67,7 @@ def profile(
             return
         opened = runs.open_run(run, progress=progress)
         try:
-            result = opened.profile(against=against, fail_if=fail_if or (), **options)
+            result = opened.profile(against=against, fail_if=fail_if or (), best=best, **options)
         except GateFailedError as failed:
             show(failed.profile, json)  # type: ignore[arg-type]
             raise

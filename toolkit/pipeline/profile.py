@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from profiles.cells import Cells
 from profiles.comparison import compare_exported_parts, compare_models, compare_network_parts, compare_runners
 from profiles.opened import OpenRunners, Sources
@@ -38,7 +40,7 @@ def profile(
     models = {"dense": dense, "compressed": compressed}
     device = resolve_device(settings.device)
     inputs = {name: model.sha256 for name, model in models.items()}
-    inputs["machine"] = value_sha256([machine(device), versions()])
+    inputs["machine"] = value_sha256([machine(device), versions(), torch.get_num_threads()])
     named = (*settings.runners, *([] if settings.baseline == "auto" else [settings.baseline]))
     reads = {runner_reads(parse_runner(text).name) for text in named}
     if reads & {"onnx", "engine"}:

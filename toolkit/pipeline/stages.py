@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from toolkit.pipeline import handoff as handoff_stage
 from toolkit.pipeline import profile as profile_stage
 from toolkit.pipeline import prune as prune_stage
 from toolkit.pipeline import recover as recover_stage
+from toolkit.pipeline.best import Goal, best, with_best
 from toolkit.pipeline.job import Job, measured
 from toolkit.pipeline.resume import resume
 from toolkit.recovery.prepare import check
@@ -102,6 +104,13 @@ def _profile_settings(job: Job) -> ProfileSettings:
     """The recipe's, with the run's own device if they name none."""
     settings = job.recipe.profile or ProfileSettings()
     return settings.model_copy(update={"device": job.device}) if settings.device == "auto" else settings
+
+
+def choose_best(job: Job, measured: dict[str, Any], goal: Goal) -> tuple[Job, dict[str, Any]]:
+    """The job whose recipe exports and hands off what suits ``goal`` best, and the profile with it as ``best``."""
+    choice = best(job.run.path, measured, goal)
+    recipe = with_best(job.recipe, job.run.path, choice, measured["device"])
+    return replace(job, recipe=recipe), measured | {"best": choice}
 
 
 def profile_against(job: Job, source: str) -> dict[str, Any]:

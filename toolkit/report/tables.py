@@ -146,6 +146,17 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
                 peaks = (f"{measured['memory'][m][name]:.0f}" for m in ("dense", "compressed"))
                 memory.add_row(f"{runner}, {where}", *peaks)
     yield memory
+    if "best" in figures:
+        yield from chosen(figures["best"])
+
+
+def chosen(choice: dict[str, Any]) -> Iterator[Any]:
+    """What --best chose, and what it passed over."""
+    place = f"{choice['runner']} ({choice['dtype']}), opset {choice['opset']}, batch {choice['batch']}"
+    made = f"{choice['latency_ms']:.2f} ms a call, {choice['images_per_s']:.0f} images/s of one call"
+    yield f"Best for {choice['goal']}: {place}: {made}; now in the recipe, for dtk export and dtk handoff."
+    for better in choice["passed_over"]:
+        yield f"{better['runner']} at batch {better['batch']} is faster and passed over: {better['why']}."
 
 
 def _is_noise(faster: dict[str, Any]) -> bool:
