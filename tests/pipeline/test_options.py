@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from toolkit.core.errors import UsageError
 from toolkit.core.run_folder import RunFolder
-from toolkit.pipeline import recipe, stages
+from toolkit.pipeline import recipe, stages, sweep
 from toolkit.pipeline.job import Job
-from toolkit.pipeline.options import with_options
+from toolkit.pipeline.options import compress_recipe, prune_settings, with_options
+from toolkit.pruning.latency_cost import stated_unit
 
 
 def job(path: Path, **stages: Any) -> Job:
@@ -72,3 +74,38 @@ def test_what_changes_memory_or_rounding_alone_is_the_same_run(change: str, same
     recipe._apply(values, change)
     one, other = recipe.make({}, "one"), recipe.make(values, "other")
     assert (recipe.differences(one, other) == []) == same
+
+
+@pytest.mark.parametrize(
+    ("runner", "wanted"),
+    [
+        ("openvino:bf16", ("openvino", "bf16", 32)),
+        ("onnxruntime", ("onnxruntime", "fp32", 16)),
+        ("torch:fp16", ("torch", "fp16", 32)),
+        ("tensorrt", ("tensorrt", "fp32", 64)),
+    ],
+)
+@pytest.mark.parametrize("target", ["latency<=0.6", "macs<=0.6"])
+def test_a_runner_names_its_precision_and_what_it_pads(runner: str, wanted: tuple[str, str, int], target: str) -> None:
+    base = compress_recipe(None, None, {})
+    settings = [
+        prune_settings({"runner": runner, "target": target}),
+        compress_recipe(None, None, {"runner": runner, "target": target}).prune,
+        sweep.recipes(base, [target], {}, {"runner": runner, "batch": None}).popitem()[1].prune,
+    ]
+    for one in settings:
+        assert (one.latency.runner, one.latency.dtype) == wanted[:2]
+        assert stated_unit(one.latency.runner, one.latency.dtype) == wanted[2]
+
+
+def test_an_unknown_runner_or_precision_is_refused() -> None:
+    for runner, words in (("openvino:int4", "Unknown precision 'int4'"), ("torhc", "Unknown runner 'torhc'")):
+        with pytest.raises(UsageError, match=words):
+            prune_settings({"runner": runner, "target": "latency<=0.6"})
+
+
+def test_a_sweep_tells_bounds_from_targets_in_its_folders() -> None:
+    targets = ["latency=0.6", "latency<=0.6", "latency<=0.6,params<=0.7"]
+    names = ["latency-0.6", "latency-at-most-0.6", "latency-at-most-0.6-params-at-most-0.7"]
+    made = sweep.recipes(compress_recipe(None, None, {}), targets, {}, {})
+    assert {name: one.prune.target for name, one in made.items()} == dict(zip(names, targets, strict=True))

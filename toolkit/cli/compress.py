@@ -30,7 +30,12 @@ def compress(
             "macs=0.57, params<=20M, width=0.75, latency<=4.0ms; several: latency<=0.6,params<=0.7", default="macs=0.57"
         ),
     ] = None,
-    runner: Annotated[str | None, option("what a bound on latency is measured with", default="onnxruntime")] = None,
+    runner: Annotated[
+        str | None,
+        option(
+            "what a bound on latency is measured with: NAME or NAME:DTYPE, such as openvino:bf16", default="onnxruntime"
+        ),
+    ] = None,
     batch: Annotated[int | None, option("batch size a bound on latency is measured at", default="16")] = None,
     align: Annotated[int | None, option("widths are multiples of this", default="8")] = None,
     groups: Annotated[str | None, option("norm groups: within | whole", default="within")] = None,

@@ -24,7 +24,10 @@ def sweep(
     criterion: Annotated[
         str | None, option("how channels are scored; see `dtk list criteria`", default="diff-pruning")
     ] = None,
-    runner: Annotated[str | None, option("what latency is measured with", default="onnxruntime")] = None,
+    runner: Annotated[
+        str | None,
+        option("what latency is measured with: NAME or NAME:DTYPE, such as openvino:bf16", default="onnxruntime"),
+    ] = None,
     batch: Annotated[int | None, option("batch size latency is measured at", default="16")] = None,
     align: Annotated[int | None, option("widths are multiples of this", default="8")] = None,
     calibration_images: Annotated[int | None, option("images to score on", default="32")] = None,

@@ -14,9 +14,10 @@ from toolkit.pipeline.recipe import Recipe
 from toolkit.pruning.settings import PruneSettings
 from toolkit.pruning.targets import parse_target
 from toolkit.recovery.settings import RecoverSettings
+from toolkit.runners.base import parse_runner
 
 MEASURING = ("runner", "batch")
-"""The options of compression that say how a latency is measured."""
+"""The options of compression that say what a latency is measured with; the runner's units also say what is padded."""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,15 +29,24 @@ def prune_settings(options: Mapping[str, Any]) -> PruneSettings:
     """The settings of pruning only; None takes the default. Raises UsageError for a wrong or idle option."""
     flat = given(options)
     measuring = {name: flat.pop(name) for name in MEASURING if name in flat}
-    nested = {"latency": measuring} if measuring else {}
+    nested = {"latency": latency_settings(measuring)} if measuring else {}
     settings: PruneSettings = recipe.make({"prune": flat | nested}, "The options").prune
-    if measuring and parse_target(settings.target).bound("latency") is None:
+    if "batch" in measuring and parse_target(settings.target).bound("latency") is None:
         raise UsageError(
-            f"{' and '.join(f'--{name}' for name in measuring)} would change nothing.",
+            "--batch would change nothing.",
             found=f"--target {settings.target}",
             expected="--target latency=... or latency<=..., which alone is measured",
         )
     return settings
+
+
+def latency_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of ``MEASURING`` as settings: a runner NAME:DTYPE is a runner and a precision."""
+    flat = given(options)
+    if "runner" in flat:
+        spec = parse_runner(flat["runner"])
+        flat |= given({"runner": spec.name, "dtype": spec.dtype})
+    return flat
 
 
 def compress_recipe(

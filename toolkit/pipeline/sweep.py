@@ -18,7 +18,7 @@ from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import find_model, full_config, load_denoiser
 from toolkit.pipeline import stages
 from toolkit.pipeline.job import start_job
-from toolkit.pipeline.options import given
+from toolkit.pipeline.options import given, latency_settings
 from toolkit.pipeline.recipe import Recipe, make
 from toolkit.pruning.latency import latencies
 from toolkit.pruning.targets import parse_target
@@ -46,7 +46,7 @@ def recipes(
         raise UsageError("A sweep takes several targets.", found="; ".join(targets), expected="each once")
     for target in targets:
         parse_target(target)
-    prune = base.prune.model_dump(mode="json") | {"latency": given(measuring)}
+    prune = base.prune.model_dump(mode="json") | {"latency": latency_settings(measuring)}
     plain = base.model_dump(mode="json") | {"evaluate": {**given(judging), "controls": True}}
     return {
         name: make(plain | {"prune": prune | {"target": target}}, "The command line")

@@ -33,7 +33,8 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
         )
     latency = facts.get("latency")
     if latency:
-        name = f"{latency['runner']}, batch {latency['batch']}"
+        dtype = "" if latency["dtype"] == "fp32" else f":{latency['dtype']}"
+        name = f"{latency['runner']}{dtype}, batch {latency['batch']}"
         table.add_row(name, f"{latency['dense_ms']:.3g} ms", f"{latency['ms']:.3g} ms", f"{latency['fraction']:.1%}")
     yield table
     if latency:
