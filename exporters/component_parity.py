@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from exporters.components import TOKENIZER, Component, autoencoder_components, conditioner_components, write_tokenizer
+from exporters.components import Component, autoencoder_components, conditioner_components, write_tokenizers
 from exporters.ladder import NO_BF16
 from exporters.parity import TOLERANCES, ParityError, relative_errors
 from exporters.resume import KeptCalls, is_whole
@@ -39,7 +39,7 @@ def write_components(
     """
     kept = KeptCalls(work)
     if has_conditioner(model):
-        write_tokenizer(open_conditioner(model), folder / TOKENIZER)
+        write_tokenizers(open_conditioner(model), folder)
     by_component: dict[str, Any] = {}
     for component in components(model):
         path = folder / f"{component.name}.onnx"
@@ -82,13 +82,15 @@ def hold_engine(model: ModelFolder, name: str, plan: Path, onnx: Path, settings:
     (component,) = (one for one in components(model) if one.name == name)
     sizes = sorted({size for size in (*BATCHES, settings.batch.max) if size <= settings.batch.max})
     cases = [(size, dict(component.specs)) for size in sizes]
+    (output,) = component.outputs
     with closing(TensorRTRunner(plan, weights=onnx)) as engine:
-        return _compared(component, lambda inputs: engine.run(inputs).cpu(), "TensorRT engine", cases, settings)
+        candidate = lambda inputs: {output: engine.run(inputs).cpu()}  # noqa: E731
+        return _compared(component, candidate, "TensorRT engine", cases, settings)
 
 
 def _compared(
     component: Component,
-    candidate: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    candidate: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]],
     form: str,
     cases: Sequence[tuple[int, dict[str, InputSpec]]],
     settings: ExportSettings,
@@ -97,7 +99,9 @@ def _compared(
     for batch, specs in cases:
         inputs = example_inputs(specs, batch, seed=settings.seed)
         shape = "x".join(map(str, next(iter(inputs.values())).shape))
-        errors[shape] = float(relative_errors(component.expected(**inputs), candidate(inputs)).max())
+        expected, actual = component.expected(**inputs), candidate(inputs)
+        pairs = ((expected[name], actual[name]) for name in component.outputs)
+        errors[shape] = max(float(relative_errors(*pair).max()) for pair in pairs)
     worst = max(errors, key=lambda shape: errors[shape])
     if not errors[worst] <= tolerance:
         raise ParityError(

@@ -5,6 +5,7 @@
 | ``decoder.onnx`` | ``latents`` (B, c, h, w) as the denoiser leaves them | ``images`` (B, C, H, W) around [-1, 1] |
 | ``encoder.onnx`` | ``images`` (B, C, H, W) in [-1, 1] | ``latents`` (B, c, h, w) as the denoiser takes them |
 | ``conditioner.onnx`` | ``input_ids`` (B, S) int64, of a caption | ``encoder_hidden_states`` (B, S, D) |
+| the same, of SDXL | also ``input_ids_2``, of the same caption | also ``text_embeds`` (B, P), ``time_ids`` (B, 6) |
 | ``conditioner.onnx`` | ``class_labels`` (B,) int64, null class included | ``encoder_hidden_states`` (B, 1, D) |
 
 Floats are float32 at the borders. Batch, and of the autoencoder height and width, are dynamic.
@@ -12,7 +13,7 @@ Floats are float32 at the borders. Batch, and of the autoencoder height and widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,26 +25,26 @@ from exporters.onnx import Dimensions, write_onnx
 from exporters.settings import DtypeName
 from toolkit.adapters.base import InputSpec
 from toolkit.models.autoencoder import Autoencoder, Shape, encoded
-from toolkit.models.conditioners import CaptionEncoder, ClassEmbedding, Conditioner
+from toolkit.models.captions import CaptionEncoder
+from toolkit.models.conditioners import ClassEmbedding, Conditioner
 from toolkit.models.precision import DTYPES, convert
 
 QUANTISER = ("quantize*",)  # the nearest code is another one in half precision
-TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part to export: the module behind float32 borders, what it takes, what must come out, and what it is called.
+    """A part to export: the module behind float32 borders, what it takes, what comes out, and what it is called.
 
-    ``expected`` is the same in torch, float32. ``dimensions`` are the dynamic ones besides the batch.
-    ``facts`` go to the description.
+    ``expected`` computes the same ``outputs``, by name, in torch, float32. ``dimensions`` are the dynamic ones besides
+    the batch. ``facts`` go to the description.
     """
 
     name: str
     module: Callable[[DtypeName], nn.Module]
     specs: Mapping[str, InputSpec]
-    output: str
-    expected: Callable[..., torch.Tensor]
+    outputs: Sequence[str]
+    expected: Callable[..., Mapping[str, torch.Tensor]]
     dimensions: Dimensions
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,7 +53,7 @@ class Component:
         path = folder / f"{self.name}.onnx"
         module = self.module(dtype)
         facts = {"dtype": dtype, **self.facts}
-        write_onnx(module, self.specs, path, output=self.output, opset=opset, facts=facts, dimensions=self.dimensions)
+        write_onnx(module, self.specs, path, outputs=self.outputs, opset=opset, facts=facts, dimensions=self.dimensions)
         return path
 
 
@@ -69,8 +70,8 @@ def autoencoder_components(open_autoencoder: Callable[[], Autoencoder], latent: 
             "decoder",
             lambda dtype: Decoder(open_autoencoder(), dtype),
             {"latents": InputSpec(latent)},
-            "images",
-            lambda latents: autoencoder.decode(latents),
+            ["images"],
+            lambda latents: {"images": autoencoder.decode(latents)},
             {"latents": {axis: (1, name) for axis, name in sides.items()}},
             {"image": list(image)},
         ),
@@ -78,8 +79,8 @@ def autoencoder_components(open_autoencoder: Callable[[], Autoencoder], latent: 
             "encoder",
             lambda dtype: Encoder(open_autoencoder(), dtype),
             {"images": InputSpec(image)},
-            "latents",
-            lambda images: autoencoder.encode(images),
+            ["latents"],
+            lambda images: {"latents": autoencoder.encode(images)},
             {"images": {axis: (factor, f"latent_{name}") for axis, name in sides.items()}},
         ),
     ]
@@ -89,14 +90,14 @@ def conditioner_components(open_it: Callable[[], Conditioner]) -> list[Component
     """The component that makes a context, none if the denoiser takes class labels or nothing."""
     conditioner = open_it()
     if isinstance(conditioner, CaptionEncoder):
-        length, vocabulary = conditioner.tokenizer.model_max_length, conditioner.module.config.vocab_size
+        encoders = conditioner.module
         return [
             Component(
                 "conditioner",
-                lambda dtype: TextEncoder(_caption_encoder(open_it()).module, dtype),
-                {"input_ids": InputSpec((length,), "int64", vocabulary)},
-                "encoder_hidden_states",
-                lambda input_ids: _states(_caption_encoder(conditioner).module, input_ids),
+                lambda dtype: _converted(_caption_encoder(open_it()), dtype),
+                token_specs(conditioner),
+                encoders.outputs,
+                lambda **ids: dict(zip(encoders.outputs, encoders(**ids), strict=True)),
                 {},
             )
         ]
@@ -107,8 +108,8 @@ def conditioner_components(open_it: Callable[[], Conditioner]) -> list[Component
                 "conditioner",
                 lambda dtype: Table(table),
                 {"class_labels": InputSpec((), "int64", len(table))},
-                "encoder_hidden_states",
-                lambda class_labels: table[class_labels][:, None],
+                ["encoder_hidden_states"],
+                lambda class_labels: {"encoder_hidden_states": table[class_labels][:, None]},
                 {},
                 {"classes": conditioner.conditioning.classes},
             )
@@ -116,16 +117,23 @@ def conditioner_components(open_it: Callable[[], Conditioner]) -> list[Component
     return []
 
 
-def write_tokenizer(conditioner: Conditioner, path: Path) -> bool:
-    """Write a caption model's tokenizer, padding and cutting included, as the file the package tokenizers reads.
+def token_specs(conditioner: CaptionEncoder) -> dict[str, InputSpec]:
+    """The token ids that the text encoders take."""
+    return {
+        name: InputSpec((tokenizer.model_max_length,), "int64", len(tokenizer))
+        for name, tokenizer in conditioner.tokenizers.items()
+    }
 
-    Returns whether there was one.
+
+def write_tokenizers(conditioner: Conditioner, folder: Path) -> None:
+    """Write a caption model's tokenizers, padding and cutting included, as files the package tokenizers reads.
+
+    Each is called as its input of the conditioner, with ``tokenizer`` in place of ``input_ids``.
     """
-    if not isinstance(conditioner, CaptionEncoder):
-        return False
-    conditioner.tokens([""])  # sets the padding and truncation it is called with
-    conditioner.tokenizer.backend_tokenizer.save(str(path))
-    return True
+    if isinstance(conditioner, CaptionEncoder):
+        conditioner.tokens([""])  # sets the padding and truncation they are called with
+        for name, tokenizer in conditioner.tokenizers.items():
+            tokenizer.backend_tokenizer.save(str(folder / f"{name.replace('input_ids', 'tokenizer')}.json"))
 
 
 class Decoder(nn.Module):
@@ -158,19 +166,6 @@ class Encoder(nn.Module):
         return self.latent_map.to_latents(encoded(self.module, images.to(self.dtype)).to(images.dtype))
 
 
-class TextEncoder(nn.Module):
-    """Token ids to CLIP's last hidden states."""
-
-    def __init__(self, module: nn.Module, dtype: DtypeName) -> None:
-        super().__init__()
-        self.module = module
-        convert(module, DTYPES[dtype])
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states (B, S, D) float32 of ``input_ids`` (B, S) int64."""
-        return _states(self.module, input_ids).float()
-
-
 class Table(nn.Module):
     """Class ids to rows of a table, as a context of one token; a table needs no precision but its own."""
 
@@ -186,9 +181,10 @@ class Table(nn.Module):
         return rows[:, None]
 
 
-def _states(module: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    states: torch.Tensor = module(input_ids=input_ids, return_dict=False)[0]
-    return states
+def _converted(conditioner: CaptionEncoder, dtype: DtypeName) -> nn.Module:
+    """The text encoders in ``dtype``; what they give is float32."""
+    convert(conditioner.module, DTYPES[dtype])
+    return conditioner.module
 
 
 def _caption_encoder(conditioner: Conditioner) -> CaptionEncoder:

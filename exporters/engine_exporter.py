@@ -51,12 +51,15 @@ def batch_ranges(settings: ExportSettings) -> dict[str, BatchRange]:
 
 
 def wanted(exported: Exported) -> list[Wanted]:
-    """The engines of a run: both models', the step graph's, and those of the decoder and the text encoder."""
+    """The engines of a run: both models', the step graph's, and those of the decoder and the text encoder.
+
+    A graph of several outputs, as SDXL's text encoders are, stays with ONNX Runtime: it runs once per caption.
+    """
     onnx, settings = exported.onnx, exported.settings
     every = [Wanted(name, ending, batch) for name in NAMES for ending, batch in batch_ranges(settings).items()]
     every.append(Wanted(STEP, "", settings.batch))
     for name, fed in AROUND.items():
-        if name in onnx and fed in onnx[name]["inputs"]:
+        if name in onnx and fed in onnx[name]["inputs"] and len(onnx[name]["outputs"]) == 1:
             latent = tuple(onnx[STEP]["inputs"]["sample"]["shape"][1:])
             items = {fed: latent} if name == "decoder" else {}
             every.append(Wanted(name, "", settings.batch.model_copy(update={"min": 1}), items))

@@ -55,7 +55,7 @@ def export_onnx(
     check_opset(opset, dtype)
     module = BorderedDenoiser(denoiser, dtype, keep_fp32)
     return write_onnx(
-        module, specs, path, output=OUTPUT, opset=opset, facts=precision_facts(module, dtype), dimensions=dimensions
+        module, specs, path, outputs=[OUTPUT], opset=opset, facts=precision_facts(module, dtype), dimensions=dimensions
     )
 
 
@@ -70,7 +70,7 @@ def write_onnx(
     specs: Mapping[str, InputSpec],
     path: Path,
     *,
-    output: str,
+    outputs: Sequence[str],
     opset: int,
     facts: Mapping[str, Any],
     dimensions: Dimensions | None = None,
@@ -81,7 +81,7 @@ def write_onnx(
     the module.
     """
     inputs, axes = example_inputs(specs, TRACED_BATCH), dynamic_axes(specs, dimensions or {})
-    description = save(trace(module, inputs, axes, output, opset), module, path) | dict(facts)
+    description = save(trace(module, inputs, axes, outputs, opset), module, path) | dict(facts)
     _check_dynamic(description, path)
     write_json(path.with_suffix(".json"), description)
     return description
@@ -125,7 +125,7 @@ def trace(
     module: torch.nn.Module,
     inputs: Mapping[str, torch.Tensor],
     axes: Mapping[str, Mapping[int, Any]],
-    output: str,
+    outputs: Sequence[str],
     opset: int,
 ) -> torch.onnx.ONNXProgram:
     """``module`` as a graph over example ``inputs`` whose ``axes`` are dynamic. Raises DtkError if torch cannot."""
@@ -136,7 +136,7 @@ def trace(
                 kwargs=dict(inputs),
                 dynamic_shapes={name: dict(axes[name]) for name in inputs},
                 input_names=list(inputs),
-                output_names=[output],
+                output_names=list(outputs),
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,

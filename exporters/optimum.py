@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from exporters.base import Exported
+from exporters.components import token_specs
 from exporters.ladder import NO_BF16, dynamic_sides
 from exporters.onnx import dynamic_axes, save, trace
 from exporters.parity import TOLERANCES, relative_errors
@@ -30,7 +31,8 @@ from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json, write_json, write_text
 from toolkit.core.progress import Progress
 from toolkit.models.autoencoder import Autoencoder, find_autoencoder
-from toolkit.models.conditioners import CaptionEncoder, open_conditioner
+from toolkit.models.captions import CaptionEncoder
+from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder, load_denoiser
 from toolkit.models.precision import DTYPES, BorderedDenoiser, convert
@@ -81,7 +83,7 @@ def write_layout(model: ModelFolder, settings: ExportSettings, folder: Path, pro
         shutil.copyfile(graph.config, place / "config.json")
         with torch.inference_mode():
             expected = graph.module(**graph.inputs)
-        save(trace(graph.module, graph.inputs, graph.axes, graph.output, settings.opset), graph.module, place / GRAPH)
+        save(trace(graph.module, graph.inputs, graph.axes, [graph.output], settings.opset), graph.module, place / GRAPH)
         by_model[graph.folder] = (
             NO_BF16 if settings.dtype == "bf16" else _compared(graph, place / GRAPH, expected, settings)
         )
@@ -95,7 +97,7 @@ def write_layout(model: ModelFolder, settings: ExportSettings, folder: Path, pro
 
 def _compared(graph: Graph, path: Path, expected: torch.Tensor, settings: ExportSettings) -> float:
     with closing(Session(path)) as session:
-        error = float(relative_errors(expected, session(graph.inputs)).max())
+        error = float(relative_errors(expected, session(graph.inputs)[graph.output]).max())
     if not error <= TOLERANCES[settings.dtype]:
         raise DtkError(
             f"The {graph.folder} for optimum does not compute what torch computes.",
@@ -134,9 +136,8 @@ def _unet(model: ModelFolder, settings: ExportSettings) -> Graph:
 def _text_encoder(model: ModelFolder, settings: ExportSettings) -> Graph:
     encoder = open_conditioner(model)
     assert isinstance(encoder, CaptionEncoder)
-    spec = InputSpec((encoder.tokenizer.model_max_length,), "int64", encoder.module.config.vocab_size)
-    module = _Bordered(encoder.module, settings)
-    inputs = example_inputs({"input_ids": spec}, 2, seed=settings.seed)
+    module = _Bordered(encoder.module.encoders[0], settings)
+    inputs = example_inputs(token_specs(encoder), 2, seed=settings.seed)
     config = model.root / "text_encoder" / "config.json"
     return Graph("text_encoder", module, inputs, dynamic_axes(inputs, {}), "last_hidden_state", config)
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,7 +17,9 @@ from toolkit.core.errors import DtkError
 from toolkit.core.files import file_sha256, read_json, replacing
 
 KEPT_S = 0.2  # a call that took longer is kept: less costs more to write than to repeat
-Call = Callable[..., torch.Tensor]
+Call = Callable[..., Any]
+"""Gives a tensor, or several by name."""
+ONE = ""  # the name of the only one
 
 
 def is_whole(path: Path) -> bool:
@@ -43,7 +46,7 @@ class KeptCalls:
             return call
         folder, notes = self.folder / hashlib.sha256(who.encode()).hexdigest()[:16], {} if notes is None else notes
 
-        def kept(*inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+        def kept(*inputs: torch.Tensor, **named: torch.Tensor) -> Any:
             given = {str(place): tensor for place, tensor in enumerate(inputs)} | named
             path = folder / f"{_inputs_sha256(given)}.safetensors"
             if path.is_file():
@@ -51,8 +54,10 @@ class KeptCalls:
             started = time.monotonic()
             result = call(*inputs, **named)
             if time.monotonic() - started > KEPT_S:
+                tensors = {ONE: result} if isinstance(result, torch.Tensor) else result
+                contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
                 with replacing(path) as temporary:
-                    save_file({"result": result.contiguous()}, temporary, {"notes": json.dumps(dict(notes))})
+                    save_file(contiguous, temporary, {"notes": json.dumps(dict(notes))})
             return result
 
         return kept
@@ -66,9 +71,9 @@ def _inputs_sha256(inputs: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, notes: MutableMapping[str, float]) -> torch.Tensor:
+def _read(path: Path, notes: MutableMapping[str, float]) -> Any:
     with safe_open(path, "pt") as stored:
         for name, value in json.loads(stored.metadata()["notes"]).items():
             notes[name] = max(value, notes.get(name, value))
-        result: torch.Tensor = stored.get_tensor("result")
-    return result
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    return tensors.get(ONE, tensors)

@@ -48,14 +48,25 @@ class SamplerStep(nn.Module):
         guidance_scale: torch.Tensor | None = None,
         unconditional_class_labels: torch.Tensor | None = None,
         unconditional_encoder_hidden_states: torch.Tensor | None = None,
+        unconditional_text_embeds: torch.Tensor | None = None,
+        unconditional_time_ids: torch.Tensor | None = None,
         class_labels: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One step of every image; shapes as in the module's docstring. Torch cannot export ``**conditioning``."""
-        given = {"class_labels": class_labels, "encoder_hidden_states": encoder_hidden_states}
+        given = {
+            "class_labels": class_labels,
+            "encoder_hidden_states": encoder_hidden_states,
+            "text_embeds": text_embeds,
+            "time_ids": time_ids,
+        }
         without = {
             "class_labels": unconditional_class_labels,
             "encoder_hidden_states": unconditional_encoder_hidden_states,
+            "text_embeds": unconditional_text_embeds,
+            "time_ids": unconditional_time_ids,
         }
         if guidance_scale is None:
             prediction = self.denoiser(sample, timestep, **given)
@@ -133,7 +144,7 @@ def export_step(
     facts |= precision_facts(bordered, dtype)
     module = SamplerStep(bordered, clip_range(scheduler, sampler))
     inputs = step_specs(specs, sampler, guided=guided)
-    return write_onnx(module, inputs, path, output=OUTPUT, opset=opset, facts=facts)
+    return write_onnx(module, inputs, path, outputs=[OUTPUT], opset=opset, facts=facts)
 
 
 def run_steps(

@@ -11,15 +11,16 @@ from diffusers import (
     DDIMScheduler,
     LDMPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
     VQModel,
 )
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.tiny import randomise, tiny_conditional_unet, tiny_unet
+from tests.tiny import randomise, text_time, tiny_conditional_unet, tiny_unet
 from toolkit.core.noise import normal
 from toolkit.models.folder import ModelFolder, find_model
 
@@ -57,21 +58,46 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=10)
 
 
-def tiny_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        max_position_embeddings=10,
-        bos_token_id=len(tokenizer) - 2,
-        eos_token_id=len(tokenizer) - 1,
-    )
+def tiny_text_encoder(
+    tokenizer: CLIPTokenizer, seed: int = 0, kind: type[torch.nn.Module] = CLIPTextModel, **overrides: int
+) -> torch.nn.Module:
+    config = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 10,
+        "bos_token_id": len(tokenizer) - 2,
+        "eos_token_id": len(tokenizer) - 1,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = CLIPTextModel(config)
+        model = kind(CLIPTextConfig(**(config | overrides)))
     return randomise(model, seed)
+
+
+def tiny_sdxl(path: Path, seed: int = 0) -> ModelFolder:
+    """The shape of SDXL: two text encoders, the second of another width, with a projection and another padding."""
+    first, second = tiny_tokenizer(), tiny_tokenizer()
+    second.pad_token = "!"
+    context = 2 * WIDTH + 4
+    unet = tiny_conditional_unet(
+        seed, cross_attention_dim=context, **text_time(6, pooled=6), transformer_layers_per_block=(1, 1, 2)
+    )
+    StableDiffusionXLPipeline(
+        vae=tiny_kl(seed),
+        text_encoder=tiny_text_encoder(first, seed),
+        text_encoder_2=tiny_text_encoder(
+            second, seed + 1, kind=CLIPTextModelWithProjection, hidden_size=WIDTH + 4, projection_dim=6
+        ),
+        tokenizer=first,
+        tokenizer_2=second,
+        unet=unet,
+        scheduler=scheduler(steps_offset=1),
+        add_watermarker=False,
+    ).save_pretrained(path)
+    return find_model(path)
 
 
 def scheduler(steps_offset: int = 0) -> DDIMScheduler:
@@ -123,4 +149,5 @@ FOLDERS: dict[str, Callable[[Path], ModelFolder]] = {
     "class": tiny_class_ldm,
     "labels": tiny_labelled,
     "caption": tiny_stable_diffusion,
+    "sdxl": tiny_sdxl,
 }

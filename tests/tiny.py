@@ -75,6 +75,15 @@ def tiny_conditional_unet(seed: int = 0, **overrides: object) -> UNet2DCondition
     return model
 
 
+def text_time(ids: int, pooled: int = 12) -> dict[str, object]:
+    """The fields of SDXL's added embedding; its refiner has five ids, and a context as wide as ``pooled``."""
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 16,
+        "projection_class_embeddings_input_dim": pooled + 16 * ids,
+    }
+
+
 def tiny_dit(seed: int = 0, **overrides: object) -> DiTTransformer2DModel:
     """A class-conditional transformer of five blocks with a learned variance; ``overrides`` change its config."""
     config: dict[str, object] = {

@@ -31,16 +31,17 @@ GUIDED = {
     "caption": [("a cat", 1.0), ("a cat", 3.5), ("", 0.0)],
     "class": [(2, 1.0), (2, 3.5), (0, 0.0)],
 }
-CONDITION_INPUT = {"caption": "PROMPT", "class": "CLASS"}
+GUIDED["sdxl"] = GUIDED["caption"]
+CONDITION_INPUT = {"caption": "PROMPT", "class": "CLASS", "sdxl": "PROMPT"}
 
 
 def column(kind: str, conditions: list[object]) -> np.ndarray:
-    if kind == "caption":
+    if kind != "class":
         return np.array([[str(condition).encode()] for condition in conditions], dtype=object)
     return np.array(conditions, np.int64)[:, None]
 
 
-@pytest.fixture(scope="module", params=["caption", "class"])
+@pytest.fixture(scope="module", params=["caption", "class", "sdxl"])
 def handed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, RunFolder, ModelFolder]:
@@ -80,11 +81,11 @@ def test_the_manifest_and_the_configuration_say_what_a_request_may_name(
     kind, run, _ = handed
     stored = json.loads((run.path / "handoff" / "handoff.json").read_text())
     assert [entry["name"] for entry in stored["inputs"]] == ["SEED", "STEPS", "GUIDANCE", CONDITION_INPUT[kind]]
-    assert stored["image"] == [3, 16, 16] and stored["latent"] == [4 if kind == "caption" else 3, 8, 8]
+    assert stored["image"] == [3, 16, 16] and stored["latent"] == [4 if kind != "class" else 3, 8, 8]
     assert stored["limits"]["max_guidance"] == 5.0 and stored["limits"]["classes"] == (None, 3)[kind == "class"]
-    assert ("tokenizers" in stored["requires"]) == (kind == "caption")
+    assert ("tokenizers" in stored["requires"]) == (kind != "class")
     dockerfile = (run.path / "handoff" / "Dockerfile").read_text()
-    assert ("tokenizers==" in dockerfile) == (kind == "caption") and "onnxruntime==" in dockerfile
+    assert ("tokenizers==" in dockerfile) == (kind != "class") and "onnxruntime==" in dockerfile
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ def test_a_real_server_serves_it(
         connection = client(server)
 
         def ask(prompt: np.ndarray, guidance: float) -> np.ndarray:
-            name, dtype = CONDITION_INPUT[kind], "BYTES" if kind == "caption" else "INT64"
+            name, dtype = CONDITION_INPUT[kind], "BYTES" if kind != "class" else "INT64"
             inputs = [
                 tensor("SEED", np.array([[7]], np.uint64), "UINT64"),
                 tensor("STEPS", np.array([[4]], np.int32), "INT32"),
@@ -127,7 +128,7 @@ def test_a_real_server_serves_it(
             ask(column(kind, [condition]), 5.5)
         with pytest.raises(InferenceServerException, match="GUIDANCE is nan; expected 0 to 5"):
             ask(column(kind, [condition]), float("nan"))
-        if kind == "caption":
+        if kind != "class":
             with pytest.raises(InferenceServerException, match="PROMPT is not valid UTF-8: .* at byte 1"):
                 ask(np.array([[b"a\xff"]], dtype=object), 1.0)
         assert np.array_equal(ask(column(kind, [condition]), scale), got), "the server lives"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from typing import Any
 
-import torch
 from diffusers import ModelMixin
 
 from profiles.macs import count_macs, count_params
-from tests.tiny import tiny_conditional_unet, tiny_unet
+from tests.tiny import text_time, tiny_conditional_unet, tiny_unet
 from toolkit.adapters.base import Constraints
-from toolkit.adapters.inputs import example_inputs, input_specs
+from toolkit.adapters.inputs import example_inputs, input_specs, keywords
 from toolkit.core.noise import generator
 from toolkit.models.folder import build_model, plain_config
 from toolkit.pruning.cost import Cost
@@ -41,6 +41,7 @@ CONDITIONAL: dict[str, dict[str, object]] = {
     "linear-projections": {"use_linear_projection": True, "attention_head_dim": (2, 4, 4)},
     "context-two-layers": {"layers_per_block": 2, "transformer_layers_per_block": 2, "attention_head_dim": 1},
     "context-and-classes": {"num_class_embeds": 5},
+    "sizes": {**text_time(6), "use_linear_projection": True},
 }
 CASES = (*UNETS, *CONDITIONAL)
 
@@ -62,9 +63,10 @@ def random_scores(prunable: Prunable, seed: int = 0) -> Scores:
     return {n: generator(f"test {n}", seed).random(g.size) + 0.01 for n, g in prunable.layout.groups.items()}
 
 
-def inputs_of(dense: ModelMixin, timesteps: int = 100) -> dict[str, torch.Tensor]:
-    """Three items of everything the model takes."""
-    return example_inputs(input_specs(type(dense).__name__, dense.config, timesteps=timesteps, tokens=4), batch=3)
+def inputs_of(dense: ModelMixin, timesteps: int = 100) -> dict[str, Any]:
+    """Three items of everything the model takes, as its call takes them."""
+    specs = input_specs(type(dense).__name__, dense.config, timesteps=timesteps, tokens=4)
+    return keywords(example_inputs(specs, batch=3))
 
 
 def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cost:

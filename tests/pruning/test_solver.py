@@ -205,9 +205,9 @@ def test_variants_that_cannot_be_followed_are_refused(change: dict, words: str) 
         _ = Prunable("UNet2DModel", config, Constraints()).space
 
 
-def test_conditioning_that_shares_the_sinusoid_is_refused() -> None:
-    config = plain_config(tiny_conditional_unet().config) | {"addition_embed_type": "text_time"}
-    with pytest.raises(DtkError, match=r"variant of UNet2DConditionModel[\s\S]*addition_embed_type 'text_time'"):
+def test_an_added_embedding_of_another_kind_is_refused() -> None:
+    config = plain_config(tiny_conditional_unet().config) | {"addition_embed_type": "text_image"}
+    with pytest.raises(DtkError, match=r"variant of UNet2DConditionModel[\s\S]*addition_embed_type 'text_image'"):
         _ = Prunable("UNet2DConditionModel", config, Constraints()).space
 
 

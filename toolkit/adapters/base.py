@@ -33,7 +33,7 @@ TOKENS = 77  # CLIP's context length; the config does not hold it, and no convol
 class InputSpec:
     """One input: ``shape`` of a single item, the batch dimension left out.
 
-    Integer inputs lie in [0, ``upper``).
+    Integer inputs lie in [0, ``upper``), as do floats if it is not 0.
     """
 
     shape: tuple[int, ...]

@@ -14,6 +14,8 @@ from toolkit.core.noise import generator
 if TYPE_CHECKING:
     import torch
 
+ADDED = ("text_embeds", "time_ids")
+
 
 def input_specs(
     class_name: str, config: Mapping[str, Any], *, timesteps: int = 1000, tokens: int = TOKENS
@@ -38,16 +40,23 @@ def input_specs(
     }
 
 
-def positional(inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+def positional(inputs: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Sample and timestep to give by position (DiT calls its sample ``hidden_states``), the rest to give by name."""
     first = [inputs[name] for name in ("sample", "timestep") if name in inputs]
-    return first, {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
+    return first, keywords({name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")})
+
+
+def keywords(conditioning: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Conditioning inputs as the keywords of a diffusers denoiser's call: SDXL takes some of them in a dictionary."""
+    added = {name: tensor for name, tensor in conditioning.items() if name in ADDED}
+    rest = {name: tensor for name, tensor in conditioning.items() if name not in ADDED}
+    return rest | ({"added_cond_kwargs": added} if added else {})
 
 
 def example_inputs(
     specs: Mapping[str, InputSpec], batch: int, *, seed: int = 0, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Reproducible inputs of ``batch`` items: standard normal floats, uniform integers; on ``meta`` shapes only.
+    """Reproducible inputs of ``batch`` items: normal, or uniform where they are bounded; on ``meta`` shapes only.
 
     Item i is the same in every batch, so that batches of different sizes can be compared.
     """
@@ -68,4 +77,6 @@ def _example(name: str, spec: InputSpec, seed: int, item: int) -> np.ndarray:
     draw = generator(f"example {name}", seed, item)
     if spec.dtype == "int64":
         return np.asarray(draw.integers(spec.upper, size=spec.shape, dtype=np.int64))
+    if spec.upper:
+        return np.asarray(draw.random(spec.shape, dtype=np.float32) * np.float32(spec.upper))
     return draw.standard_normal(spec.shape, dtype=np.float32)

@@ -15,6 +15,7 @@ from typing import Any
 from toolkit.adapters.base import Constraints, InputSpec
 from toolkit.adapters.blocks import BlockRules
 from toolkit.adapters.space import Config, Space, Values, Variable, multiples
+from toolkit.adapters.text_time import narrowed_ids
 from toolkit.core.errors import DtkError
 
 
@@ -73,7 +74,7 @@ def joined(widths: Space, free: tuple[Variable, ...], rules: BlockRules) -> Spac
 
 
 def narrowed(config: Config, widths: list[int], changed: dict[str, Any]) -> Config:
-    """The configuration with other level widths, its time embedding kept as a function."""
+    """The configuration with other level widths, its time embeddings kept as functions."""
     dense = list(config["block_out_channels"])
     if widths == dense:
         return dict(config)
@@ -81,6 +82,7 @@ def narrowed(config: Config, widths: list[int], changed: dict[str, Any]) -> Conf
     return {
         **config,
         **changed,
+        **narrowed_ids(config, lost_frequencies),
         "block_out_channels": widths,
         "time_embedding_dim": config["time_embedding_dim"] or 4 * dense[0],
         "freq_shift": config["freq_shift"] - lost_frequencies,

@@ -1,4 +1,4 @@
-"""UNet2DConditionModel: the denoiser of LDM-4 and Stable Diffusion.
+"""UNet2DConditionModel: the denoiser of LDM-4, Stable Diffusion and SDXL.
 
 ``attention_head_dim`` is the *number* of heads in this class (diffusers keeps the name for old checkpoints), so heads
 stay and get smaller: 320 to 256 is 8 heads of 40 to 8 of 32. Text context and class embeddings are untouched.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from toolkit.adapters.base import Constraints, InputSpec
 from toolkit.adapters.blocks import KeptBlocks, Rename, Stack
 from toolkit.adapters.space import Config, Space
+from toolkit.adapters.text_time import text_time
 from toolkit.adapters.unet import class_labels, refuse_unknown_parts, width_space, with_blocks
 from toolkit.adapters.unet_blocks import renumbered, up_successors
 from toolkit.core.errors import DtkError
@@ -23,7 +24,7 @@ KNOWN_BLOCKS = {
     "UNetMidBlock2DCrossAttn",
 }
 PLAIN = {
-    "addition_embed_type": (None,),  # text_time shares freq_shift with the time embedding
+    "addition_embed_type": (None, "text_time"),
     "time_cond_proj_dim": (None,),
     "attention_type": ("default",),
     "dual_cross_attention": (False,),
@@ -75,8 +76,9 @@ class UNet2DConditionAdapter:
     blocks = LevelBlocks()
 
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:
-        width = config.get("encoder_hid_dim") or config["cross_attention_dim"]
-        return {"encoder_hidden_states": InputSpec((tokens, width)), **class_labels(config)}
+        width, added = config.get("encoder_hid_dim") or config["cross_attention_dim"], text_time(config)
+        context = {"encoder_hidden_states": InputSpec((tokens, width))} | (added.inputs if added else {})
+        return {**context, **class_labels(config)}
 
     def space(self, config: Config, limits: Constraints) -> Space:
         refuse_unknown_parts(config, KNOWN_BLOCKS, config["norm_num_groups"])
@@ -85,7 +87,7 @@ class UNet2DConditionAdapter:
                 raise DtkError(
                     "dtk cannot prune this variant of UNet2DConditionModel.",
                     found=f"{field} {config[field]!r}",
-                    expected=f"{known[0]!r}",
+                    expected=" or ".join(map(repr, known)),
                 )
         widths = width_space(config, limits, _heads(config), config["norm_num_groups"])
         return with_blocks(widths, self.blocks, limits.least) if limits.blocks else widths

@@ -16,8 +16,9 @@ from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import UsageError
 from toolkit.data.conditions import Condition
 from toolkit.models.autoencoder import PLACES, Autoencoder, open_autoencoder
-from toolkit.models.conditioners import CaptionEncoder, ClassLabels, Conditioner, Unconditional, open_conditioner
-from toolkit.models.conditioning import Conditioning, denoiser_inputs
+from toolkit.models.captions import CaptionEncoder, sizes_of
+from toolkit.models.conditioners import ClassLabels, Conditioner, Unconditional, open_conditioner
+from toolkit.models.conditioning import ENCODERS, Conditioning, denoiser_inputs
 from toolkit.models.folder import (
     components,
     find_model,
@@ -85,12 +86,16 @@ def _of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, device: str) -> De
         (getattr(pipeline, name) for name in PLACES if getattr(pipeline, name, None) is not None), None
     )
     autoencoder = None if autoencoder_module is None else Autoencoder(_copied(autoencoder_module, device), device)
-    encoder = getattr(pipeline, "text_encoder", None)
-    if "encoder_hidden_states" in specs and encoder is not None:
-        tokenizer = copy.deepcopy(pipeline.tokenizer)
-        length = int(encoder.config.max_position_embeddings)
-        conditioning = Conditioning("caption", 0, True, length)
-        conditioner: Conditioner = CaptionEncoder(_copied(encoder, device), tokenizer, conditioning, device)
+    encoders = [_copied(e, device) for name in ENCODERS if (e := getattr(pipeline, name, None)) is not None]
+    if "encoder_hidden_states" in specs and encoders:
+        named = [getattr(pipeline, name.replace("text_encoder", "tokenizer"), None) for name in ENCODERS]
+        tokenizers = [copy.deepcopy(tokenizer) for tokenizer in named if tokenizer is not None]
+        conditioning = Conditioning("caption", 0, True, int(encoders[-1].config.max_position_embeddings))
+        channels, height, width = specs["sample"].shape
+        if autoencoder:
+            _, height, width = autoencoder.image_shape((channels, height, width))
+        sizes = sizes_of(network.config, pipeline.config, (height, width))
+        conditioner: Conditioner = CaptionEncoder(encoders, tokenizers, conditioning, sizes, device)
     else:
         conditioner = _conditioner(network, specs, None, device)
     return DenseModel(network, specs, scheduler or pipeline.scheduler, conditioner, autoencoder)

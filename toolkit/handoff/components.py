@@ -1,4 +1,4 @@
-"""What the export left around the step graph: decoder, conditioner and tokenizer."""
+"""What the export left around the step graph: decoder, conditioner and tokenizers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.core.errors import DtkError
 from toolkit.core.files import file_sha256, read_json
 
-DECODER, CONDITIONER, TOKENIZER = "decoder.onnx", "conditioner.onnx", "tokenizer.json"
+DECODER, CONDITIONER = "decoder.onnx", "conditioner.onnx"
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Part:
         return [self.path.parent / name for name in self.description["sha256"]]
 
     @property
-    def input(self) -> str:
-        """The name of its one input."""
-        (name,) = self.description["inputs"]
-        return str(name)
+    def tokenizers(self) -> dict[str, Path]:
+        """The tokenizer that makes each of its inputs; none if they are not token ids."""
+        named = {name: f"{name.replace('input_ids', 'tokenizer')}.json" for name in self.description["inputs"]}
+        return {name: self.path.parent / file for name, file in named.items() if (self.path.parent / file).is_file()}
 
 
 def check_files(folder: Path, description: dict[str, Any]) -> None:

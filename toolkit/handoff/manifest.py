@@ -60,7 +60,7 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Write the files around the repository, then handoff.json: once for people, once next to the model it checks."""
     packages = {"onnxruntime": onnxruntime_version()}
-    packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizer else {}
+    packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizers else {}
     write_deployment(folder, _words(settings, packages, engines))
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -74,8 +74,8 @@ def write_manifest(
             "max_batch": max_batch,
             "max_steps": settings.max_steps,
             "default_steps": settings.default_steps,
-            "classes": None if graph.tokenizer else graph.classes,
-            "prompt_bytes": settings.max_prompt_bytes if graph.tokenizer else None,
+            "classes": None if graph.tokenizers else graph.classes,
+            "prompt_bytes": settings.max_prompt_bytes if graph.tokenizers else None,
             "max_guidance": settings.max_guidance if graph.guided else None,
             "default_guidance": settings.default_guidance,
         },
@@ -95,7 +95,7 @@ def write_manifest(
         "expected": {
             "seed": KNOWN_SEED,
             "steps": settings.default_steps,
-            "condition": "" if graph.tokenizer else (None if graph.classes is None else 0),
+            "condition": "" if graph.tokenizers else (None if graph.classes is None else 0),
             "file": (version / KNOWN_IMAGE).relative_to(folder).as_posix(),
             "tolerance": tolerance(settings, graph),
         },
@@ -112,7 +112,7 @@ def _part(part: Part | None, engines: Sequence[Engine]) -> dict[str, Any] | None
     """How the server runs a graph beside the step graph."""
     if part is None:
         return None
-    return {"file": part.path.name, "input": part.input, "engines": entries(engines, part.path)}
+    return {"file": part.path.name, "engines": entries(engines, part.path)}
 
 
 def tolerance(settings: HandoffSettings, graph: StepGraph) -> int:

@@ -8,26 +8,26 @@ from typing import Any
 
 from toolkit.core.errors import DtkError
 from toolkit.core.files import file_sha256, read_json, value_sha256
-from toolkit.handoff.components import CONDITIONER, DECODER, TOKENIZER, Part, check_files
+from toolkit.handoff.components import CONDITIONER, DECODER, Part, check_files
 
 CONTEXT, LABELS, SCALE = "encoder_hidden_states", "class_labels", "guidance_scale"
-CONDITIONS = {CONTEXT, LABELS, f"unconditional_{CONTEXT}", f"unconditional_{LABELS}", SCALE}
-CARRIED = {"sample", "timestep", "coefficients", "noise", *CONDITIONS}
+CONDITIONS = (CONTEXT, LABELS, "text_embeds", "time_ids")
+NULLS = tuple(f"unconditional_{name}" for name in CONDITIONS)
+CARRIED = {"sample", "timestep", "coefficients", "noise", SCALE, *CONDITIONS, *NULLS}
 
 
 @dataclass(frozen=True)
 class StepGraph:
     """``(x_t, t, coefficients, ...) -> x_{t-1}`` as an ONNX file, described by the JSON next to it.
 
-    Of a latent model there is also a ``decoder``, of one with a context a ``conditioner``, and of captions a
-    ``tokenizer``, each None unless the export wrote it next to the step graph.
+    Of a latent model there is also a ``decoder``, of one with a context a ``conditioner``, each None unless the export
+    wrote it next to the step graph.
     """
 
     path: Path
     description: dict[str, Any]
     decoder: Part | None = None
     conditioner: Part | None = None
-    tokenizer: Path | None = None
 
     @classmethod
     def read(cls, path: Path) -> StepGraph:
@@ -36,14 +36,8 @@ class StepGraph:
             raise DtkError(
                 "This run has no exported step graph.", found=f"no {path}", do="export it again with `dtk export`"
             )
-        tokenizer = path.parent / TOKENIZER
-        graph = cls(
-            path,
-            read_json(path.with_suffix(".json")),
-            Part.read(path.parent / DECODER),
-            Part.read(path.parent / CONDITIONER),
-            tokenizer if tokenizer.is_file() else None,
-        )
+        parts = [Part.read(path.parent / name) for name in (DECODER, CONDITIONER)]
+        graph = cls(path, read_json(path.with_suffix(".json")), *parts)
         check_files(path.parent, graph.description)
         unknown = set(graph.description["inputs"]) - CARRIED
         if unknown:
@@ -74,12 +68,17 @@ class StepGraph:
         """The graph and all that a server runs besides it, external weights included."""
         own = [self.path.parent / name for name in self.description["sha256"]]
         parts = [file for part in self.parts for file in part.files]
-        return [*own, *parts, *([self.tokenizer] if self.tokenizer else [])]
+        return [*own, *parts, *self.tokenizers.values()]
+
+    @property
+    def tokenizers(self) -> dict[str, Path]:
+        """The tokenizer of each input of the conditioner of captions; none of another."""
+        return self.conditioner.tokenizers if self.conditioner else {}
 
     @property
     def sha256(self) -> str:
         parts = [part.description for part in self.parts]
-        return value_sha256([self.description, parts, file_sha256(self.tokenizer) if self.tokenizer else None])
+        return value_sha256([self.description, parts, [file_sha256(path) for path in self.tokenizers.values()]])
 
     @property
     def sample(self) -> tuple[int, ...]:
@@ -94,7 +93,7 @@ class StepGraph:
     @property
     def classes(self) -> int | None:
         """How many classes a request may ask for, None if the model takes none."""
-        if self.conditioner and self.tokenizer is None:
+        if self.conditioner and not self.tokenizers:
             found: int = self.conditioner.description["classes"]
             return found
         classes: int | None = self.description.get("classes")
@@ -111,10 +110,10 @@ class StepGraph:
         if self.conditioner is None:
             label = {"kind": "label", "null": self.classes, "guided": self.guided}
             return label if LABELS in self.description["inputs"] else None
-        record = {"file": self.conditioner.path.name, "input": self.conditioner.input, "guided": self.guided}
-        if self.tokenizer is not None:
-            return {"kind": "caption", "null": "", "tokenizer": self.tokenizer.name} | record
-        return {"kind": "class", "null": self.classes} | record
+        files = {name: path.name for name, path in self.tokenizers.items()}
+        kind = {"kind": "caption", "null": ""} if files else {"kind": "class", "null": self.classes}
+        inputs = {name: files.get(name) for name in self.conditioner.description["inputs"]}
+        return kind | {"file": self.conditioner.path.name, "inputs": inputs, "guided": self.guided}
 
     @property
     def max_batch(self) -> int | None:

@@ -54,7 +54,7 @@ def io_schema(graph: StepGraph) -> dict[str, list[dict[str, Any]]]:
     inputs = [_tensor("SEED", "UINT64", [1]), _tensor("STEPS", "INT32", [1], optional=True)]
     if graph.guided:
         inputs.append(_tensor("GUIDANCE", "FP32", [1], optional=True))
-    if graph.tokenizer is not None:
+    if graph.tokenizers:
         inputs.append(_tensor("PROMPT", "STRING", [1]))
     elif graph.classes is not None:
         inputs.append(_tensor("CLASS", "INT64", [1]))

@@ -6,6 +6,7 @@
 | class | ``class_labels`` (B,) | the class id itself |
 | class | ``encoder_hidden_states`` (B, 1, D) | a row of ``class_embedding.safetensors`` next to the component folders |
 | caption | ``encoder_hidden_states`` (B, S, D) | ``tokenizer/`` and ``text_encoder/`` (CLIP) |
+| caption | and ``text_embeds`` (B, P), ``time_ids`` (B, 6) | and ``tokenizer_2/``, ``text_encoder_2/`` (SDXL) |
 
 The null condition (None) is what classifier-free guidance (Ho and Salimans 2022) leads away from: the empty caption,
 the last row of the class embedding, or the class after the last.
@@ -26,6 +27,7 @@ from toolkit.data.images import Images
 from toolkit.models.folder import ModelFolder
 
 CLASS_EMBEDDING = "class_embedding.safetensors"
+ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,29 @@ def find_conditioning(model: ModelFolder) -> Conditioning:
         return Conditioning("none")
     if inputs == {"class_labels"}:
         return _class_labels(model)
-    if inputs != {"encoder_hidden_states"}:
+    if "class_labels" in inputs:
         raise DtkError(
             "dtk conditions a model on a class or on a context, not on both.", found=", ".join(sorted(inputs))
         )
-    if (model.root / CLASS_EMBEDDING).is_file():
+    if inputs == {"encoder_hidden_states"} and (model.root / CLASS_EMBEDDING).is_file():
         rows, has_null = _embedding_rows(
             model.root / CLASS_EMBEDDING, model.input_specs()["encoder_hidden_states"].shape[1]
         )
         return Conditioning("class", rows - has_null, has_null, 1)
-    if (model.root / "text_encoder" / "config.json").is_file():
-        config = read_json(model.root / "text_encoder" / "config.json")
+    encoders, needed = text_encoders(model.root), "text_encoder_2" if "text_embeds" in inputs else "text_encoder"
+    if needed in encoders:
+        config = read_json(model.root / needed / "config.json")
         return Conditioning("caption", 0, True, int(config.get("max_position_embeddings", TOKENS)))
     raise DtkError(
         f"The denoiser of {model.root} takes a context, and nothing next to it makes one.",
-        expected=f"text_encoder/ and tokenizer/ (captions), or {CLASS_EMBEDDING} (classes)",
+        expected=f"{needed}/ and its tokenizer (captions), or {CLASS_EMBEDDING} (classes)",
         do="name the folder that holds all components; --dry-run plans without them",
     )
+
+
+def text_encoders(root: Path) -> list[str]:
+    """The text encoders of a pipeline folder, in the order in which their outputs are joined."""
+    return [name for name in ENCODERS if (root / name / "config.json").is_file()]
 
 
 def check_data(found: Conditioning, images: Images) -> str | None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from toolkit.adapters.inputs import keywords
+
 
 def matching(names: Iterable[str], pattern: str) -> list[str]:
     """The modules that a pattern names: shell wildcards over the whole dotted name, such as ``mid_block.*``."""
@@ -98,13 +100,14 @@ class BorderedDenoiser(nn.Module):
         timestep: torch.Tensor,
         class_labels: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict from ``sample`` (B, C, H, W) float32 at ``timestep`` (B,) int64; returns (B, C', H, W) float32."""
-        conditioning: dict[str, Any] = {}
-        if class_labels is not None:
-            conditioning["class_labels"] = class_labels
-        if encoder_hidden_states is not None:
-            conditioning["encoder_hidden_states"] = encoder_hidden_states.to(self.dtype)
+        halved = {"encoder_hidden_states": encoder_hidden_states, "text_embeds": text_embeds}
+        exact = {"class_labels": class_labels, "time_ids": time_ids}  # half precision has no 1,025
+        given = {name: tensor.to(self.dtype) for name, tensor in halved.items() if tensor is not None}
+        given |= {name: tensor for name, tensor in exact.items() if tensor is not None}
         prediction: torch.Tensor
-        (prediction,) = self.denoiser(sample.to(self.dtype), timestep, return_dict=False, **conditioning)
+        (prediction,) = self.denoiser(sample.to(self.dtype), timestep, return_dict=False, **keywords(given))
         return prediction.to(sample.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from toolkit.adapters.inputs import keywords
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import generator, normal
 from toolkit.data.examples import Examples
@@ -63,7 +64,7 @@ def prediction_at(model: nn.Module, calibration: Calibration, t: int) -> torch.T
     images, noise = calibration.images, calibration.noise
     timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
     x_t = noisy(calibration.scheduler, images, noise, timesteps)
-    prediction: torch.Tensor = model(x_t, timesteps, **calibration.conditioning, return_dict=False)[0]
+    prediction: torch.Tensor = model(x_t, timesteps, **keywords(calibration.conditioning), return_dict=False)[0]
     return prediction
 
 

@@ -64,16 +64,22 @@ def counter(class_name: str, dense: Config, specs: Mapping[str, InputSpec]) -> C
 
 
 def price(space: Space, count: Count, figures: Iterable[str]) -> dict[str, Callable[[Values], float]]:
-    """For each figure a function from values to cost, exact for any values whose cost is a sum of ``terms``."""
+    """For each figure a function from values to cost, exact for any values whose cost is a sum of ``terms``.
+
+    There may be a step where the first width is the dense one: SDXL's added embedding has its own frequencies then.
+    """
     points = list(_support(space))
     costs = [count(space.configure(point)) for point in points]
     basis = np.array([terms(space, point) for point in points])
     weights = {figure: np.linalg.solve(basis, [cost[figure] for cost in costs]) for figure in figures}
 
-    def polynomial(coefficients: np.ndarray) -> Callable[[Values], float]:
-        return lambda values: float(terms(space, values) @ coefficients)
+    dense, dense_cost = space.dense_values, count(space.dense)
 
-    return {figure: polynomial(coefficients) for figure, coefficients in weights.items()}
+    def priced(figure: str) -> Callable[[Values], float]:
+        step = dense_cost[figure] - float(terms(space, dense) @ weights[figure])
+        return lambda values: float(terms(space, values) @ weights[figure]) + step * (values[0] == dense[0])
+
+    return {figure: priced(figure) for figure in figures}
 
 
 def terms(space: Space, values: Values, unit: int = 1) -> np.ndarray:
@@ -100,7 +106,8 @@ def _support(space: Space) -> Iterable[Values]:
     # levels of unequal width must stay unequal
     apart = math.lcm(*(space.variables[i].step for i in widths))
     corner = np.array(space.dense_values)
-    corner[widths] = [apart * (1 + 3 * i) for i in range(len(widths))]
+    beyond = space.variables[widths[0]].dense // apart if widths else 0  # a step at the dense width is no polynomial
+    corner[widths] = [apart * (beyond + 1 + 3 * i) for i in range(len(widths))]
     steps = {space.variables[i].name: _along(space, i, space.variables[i].step) for i in widths}
     moves = [np.zeros_like(corner), *steps.values(), *(2 * step for step in steps.values())]
     moves += [a + b for a, b in itertools.combinations(steps.values(), 2)]

@@ -126,7 +126,7 @@ def _layers(
         new = modules[called.removesuffix(".weight")]
         sliced = tuple(len(indices(dims[dim], kept)) for dim in (0, 1))
         scaled = name.endswith((".to_q", ".to_k")) and sliced[0] < len(old.weight)
-        left = scaled or name == "time_embedding.linear_1"
+        left = scaled or name in ("time_embedding.linear_1", "add_embedding.linear_1")
         if isinstance(new, nn.Conv2d | nn.Linear) and tuple(new.weight.shape[:2]) == sliced and not left:
             yield name, (old, new)
 

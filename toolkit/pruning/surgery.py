@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -11,11 +13,12 @@ from torch import nn
 
 from toolkit.adapters.blocks import Rename, unchanged
 from toolkit.adapters.space import Config
+from toolkit.adapters.text_time import text_time
 from toolkit.core.errors import DtkError
 from toolkit.models.folder import build_model
 from toolkit.pruning.couplings import attentions
 from toolkit.pruning.layout import Kept, Layout, indices
-from toolkit.pruning.time_embedding import refit
+from toolkit.pruning.time_embedding import refit_ids, refit_time
 
 
 def slice_state(state: Mapping[str, torch.Tensor], layout: Layout, kept: Kept) -> dict[str, torch.Tensor]:
@@ -60,7 +63,7 @@ def slice_model(
     for tensor, scale in query_scales(dense, narrow, rename).items():
         if tensor in state:
             state[tensor] = state[tensor] * scale
-    error = _keep_time_embedding(state, dense.config, config, timesteps)
+    error = _keep_time_embeddings(state, dense.config, config, timesteps)
     state = renamed(state, rename)
     for tensor, wanted in narrow.state_dict().items():
         if state[tensor].shape != wanted.shape:
@@ -92,14 +95,20 @@ def query_scales(dense: nn.Module, narrow: nn.Module, rename: Rename) -> dict[st
     return scales
 
 
-def _keep_time_embedding(state: dict[str, torch.Tensor], dense: Config, narrow: Config, timesteps: int) -> float:
-    """Refit the first layer of the time embedding if its sinusoid became narrower; returns the relative error left."""
-    layer = "time_embedding.linear_1"
-    if f"{layer}.weight" not in state or dense["block_out_channels"][0] == narrow["block_out_channels"][0]:
+def _keep_time_embeddings(state: dict[str, torch.Tensor], dense: Config, narrow: Config, timesteps: int) -> float:
+    """Refit the first layers of what reads sinusoids if these changed; returns the largest relative error left."""
+    if "time_embedding.linear_1.weight" not in state or dense["freq_shift"] == narrow["freq_shift"]:
         return 0.0
-    weight, bias, error = refit(state[f"{layer}.weight"], state[f"{layer}.bias"], dense, narrow, timesteps)
-    state[f"{layer}.weight"], state[f"{layer}.bias"] = weight, bias
-    return error
+    added = text_time(dense)
+    refits: dict[str, Callable[..., Any]] = {"time_embedding.linear_1": partial(refit_time, timesteps=timesteps)}
+    refits |= {"add_embedding.linear_1": partial(refit_ids, added=added)} if added else {}
+    errors = []
+    for layer, fit in refits.items():
+        names = f"{layer}.weight", f"{layer}.bias"
+        fitted, error = fit((state[names[0]], state[names[1]]), dense=dense, narrow=narrow)
+        state |= dict(zip(names, fitted, strict=True))
+        errors.append(error)
+    return max(errors)
 
 
 def refuse_tied(model: nn.Module) -> None:

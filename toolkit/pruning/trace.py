@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from toolkit.adapters.inputs import keywords
 from toolkit.core.errors import DtkError
 from toolkit.pruning.layout import FIXED, Dimension, Group, Layout, Segment
 
@@ -29,7 +30,8 @@ def trace(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Owners:
     graph = tp.DependencyGraph()
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        graph.build_dependency(model, dict(inputs), forward_fn=lambda net, x: net(**x, return_dict=False)[0])
+        named = keywords(inputs)
+        graph.build_dependency(model, named, forward_fn=lambda net, x: net(**x, return_dict=False)[0])
     owners: Owners = {}
     for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
         _record(owners, group, graph)

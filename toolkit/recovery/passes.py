@@ -13,6 +13,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from toolkit.adapters.inputs import keywords
+
 Predict = Callable[..., tuple[torch.Tensor]]
 
 
@@ -40,12 +42,13 @@ def run(
     The derivative is a forward-mode Jacobian-vector product with respect to ``x_t`` along ``direction``, in the same
     pass as the prediction; it carries gradients to the parameters.
     """
+    given = keywords(conditioning)
     with recorded(module, features) as found:
         if direction is None:
-            return Pass(predict(x_t, t, return_dict=False, **conditioning)[0], features=found)
+            return Pass(predict(x_t, t, return_dict=False, **given)[0], features=found)
         with WrittenOutAttention(), contiguous_norms(module), forward_ad.dual_level():
             dual = forward_ad.make_dual(x_t, direction.to(x_t))
-            prediction, derivative = forward_ad.unpack_dual(predict(dual, t, return_dict=False, **conditioning)[0])
+            prediction, derivative = forward_ad.unpack_dual(predict(dual, t, return_dict=False, **given)[0])
             found = {name: forward_ad.unpack_dual(feature).primal for name, feature in found.items()}
     if derivative is None:
         derivative = torch.zeros_like(prediction)

@@ -98,16 +98,16 @@ def calls_of(events: list[dict[str, Any]]) -> list[Times]:
 
 
 class Session:
-    """Any exported graph of one output on the CPU: tensors in by name, a tensor out."""
+    """Any exported graph on the CPU: tensors in and out by name."""
 
     def __init__(self, path: Path) -> None:
         self._session = _session(path, "cpu")
 
-    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run the graph; the graph's own types and shapes."""
         arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in inputs.items()}
-        (output,) = self._session.run(None, arrays)
-        return torch.from_numpy(output)
+        names = [node.name for node in self._session.get_outputs()]
+        return dict(zip(names, map(torch.from_numpy, self._session.run(names, arrays)), strict=True))
 
     def close(self) -> None:
         del self._session

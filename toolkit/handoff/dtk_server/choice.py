@@ -67,7 +67,7 @@ def open_graph(
     device: str,
     device_id: int,
     threads: int,
-) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """The decoder or conditioner ``part`` of the manifest: the first of its engines that this GPU takes.
 
     ONNX Runtime computes one that was handed off without an engine, and, if ``fallback`` allows it, one whose engines

@@ -13,7 +13,7 @@ from .manifest import inside
 
 Condition = int | str | None
 Arrays = Mapping[str, np.ndarray]
-Graph = Callable[[Arrays], np.ndarray]
+Graph = Callable[[Arrays], Arrays]
 UNCONDITIONAL = "unconditional_"
 REMEMBERED = 256  # conditions: a prompt that many requests share is encoded once
 
@@ -36,11 +36,16 @@ class Conditions:
             self._encode: Callable[[Condition], Arrays] = lambda condition: labels(condition, None)
             return
         graph = open_graph(stored)
-        read = _tokens(inside(version, PurePosixPath(stored["tokenizer"]))) if stored["kind"] == "caption" else _class
-        name = stored["input"]
-        self._encode = lru_cache(REMEMBERED)(
-            lambda condition: {"encoder_hidden_states": graph({name: read(condition)[None]})[0]}
-        )
+        reads = {
+            name: _class if tokenizer is None else _tokens(inside(version, PurePosixPath(tokenizer)))
+            for name, tokenizer in stored["inputs"].items()
+        }
+
+        def encode(condition: Condition) -> Arrays:
+            made = graph({name: read(condition)[None] for name, read in reads.items()})
+            return {name: rows[0] for name, rows in made.items()}
+
+        self._encode = lru_cache(REMEMBERED)(encode)
 
     def __call__(self, condition: Condition, guidance: float | None) -> Arrays:
         """The graph's inputs of one image, without the batch dimension."""

@@ -1,4 +1,4 @@
-"""Any exported graph of one output in ONNX Runtime, on exactly the provider that was requested."""
+"""Any exported graph in ONNX Runtime, on exactly the provider that was requested."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ LOG_ERRORS_ONLY = 3
 
 
 class OnnxRuntimeGraph:
-    """Arrays in by name, an array out."""
+    """Arrays in and out by name."""
 
     def __init__(self, path: Path, *, device: str, device_id: int, threads: int) -> None:
         self._session = open_session(path, device, device_id, threads)
 
-    def __call__(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        (output,) = self._session.run(None, dict(arrays))
-        array: np.ndarray = output
-        return array
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [node.name for node in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(arrays)), strict=True))
 
 
 def open_session(path: Path, device: str, device_id: int, threads: int) -> onnxruntime.InferenceSession:

@@ -72,4 +72,4 @@ class Service:
 
 def _decoder(graphs: Any, stored: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
     graph = graphs(stored)
-    return lambda latents: graph({stored["input"]: latents})
+    return lambda latents: graph({"latents": latents})["images"]

@@ -77,12 +77,12 @@ class TensorRTEngine:
 
 
 class TensorRTGraph:
-    """Any graph of one float32 output as an engine: arrays in by name, an array out."""
+    """Any graph of one float32 output as an engine: arrays in and out by name."""
 
     def __init__(self, path: Path, stored: Mapping[str, Any], *, device_id: int, batch: int, weights: Path) -> None:
         self._engine = TensorRTEngine(path, stored, device_id=device_id, batch=batch, weights=weights)
 
-    def __call__(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         opened = self._engine
         opened.cuda.use()  # requests may come on another thread than the one that loaded the model
         opened.feed(arrays)
@@ -90,7 +90,7 @@ class TensorRTGraph:
         address = opened.memory(opened.output, output[:1].nbytes)
         opened.run(address)
         opened.cuda.download(output, address)
-        return output
+        return {opened.output: output}
 
 
 def _check_gpu(cuda: Cuda, stored: Mapping[str, Any]) -> None:
