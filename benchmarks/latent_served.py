@@ -16,8 +16,8 @@ import numpy as np
 import tritonclient.http as triton
 
 from toolkit.core.files import read_json, write_json
-from toolkit.evaluation.image_maker import SampleConditions
 from toolkit.evaluation.judging import sampling_settings
+from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.evaluation.samples import sample_images
 from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import running

@@ -20,11 +20,12 @@ from exporters.overflow import RangeWatch, overflow_error
 from exporters.parity import PSNR_FLOORS_DB, TOLERANCES, compare, compare_images
 from exporters.resume import KeptCalls, is_whole
 from exporters.settings import DtypeName, ExportSettings
-from exporters.step import UNCONDITIONAL, export_step, run_steps
+from exporters.step import export_step
 from toolkit.adapters.inputs import example_inputs, positional
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import files_sha256, read_json
 from toolkit.diffusion.sampling import sample
+from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL, sample_steps
 from toolkit.models.autoencoder import Autoencoder, open_autoencoder
 from toolkit.models.conditioning import denoiser_inputs, find_conditioning
 from toolkit.models.folder import ModelFolder, build_model, load_denoiser, load_scheduler
@@ -99,11 +100,10 @@ class Ladder:
             self._export_step(path)
         if settings.dtype == "bf16":
             return {"not_run": NO_BF16}
-        schedule = read_json(path.with_suffix(".json"))["schedules"][str(settings.loop_steps)]
+        description = read_json(path.with_suffix(".json"))
         with closing(open_runner("onnxruntime", path)) as stepper:
-            shape, noisy = self.specs["sample"].shape, settings.sampler == "ddpm"
             step = self._kept.around(_identity(path), stepper)
-            images = run_steps(step, schedule, self._seeds, shape, self._step_conditioning, noisy=noisy)
+            images = sample_steps(step, description, self._seeds, settings.loop_steps, self._step_conditioning)
         expected = self._images(self._guided_reference, settings.sampler)
         return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
 
@@ -212,7 +212,7 @@ class Ladder:
         null = example_inputs(self.specs, len(self._seeds), seed=self.settings.seed + 1)
         scales = torch.linspace(0.0, GUIDANCE, len(self._seeds))
         nulls = {f"{UNCONDITIONAL}{name}": null[name] for name in self._conditioning}
-        return self._conditioning | nulls | {"guidance_scale": scales}
+        return self._conditioning | nulls | {SCALE: scales}
 
     def _guided_reference(self, sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
         """Guidance by two calls of the reference (Ho and Salimans 2022, equation 6)."""
@@ -221,7 +221,7 @@ class Ladder:
             return towards
         inputs = self._step_conditioning
         without = self.reference(sample, timestep, **{name: inputs[f"{UNCONDITIONAL}{name}"] for name in given})
-        return without + inputs["guidance_scale"][:, None, None, None] * (towards - without)
+        return without + inputs[SCALE][:, None, None, None] * (towards - without)
 
     @cached_property
     def _seeds(self) -> range:

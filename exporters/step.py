@@ -14,7 +14,7 @@ With guidance (Ho and Salimans 2022) there are also ``guidance_scale`` (B,) floa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,10 @@ from exporters.coefficients import COLUMNS, SamplerName, clip_range, trajectory
 from exporters.onnx import precision_facts, write_onnx
 from exporters.settings import BatchRange, DtypeName
 from toolkit.adapters.base import InputSpec
-from toolkit.core.noise import sample_noise
+from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL
 from toolkit.models.precision import BorderedDenoiser
 
 OUTPUT = "previous"
-UNCONDITIONAL = "unconditional_"
 
 
 class SamplerStep(nn.Module):
@@ -103,7 +102,7 @@ def step_specs(specs: Mapping[str, InputSpec], sampler: SamplerName, *, guided: 
     if sampler == "ddpm":
         inputs["noise"] = specs["sample"]
     if guided:
-        inputs["guidance_scale"] = InputSpec(())
+        inputs[SCALE] = InputSpec(())
         inputs |= {UNCONDITIONAL + name: spec for name, spec in conditioning.items()}
     return inputs | conditioning
 
@@ -145,24 +144,3 @@ def export_step(
     module = SamplerStep(bordered, clip_range(scheduler, sampler))
     inputs = step_specs(specs, sampler, guided=guided)
     return write_onnx(module, inputs, path, outputs=[OUTPUT], opset=opset, facts=facts)
-
-
-def run_steps(
-    step: Callable[..., torch.Tensor],
-    schedule: Mapping[str, Any],
-    seeds: Sequence[int],
-    shape: tuple[int, ...],
-    conditioning: Mapping[str, torch.Tensor],
-    *,
-    noisy: bool,
-) -> torch.Tensor:
-    """Sample one image per seed, (B, C, H, W), by calling a step graph along a schedule: all that a server's loop does.
-
-    ``noisy`` says whether the graph takes noise. Its draws are those of toolkit.diffusion.sampling.
-    """
-    x = torch.from_numpy(sample_noise(seeds, 0, shape))
-    for number, (t, row) in enumerate(zip(schedule["timesteps"], schedule["coefficients"], strict=True), start=1):
-        feed = {"noise": torch.from_numpy(sample_noise(seeds, number, shape))} if noisy else {}
-        timestep, coefficients = torch.full((len(seeds),), t), torch.tensor(row).expand(len(seeds), -1)
-        x = step(sample=x, timestep=timestep, coefficients=coefficients, **feed, **conditioning)
-    return x

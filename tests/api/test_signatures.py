@@ -12,7 +12,7 @@ import toolkit
 from exporters.settings import EngineSettings, ExportSettings
 from profiles.settings import ProfileSettings, Rounds
 from toolkit.api import options, results
-from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings, ServeSettings
 from toolkit.pruning.settings import PruneSettings
 from toolkit.recovery.settings import RecoverSettings
@@ -20,6 +20,7 @@ from toolkit.recovery.settings import RecoverSettings
 OPTIONS: dict[Any, type[BaseModel]] = {
     options.RecoverOptions: RecoverSettings,
     options.EvaluateOptions: EvaluateSettings,
+    options.VerifyOptions: VerifySettings,
     options.EngineOptions: EngineSettings,
     options.ExportOptions: ExportSettings,
     options.RoundOptions: Rounds,

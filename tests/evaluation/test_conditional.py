@@ -14,7 +14,8 @@ from toolkit.core.errors import UsageError
 from toolkit.core.noise import generator, sample_noise
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
-from toolkit.evaluation.image_maker import SampleConditions, SamplingSettings
+from toolkit.evaluation.artefact import SamplingSettings
+from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.evaluation.samples import sample_images
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder

@@ -11,7 +11,9 @@ import torch
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError
 from toolkit.evaluation import samples
-from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingSettings, to_pixels
+from toolkit.evaluation.artefact import SamplingSettings
+from toolkit.evaluation.image_maker import ImageMaker, to_pixels
+from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.evaluation.samples import sample_images, sample_share
 from toolkit.models.conditioning import Conditioning
 

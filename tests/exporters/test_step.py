@@ -13,13 +13,14 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from exporters.coefficients import COLUMNS, clip_range, trajectory
-from exporters.step import SamplerStep, export_step, run_steps, step_specs
+from exporters.step import SamplerStep, export_step, step_specs
 from tests.exported import specs_of, tiny_model
 from tests.tiny import tiny_unet
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import sample_noise
 from toolkit.diffusion.sampling import sample
+from toolkit.diffusion.step_loop import sample_steps
 from toolkit.models.folder import load_denoiser
 from toolkit.models.precision import BorderedDenoiser
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
@@ -130,9 +131,10 @@ def test_the_loop_on_the_exported_graph_is_the_loop_in_torch(sampler: Any, class
     denoiser = BorderedDenoiser(load_denoiser(model))
     with closing(OnnxRuntimeRunner(path)) as stepper:
         for steps in (1, 7):
-            shape, schedule = specs["sample"].shape, description["schedules"][str(steps)]
-            got = run_steps(stepper, schedule, range(4), shape, conditioning, noisy=sampler == "ddpm")
-            expected = sample(denoiser, scheduler, range(4), shape, steps, sampler, conditioning=conditioning)
+            got = sample_steps(stepper, description, range(4), steps, conditioning)
+            expected = sample(
+                denoiser, scheduler, range(4), specs["sample"].shape, steps, sampler, conditioning=conditioning
+            )
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -14,8 +14,8 @@ from toolkit.report import charts, words
 from toolkit.report.page import render
 from toolkit.report.results import command
 
-STAGES = ("prune", "recover", "evaluate", "export", "profile", "handoff")
-MIXES = [mix for size in (1, 2, 5, 6) for mix in combinations(STAGES, size)]
+STAGES = ("prune", "recover", "evaluate", "export", "profile", "verify", "handoff")
+MIXES = [mix for size in (1, 2, 6, 7) for mix in combinations(STAGES, size)]
 
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -46,7 +46,7 @@ class Elements(HTMLParser):
 def test_every_mix_of_stages_makes_a_whole_page_that_names_the_missing(mix: tuple[str, ...]) -> None:
     page = render(example(*mix), {}, "")
     assert Elements(page).open == []
-    for stage in ("evaluate", "export", "profile", "handoff", "prune"):
+    for stage in ("evaluate", "export", "profile", "verify", "handoff", "prune"):
         assert (f"<code>{command(stage)}</code>" in page) == (stage not in mix)
     assert ("<svg" in page) == bool({"prune", "evaluate", "profile"} & set(mix))
 

@@ -48,6 +48,12 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     ].update(torch={}),
     "a headline without its place": lambda value: value["stages"]["profile"]["headline"].pop("now"),
     "a verdict of another word": lambda value: _cell(value)["speedup"].update(verdict="great"),
+    "a verification that is undecided in its own words": lambda value: value["stages"]["verify"].update(
+        verdict="maybe"
+    ),
+    "an artefact without its pairs": lambda value: value["stages"]["evaluate"]["artefacts"]["openvino:bf16"].pop(
+        "pairs"
+    ),
     "a parity that says nothing": lambda value: value["stages"]["export"]["parity"]["dense"].update(fp16={}),
 }
 

@@ -73,6 +73,15 @@ class EvaluateOptions(TypedDict, total=False):
     controls: bool
 
 
+class VerifyOptions(TypedDict, total=False):
+    """What is tested and how strictly; see ``toolkit.evaluation.settings.VerifySettings``."""
+
+    margin: float | str
+    artefact: str
+    images: int
+    power: float
+
+
 class EngineOptions(TypedDict, total=False):
     """How TensorRT builds; see ``exporters.settings.EngineSettings``."""
 

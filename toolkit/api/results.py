@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
@@ -137,6 +137,12 @@ class Evaluation(Result):
         return self._record["frechet_distance"]["excess_ratio"]
 
     @property
+    def artefacts(self) -> dict[str, float]:
+        """Frechet distances of what was exported and judged as well, such as ``openvino:bf16``."""
+        judged = self._record.get("artefacts", {})
+        return {name: float(found["frechet_distance"]["value"]) for name, found in judged.items()}
+
+    @property
     def ssim(self) -> float:
         """Mean structural similarity of pairs of the same noise."""
         return float(self._record["pairs"]["ssim"])
@@ -202,6 +208,38 @@ class Profile(Result):
         """Median latency of one call in milliseconds: (dense, compressed)."""
         cell = self._record["runners"][runner]["latency"][str(batch)]
         return cell["dense"]["p50_ms"], cell["compressed"]["p50_ms"]
+
+
+class Verification(Result):
+    """Whether what is deployed is as good as the dense model, within a margin."""
+
+    _tables = tables.verified
+
+    @property
+    def verdict(self) -> Literal["pass", "fail", "inconclusive"]:
+        """``pass``: its distance beyond real images is within the margin; ``fail``: it is not; each at 95 %."""
+        answer: Literal["pass", "fail", "inconclusive"] = self._record["verdict"]
+        return answer
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with: 0 pass, 1 fail, 3 inconclusive."""
+        return {"pass": 0, "fail": 1, "inconclusive": 3}[self.verdict]
+
+    @property
+    def ratio(self) -> float | None:
+        """Kernel distance to real images over the dense model's; None if the dense model's is not above zero."""
+        return self._record["ratio"]
+
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """One-sided bounds of the ratio at 95 %: at least, at most."""
+        return self._record["low"], self._record["high"]
+
+    @property
+    def power(self) -> float:
+        """How likely a model exactly as good as the dense one passes with as many images."""
+        return float(self._record["power"])
 
 
 class Handoff(Result):

@@ -19,6 +19,7 @@ from toolkit.api.options import (
     ProfileOptions,
     RecoverOptions,
     ServeOptions,
+    VerifyOptions,
 )
 from toolkit.api.progress import watched
 from toolkit.api.stored import stored_data, stored_model
@@ -72,9 +73,13 @@ class Run:
         """Train the pruned model up to ``steps`` in all, with the dense one as teacher; resumes where it was."""
         return results.Recovery(self._stage("recover", options), self.folder / "recover")
 
-    def evaluate(self, **options: Unpack[EvaluateOptions]) -> results.Evaluation:
-        """Sample dense and compressed from the same noise and judge both by real images."""
-        return results.Evaluation(self._stage("evaluate", options), self.folder / "evaluate")
+    def evaluate(self, *, artefact: Sequence[str] = (), **options: Unpack[EvaluateOptions]) -> results.Evaluation:
+        """Sample dense and compressed from the same noise and judge both by real images.
+
+        ``artefact``: what was exported and is judged as well, such as "openvino:bf16".
+        """
+        found = self._stage("evaluate", options, artefacts=artefact)
+        return results.Evaluation(found, self.folder / "evaluate")
 
     def export(self, **options: Unpack[ExportOptions]) -> results.Export:
         """Write ONNX files and prove them equal to torch; with trt=True build TensorRT engines of them."""
@@ -114,6 +119,10 @@ class Run:
             error.profile = profile
             raise
         return profile
+
+    def verify(self, **options: Unpack[VerifyOptions]) -> results.Verification:
+        """Test whether what is deployed is as good as the dense model, from the same noise, within ``margin``."""
+        return results.Verification(self._stage("verify", options), self.folder / "verify")
 
     def handoff(self, **options: Unpack[HandoffOptions]) -> results.Handoff:
         """Write RUN/handoff, a model repository that a server takes as it is."""
@@ -160,11 +169,11 @@ class Run:
         with watched(self._progress) as progress, held(self.folder):
             yield open_job(self.folder, progress)
 
-    def _stage(self, stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _stage(self, stage: str, options: Mapping[str, Any], **further: Any) -> dict[str, Any]:
         """Run one stage with changed settings; under a launcher only the main process writes the recipe and report."""
         with self._job() as job:
             job = with_options(job, stage, options)
-            result = stages.STAGES[stage](job)
+            result = stages.STAGES[stage](job, **further)
             if processes.is_main():
                 job.recipe.write(self.folder / "recipe.yaml")
                 stages.report(job)

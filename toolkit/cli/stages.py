@@ -10,8 +10,11 @@ import typer
 from toolkit.cli.app import Json, RunArgument, app, option
 
 
-def _stage(folder: Path, stage: str, json: bool, **options: Any) -> None:
-    """Run one stage of an existing run with changed settings and show what it found; only the main process prints."""
+def _stage(folder: Path, stage: str, json: bool, **options: Any) -> Any:
+    """Run one stage of an existing run with changed settings and show what it found; only the main process prints.
+
+    Returns the result.
+    """
     from toolkit.api import runs
     from toolkit.cli.terminal import show, show_ending, terminal
     from toolkit.core import processes
@@ -20,11 +23,12 @@ def _stage(folder: Path, stage: str, json: bool, **options: Any) -> None:
         run = runs.open_run(folder, progress=progress)
         result = getattr(run, stage)(**options)
         if not processes.is_main():
-            return
+            return result
         report = run.report()
     show(result, json)
     if not json:
         show_ending(report)
+    return result
 
 
 @app.command()
@@ -56,6 +60,9 @@ def evaluate(
     features: Annotated[str | None, option("feature extractor of the distances", default="efficientnet-lite0")] = None,
     seed: Annotated[int | None, option("seed of the first sample")] = None,
     batch_size: Annotated[int | None, option("images sampled at once; changes no image")] = None,
+    artefact: Annotated[
+        list[str] | None, option("also judge what was exported, such as openvino:bf16; may be repeated")
+    ] = None,
     controls: Annotated[
         bool | None,
         typer.Option("--controls/--no-controls", help="also sample the dense model in fewer steps, at equal cost"),
@@ -66,9 +73,9 @@ def evaluate(
     changes: dict[str, Any] = {"sampler": sampler, "sampling_steps": sampling_steps, "features": features, "seed": seed}
     changes |= {"guidance": guidance, "batch_size": batch_size, "controls": controls, "images": images}
     if others:
-        _compare([run, *others], changes, json)
+        _compare([run, *others], changes | {"artefact": artefact}, json)
     else:
-        _stage(run, "evaluate", json, **changes)
+        _stage(run, "evaluate", json, artefact=artefact or (), **changes)
 
 
 def _compare(folders: list[Path], options: dict[str, Any], json: bool) -> None:
@@ -128,6 +135,22 @@ def export(
     changes |= {"dynamic_size": dynamic_size, "layout": layout, "also": also}
     kept = None if keep_fp32 is None else [pattern for pattern in keep_fp32.split(",") if pattern]
     _stage(run, "export", json, engine=engine, keep_fp32=kept, **changes)
+
+
+@app.command()
+def verify(
+    run: RunArgument,
+    margin: Annotated[str | None, option("by how much it may be farther from real images", default="5%")] = None,
+    artefact: Annotated[
+        str | None, option("what is tested, such as openvino:bf16 or torch", default="what the handoff holds")
+    ] = None,
+    images: Annotated[int | None, option("pairs of images", default="the evaluation's")] = None,
+    power: Annotated[float | None, option("at which to say how many images would decide", default="0.8")] = None,
+    json: Json = False,
+) -> None:
+    """Test whether what is deployed is as good as the dense model; exit code 0 pass, 1 fail, 3 inconclusive."""
+    result = _stage(run, "verify", json, margin=margin, artefact=artefact, images=images, power=power)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command()

@@ -10,9 +10,10 @@ import numpy as np
 from toolkit.core.files import replacing, value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
+from toolkit.evaluation.artefact import Artefact, SamplingSettings
 from toolkit.evaluation.features import Extractor
-from toolkit.evaluation.image_maker import SampleConditions, SamplingSettings
 from toolkit.evaluation.measurements import Setup
+from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.evaluation.samples import sample_images
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.conditioning import find_conditioning
@@ -83,22 +84,30 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Resources) -> J
     real = subjects.reference.subset(range(count))  # first: a broken extractor shows before an hour of sampling
     features = {"reference": features_of(real, extractor, place.cache, place.progress)}
     samples = {}
-    for name, model in subjects.models.items():
-        samples[name] = sample_images(
-            model,
-            sampling_settings(settings),
-            count,
-            place.cache,
-            conditions=subjects.conditions(settings.seed),
-            device=place.device,
-            progress=place.progress,
-            work=f"sampling the {name} model",
-        )
+    for name in subjects.models:
+        samples[name] = samples_of(name, subjects, settings, place)
         features[name] = extractor(samples[name], place.progress, f"features of the {name} model's images")
     floor, what = floor_images(subjects.reference, subjects.train, count)
     if floor is not None:
         features["floor"] = features_of(floor, extractor, place.cache, place.progress, "features of the floor's images")
     return Judged(samples, features, what, Setup(count, extractor.name, extractor.sha256, real.fingerprint))
+
+
+def samples_of(
+    name: str, subjects: Subjects, settings: EvaluateSettings, place: Resources, artefact: Artefact | None = None
+) -> np.ndarray:
+    """Samples uint8 (N, H, W, C) of the model called ``name``, or of an artefact of it, all from the same noise."""
+    return sample_images(
+        subjects.models[name],
+        sampling_settings(settings),
+        settings.images,
+        place.cache,
+        artefact=artefact,
+        conditions=subjects.conditions(settings.seed),
+        device=place.device,
+        progress=place.progress,
+        work=f"sampling {artefact.name if artefact else f'the {name} model'}",
+    )
 
 
 def floor_images(reference: Images, train: Images | None, count: int) -> tuple[Images | None, str]:

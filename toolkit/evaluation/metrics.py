@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from toolkit.evaluation import similarity
+from toolkit.evaluation.artefact import Artefact
 from toolkit.evaluation.distances import Distance, block_intervals, frechet_distance, interval, kernel_distance
-from toolkit.evaluation.judging import Judged
+from toolkit.evaluation.judging import Judged, Resources, Subjects, features_of, samples_of, sampling_settings
 from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.neighbours import NEIGHBOUR, precision_recall
+from toolkit.evaluation.settings import EvaluateSettings
+
+SIDES = ("dense", "compressed", "floor")
 
 
 def pair_metrics(dense: np.ndarray, compressed: np.ndarray) -> dict[str, Any]:
@@ -34,6 +38,26 @@ def real_metrics(judged: Judged) -> dict[str, Any]:
     frechet |= {"floor_images": judged.floor, "excess_ratio": excess_ratio(values)}
     metrics = {"frechet_distance": frechet, "kernel_distance": _distances("KD", kernel_distance, judged)}
     return metrics | _precision_recall(judged)
+
+
+def artefact_metrics(
+    artefact: Artefact, subjects: Subjects, settings: EvaluateSettings, place: Resources, metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The figures of an artefact of the compressed model, next to ``metrics``, those of both models in torch.
+
+    It samples from the same noise; the models' own samples are read from the cache.
+    """
+    made = samples_of("compressed", subjects, settings, place, artefact)
+    real = features_of(subjects.reference.subset(range(settings.images)), subjects.extractor, place.cache)
+    features = subjects.extractor(made, place.progress, f"features of the images of {artefact.name}")
+    figures: dict[str, Any] = {"sha256": artefact.sha256, "loop": artefact.loop(sampling_settings(settings))}
+    figures["device"] = artefact.device(place.device)
+    for name, distance in (("frechet_distance", frechet_distance), ("kernel_distance", kernel_distance)):
+        figures[name] = metrics[name]["dense"] | {"value": distance(features, real)}
+    of_models = {name: entry["value"] for name, entry in metrics["frechet_distance"].items() if name in SIDES}
+    figures["excess_ratio"] = excess_ratio(of_models | {"compressed": figures["frechet_distance"]["value"]})
+    pairs = {name: pair_metrics(samples_of(name, subjects, settings, place), made) for name in subjects.models}
+    return figures | {"pairs": pairs}
 
 
 def excess_ratio(distances: Mapping[str, float]) -> float | None:

@@ -11,7 +11,7 @@ from toolkit.core.noise import normal
 from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
 from toolkit.diffusion.objective import ends_and_between, noisy, target, timesteps_and_kind
-from toolkit.evaluation.image_maker import SampleConditions
+from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.models.autoencoder import open_autoencoder
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.folder import ModelFolder, load_scheduler

@@ -8,7 +8,9 @@ import numpy as np
 
 from toolkit.core.files import replacing
 from toolkit.core.progress import Progress, silent
-from toolkit.evaluation.image_maker import ImageMaker, SampleConditions, SamplingSettings
+from toolkit.evaluation.artefact import Artefact, SamplingSettings
+from toolkit.evaluation.image_maker import ImageMaker
+from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder
 
@@ -21,6 +23,7 @@ def sample_images(
     count: int,
     cache: Path,
     *,
+    artefact: Artefact | None = None,
     conditions: SampleConditions | None = None,
     device: str = "cpu",
     progress: Progress = silent,
@@ -28,11 +31,12 @@ def sample_images(
 ) -> np.ndarray:
     """``count`` images of the model, uint8 (N, H, W, C); finished shards are taken from ``cache`` and kept there.
 
-    ``conditions`` are the samples' classes or captions; without them classes are drawn from the samples' seeds.
+    ``artefact`` makes them in torch's place. ``conditions`` are the samples' classes or captions; without them classes
+    are drawn from the samples' seeds.
     Raises DtkError if the model makes values that are not finite.
     """
     shards = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
-    shards_made = _shards(model, plan, shards, cache, conditions, device, progress, work)
+    shards_made = _shards(model, plan, shards, cache, artefact, conditions, device, progress, work)
     return np.concatenate([shards_made[shard.start] for shard in shards])
 
 
@@ -52,7 +56,7 @@ def sample_share(
     index, processes = share
     starts = range(index * SHARD, count, processes * SHARD)
     shards = [range(start, min(start + SHARD, count)) for start in starts]
-    _shards(model, plan, shards, cache, conditions, device, progress, work)
+    _shards(model, plan, shards, cache, None, conditions, device, progress, work)
 
 
 def _shards(
@@ -60,6 +64,7 @@ def _shards(
     plan: SamplingSettings,
     shards: list[range],
     cache: Path,
+    artefact: Artefact | None,
     conditions: SampleConditions | None,
     device: str,
     progress: Progress,
@@ -67,12 +72,12 @@ def _shards(
 ) -> dict[int, np.ndarray]:
     """The images of these ranges of numbers by their first one: stored ones, and the others made and stored."""
     conditions = conditions or SampleConditions(find_conditioning(model), plan.seed)
-    folder = cache / "samples" / plan.key(model, conditions, device)[:16]
+    folder = cache / "samples" / plan.key(model, conditions, device, artefact)[:16]
     stored = {shard.start: _stored(folder / f"{shard.start:06}.npy", len(shard)) for shard in shards}
     loaded = {start: images for start, images in stored.items() if images is not None}
     done, total = sum(map(len, loaded.values())), sum(map(len, shards))
     progress(work, done, total)
-    maker = ImageMaker(model, plan, conditions, device) if done < total else None
+    maker = ImageMaker(model, plan, conditions, device, artefact) if done < total else None
     for shard in shards:
         if shard.start not in loaded and maker is not None:
             loaded[shard.start] = _shard(maker, shard, progress, (work, done, total))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.core import processes
 from toolkit.core.errors import DtkError
-from toolkit.core.files import read_json, write_json
+from toolkit.core.files import read_json, replacing, write_json
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.images import Images
 from toolkit.diffusion.guidance import check_guidance
 from toolkit.evaluation import similarity
+from toolkit.evaluation.artefact import Artefact
 from toolkit.evaluation.controls import fewer_steps
 from toolkit.evaluation.features import Extractor, open_extractor
 from toolkit.evaluation.grid import grid
 from toolkit.evaluation.judging import Judged, Resources, Subjects, judge
-from toolkit.evaluation.metrics import pair_metrics, real_metrics
+from toolkit.evaluation.metrics import artefact_metrics, pair_metrics, real_metrics
 from toolkit.evaluation.neighbours import nearest_training_images
 from toolkit.evaluation.prediction_error import prediction_errors
 from toolkit.evaluation.settings import EvaluateSettings
@@ -38,6 +42,7 @@ def evaluate(
     *,
     train: Images | None = None,
     extractor: Extractor | None = None,
+    artefacts: Sequence[Artefact] = (),
     device: str = "cpu",
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -45,7 +50,8 @@ def evaluate(
 
     ``reference`` must hold no image that was trained on. ``train`` holds those that recovery trained on: samples are
     compared with them, and the floor is taken from them if the reference is too small. ``extractor`` takes the place
-    of the one the settings name. Finished samples and features are kept in RUN/cache.
+    of the one the settings name. ``artefacts`` of the compressed model are judged as well. Finished samples and
+    features are kept in RUN/cache.
     Raises DtkError for too few reference images or models that do not match, MissingToolError without the extra
     ``metrics``. Under a launcher every process makes its share of the samples; the main one judges them and writes, the
     others return nothing.
@@ -56,10 +62,9 @@ def evaluate(
     similarity.check_installed()
     subjects = Subjects(dense, compressed, reference, train, extractor or open_extractor(settings.features, device))
     request = Request("evaluate", settings.model_dump(exclude={"batch_size"}), subjects.hashes())
-    if run.is_current(request):
-        earlier: dict[str, Any] = read_json(run.path / "evaluate" / "metrics.json")
-        return earlier
     place = Resources(run.path / "cache", device, progress)
+    if run.is_current(request):
+        return _with_artefacts(run, request, subjects, settings, place, artefacts)
     if processes.count() > 1:
         share_sampling(subjects, settings, place, join(device))
         if not processes.is_main():
@@ -73,6 +78,32 @@ def evaluate(
             metrics["nearest_training_images"] = record
             grid(rows).save(folder / "nearest.png")
         write_json(folder / "metrics.json", metrics)
+    return _with_artefacts(run, request, subjects, settings, place, artefacts)
+
+
+def _with_artefacts(
+    run: RunFolder,
+    request: Request,
+    subjects: Subjects,
+    settings: EvaluateSettings,
+    place: Resources,
+    artefacts: Sequence[Artefact],
+) -> dict[str, Any]:
+    """The stage's metrics; figures of artefacts that it does not hold yet are added, the others stay as they are."""
+    metrics: dict[str, Any] = read_json(run.path / "evaluate" / "metrics.json")
+    judged = metrics.get("artefacts", {})
+    new = [artefact for artefact in artefacts if judged.get(artefact.name, {}).get("sha256", "") != artefact.sha256]
+    if not new or not processes.is_main():
+        return metrics
+    started, record = time.monotonic(), run.require("evaluate", f"dtk evaluate {run.path}")
+    for artefact in new:
+        judged[artefact.name] = artefact_metrics(artefact, subjects, settings, place, metrics)
+    metrics["artefacts"] = judged
+    with replacing(run.path / "evaluate") as folder:
+        shutil.copytree(run.path / "evaluate", folder)
+        write_json(folder / "metrics.json", metrics)
+    seconds = record["seconds"] + time.monotonic() - started
+    run.finish(request, ("evaluate",), seconds=seconds, device=place.device, facts={"processes": record["processes"]})
     return metrics
 
 

@@ -83,7 +83,7 @@ def compress_recipe(
         "device": device,
         "prune": prune.model_dump(mode="json"),
         "recover": {name: flat[name] for name in flat.keys() & training} if recover else None,
-        **dict.fromkeys(("evaluate", "export", "profile", "handoff")),
+        **dict.fromkeys(recipe.LATER),
     }
     return recipe.make(values, "The options")
 

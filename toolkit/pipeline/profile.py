@@ -14,13 +14,13 @@ from profiles.opened import OpenRunners, Sources
 from profiles.settings import ProfileSettings
 from profiles.table import Table
 from toolkit.core.environment import machine, resolve_device, versions
-from toolkit.core.errors import DtkError
-from toolkit.core.files import files_sha256, read_json, value_sha256, write_json
+from toolkit.core.files import read_json, value_sha256, write_json
 from toolkit.core.numerics import TF32
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder
+from toolkit.pipeline.artefacts import engines_of, export_of
 from toolkit.runners.base import RunnerSpec, parse_runner, runner_reads
 
 
@@ -44,35 +44,15 @@ def profile(
     named = (*settings.runners, *([] if settings.baseline == "auto" else [settings.baseline]))
     reads = {runner_reads(parse_runner(text).name) for text in named}
     if reads & {"onnx", "engine"}:
-        inputs["export"] = value_sha256(_export_of(run, models)["outputs"])
+        inputs["export"] = value_sha256(export_of(run, models)["outputs"])
     if "engine" in reads:
-        inputs["tensorrt"] = value_sha256(_engines_of(run)["outputs"])
+        inputs["tensorrt"] = value_sha256(engines_of(run)["outputs"])
     request = Request(stage="profile", settings=settings.model_dump(mode="json"), inputs=inputs)
     if not run.is_current(request):
         with run.writing(request, device=device) as folder:
             write_json(folder / "profile.json", _measure(run.path, settings, models, inputs, device, progress))
     result: dict[str, Any] = read_json(run.path / "profile" / "profile.json")
     return result
-
-
-def _export_of(run: RunFolder, models: dict[str, ModelFolder]) -> dict[str, Any]:
-    command = f"dtk export {run.path}"
-    record = run.require("export", command)
-    stale = [name for name, model in models.items() if record["inputs"][name] != model.sha256]
-    if stale:
-        raise DtkError(f"The export in {run.path} is of another {' and another '.join(stale)} model.", do=command)
-    return record
-
-
-def _engines_of(run: RunFolder) -> dict[str, Any]:
-    command = f"dtk export {run.path} --trt"
-    record = run.require("tensorrt", command)
-    for name in ("dense", "compressed"):
-        exported = read_json(run.path / "export" / "onnx" / f"{name}.json")["sha256"]
-        built_from = read_json(run.path / "tensorrt" / f"{name}.json")["facts"]["onnx"]
-        if built_from != files_sha256(exported):
-            raise DtkError(f"The {name} engine in {run.path} is of another export.", do=command)
-    return record
 
 
 def _measure(

@@ -13,7 +13,7 @@ from profiles.settings import ProfileSettings
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import write_text
 from toolkit.core.settings import Settings
-from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.pruning.settings import PruneSettings
 from toolkit.recovery.settings import RecoverSettings
@@ -52,6 +52,7 @@ class Recipe(Settings):
     evaluate: EvaluateSettings | None = EvaluateSettings()
     export: ExportSettings | None = ExportSettings()
     profile: ProfileSettings | None = ProfileSettings()
+    verify: VerifySettings | None = None
     handoff: HandoffSettings | None = None
 
     def write(self, path: Path) -> None:
@@ -96,7 +97,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
         raise UsageError(f"Cannot read the value in {change!r}.", found=error) from error
 
 
-LATER = ("evaluate", "export", "profile", "handoff")
+LATER = ("evaluate", "export", "profile", "verify", "handoff")
 """The stages behind the model; their own hashes tell whether they are still current."""
 FREE = tuple(
     f"recover.{name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from profiles.settings import ProfileSettings
 from toolkit.core.errors import DtkError
 from toolkit.core.files import write_json
 from toolkit.core.run_folder import RunFolder
-from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.evaluation.features import open_extractor
+from toolkit.evaluation.judging import Resources, Subjects
+from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.models.autoencoder import image_shape
 from toolkit.models.folder import find_model
@@ -23,6 +25,8 @@ from toolkit.pipeline import handoff as handoff_stage
 from toolkit.pipeline import profile as profile_stage
 from toolkit.pipeline import prune as prune_stage
 from toolkit.pipeline import recover as recover_stage
+from toolkit.pipeline import verify as verify_stage
+from toolkit.pipeline.artefacts import deployed, find_artefact
 from toolkit.pipeline.best import Goal, best, with_best
 from toolkit.pipeline.job import Job, measured
 from toolkit.pipeline.resume import resume
@@ -73,9 +77,10 @@ def recover(job: Job) -> dict[str, Any]:
     )
 
 
-def evaluate(job: Job) -> dict[str, Any]:
-    """The evaluate stage."""
+def evaluate(job: Job, artefacts: Sequence[str] = ()) -> dict[str, Any]:
+    """The evaluate stage; ``artefacts`` are judged as well, such as openvino:bf16."""
     settings = job.recipe.evaluate or EvaluateSettings()
+    exported = [find_artefact(job.run, job.compressed, text) for text in artefacts]
     train, reference = job.images
     return evaluate_stage.evaluate(
         job.run,
@@ -84,6 +89,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         job.compressed,
         reference,
         train=train,
+        artefacts=exported,
         device=job.device,
         progress=job.progress,
     )
@@ -98,6 +104,16 @@ def export(job: Job) -> dict[str, Any]:
 def profile(job: Job) -> dict[str, Any]:
     """The profile stage."""
     return profile_stage.profile(job.run, _profile_settings(job), job.dense, job.compressed, progress=job.progress)
+
+
+def verify(job: Job) -> dict[str, Any]:
+    """The verify stage; it samples as the evaluation does."""
+    settings, sampling = job.recipe.verify or VerifySettings(), job.recipe.evaluate or EvaluateSettings()
+    artefact = find_artefact(job.run, job.compressed, settings.artefact or deployed(job.run))
+    extractor = open_extractor(sampling.features, job.device)
+    subjects = Subjects(job.dense, job.compressed, job.images[1], None, extractor)
+    place = Resources(job.run.path / "cache", job.device, job.progress)
+    return verify_stage.verify(job.run, settings, sampling, artefact, subjects, place)
 
 
 def _profile_settings(job: Job) -> ProfileSettings:
@@ -133,12 +149,13 @@ def handoff(job: Job) -> dict[str, Any]:
     return handoff_stage.handoff(job.run, job.recipe.handoff or HandoffSettings(), progress=job.progress)
 
 
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
+STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     "prune": prune,
     "recover": recover,
     "evaluate": evaluate,
     "export": export,
     "profile": profile,
+    "verify": verify,
     "handoff": handoff,
 }
 

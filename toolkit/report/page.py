@@ -33,7 +33,7 @@ def render(value: dict[str, Any], pictures: Mapping[str, bytes], recipe: str) ->
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {name: getattr(words, name) for name in ("duration", "machines", "places")}
+    environment.filters |= {name: getattr(words, name) for name in ("duration", "machines", "places", "verdict")}
     environment.filters |= {"launch_bound": launch_bound, "outlying": outlying, "refused": refused, "unclear": unclear}
     environment.globals |= {"charts": charts, "show": shower(value)}
     return environment.get_template("page.html.j2").render(

@@ -47,6 +47,7 @@ READERS: dict[str, Callable[[RunFolder], dict[str, Any]]] = {
     "evaluate": _file("evaluate", "metrics.json"),
     "export": lambda run: export_result(run.path / "export"),
     "profile": _file("profile", "profile.json"),
+    "verify": _file("verify", "verify.json"),
     "handoff": _file("handoff", "handoff.json"),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from toolkit.report.headline import launch_bound, refused, speed
+from toolkit.report.words import verdict
 
 SIZES = {"parameters": "params", "MACs": "macs", "bytes of weights": "weights_bytes"}
 """Rows of a table of sizes, and their names in profile.json."""
@@ -83,8 +84,29 @@ def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
     pairs = metrics["pairs"]
     psnr = "equal images" if pairs["psnr_db"] is None else f"PSNR {pairs['psnr_db']:.1f} dB"
     yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, {psnr}"
+    yield from artefacts(metrics)
     if "controls" in metrics:
         yield f"control: {metrics['controls']['verdict']}"
+
+
+def artefacts(metrics: dict[str, Any]) -> Iterator[Any]:
+    """What was exported and judged, if anything was."""
+    judged = metrics.get("artefacts")
+    if not judged:
+        return
+    columns = ("artefact", metrics["frechet_distance"]["dense"]["metric"], "beyond real, of dense", "PSNR to torch")
+    table = table_of("Deployed, from the same noise", *columns, "SSIM to dense")
+    for name, found in judged.items():
+        excess, pairs = found["excess_ratio"], found["pairs"]
+        psnr = pairs["compressed"]["psnr_db"]
+        table.add_row(
+            name,
+            f"{found['frechet_distance']['value']:.3f}",
+            "-" if excess is None else f"{excess:.2f}x",
+            "equal" if psnr is None else f"{psnr:.1f} dB",
+            f"{pairs['dense']['ssim']:.3f}",
+        )
+    yield table
 
 
 def parity(exported: dict[str, Any]) -> Iterator[Any]:
@@ -239,6 +261,11 @@ def loops(runners: dict[str, Any]) -> Iterator[Any]:
     yield table
 
 
+def verified(found: dict[str, Any]) -> Iterator[Any]:
+    """The answer of a verification in one line, for a log."""
+    yield verdict(found)
+
+
 def handed(manifest: dict[str, Any]) -> Iterator[Any]:
     """What a server gets."""
     yield f"Model repository for {manifest['container']}: `dtk serve RUN` runs it here."
@@ -250,6 +277,7 @@ STAGES = {
     "evaluate": evaluation,
     "export": parity,
     "profile": profile,
+    "verify": verified,
     "handoff": handed,
 }
 

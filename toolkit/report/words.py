@@ -61,6 +61,25 @@ def speed(faster: dict[str, Any]) -> str:
     return VERDICTS[faster["verdict"]].format(**faster)
 
 
+def verdict(found: dict[str, Any]) -> str:
+    """A verification in one line: the answer, by what it was decided, and if it was not, what would decide it."""
+    confidence, limit = 1 - found["alpha"], 1 + found["margin"]
+    excess = "not told from none" if found["ratio"] is None else f"{found['ratio']:.3f} times the dense model's"
+    bounds = "" if found["high"] is None else f" ({confidence:.0%} bounds {found['low']:.3f} and {found['high']:.3f})"
+    line = (
+        f"verify: {found['verdict'].upper()}: {found['artefact']}, excess over real images {excess}{bounds}, "
+        f"limit {limit:g}; {found['metric']}, {found['pairs']:,} pairs, {found['real']:,} real images, "
+        f"power {found['power']:.2f}"
+    )
+    if found["verdict"] != "inconclusive":
+        return line
+    pairs, real = found["pairs_to_decide"], found["real_to_decide"]
+    if pairs is None:
+        return f"{line}; it lies at the limit, and no number of images decides"
+    needed = f"{pairs:,} pairs" + (f" and {real:,} real images" if real > found["real"] else "")
+    return f"{line}; {needed} would decide an excess like this (power {found['power_requested']:g})"
+
+
 def machines(value: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """The machines of a report, each with the stages that ran there in words; no words if there was but one."""
     ran: dict[str, tuple[dict[str, Any], list[str]]] = {}
