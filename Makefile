@@ -83,7 +83,7 @@ $(SERVER)/.installed: $(VENV)/.installed constraints.txt
 	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps '$(PYTRITON)'
 	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(sed -n '/^tokenizers==/p' constraints.txt)"
 	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check 'numpy<2' \
-		"$$(sed -n '/^onnxruntime==/p' constraints.txt)"
+		"$$(sed -n '/^onnxruntime==/p' constraints.txt)" "$$(sed -n '/^openvino==/p' constraints.txt)"
 	touch $@
 
 $(OPTIMUM)/.installed: $(VENV)/.installed constraints.txt

@@ -84,7 +84,8 @@ def part(folder: Path, *built_for: str) -> dict[str, Any]:
 
 def opened_graph(folder: Path, entry: dict[str, Any], fallback: str = "refuse", told: Any = None) -> Any:
     warn = (lambda message: None) if told is None else told.append
-    return choice.open_graph(folder, entry, fallback, warn, batch=BATCH, device="cuda", device_id=0, threads=1)
+    step_graph = {"runtime": "tensorrt", "fallback": fallback}
+    return choice.open_graph(folder, entry, step_graph, warn, batch=BATCH, device="cuda", device_id=0, threads=1)
 
 
 def test_a_decoder_without_an_engine_is_onnx_runtimes_and_one_whose_engine_fails_only_where_that_is_allowed(

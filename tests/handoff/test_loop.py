@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 from onnx import TensorProto, helper
 
@@ -14,6 +16,7 @@ from toolkit.core.noise import sample_noise
 from toolkit.handoff.dtk_server.choice import Stepper
 from toolkit.handoff.dtk_server.loop import Loop
 from toolkit.handoff.dtk_server.onnxruntime_stepper import OnnxRuntimeStepper
+from toolkit.handoff.dtk_server.openvino_graph import OpenVINOGraph, OpenVINOStepper
 from toolkit.handoff.dtk_server.refusal import UnfitError
 from toolkit.handoff.dtk_server.request import Wish
 from toolkit.handoff.dtk_server.schedule import Schedule, Trajectory
@@ -70,6 +73,10 @@ def onnx_stepper(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Stepper:
     return OnnxRuntimeStepper(graph, device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)
 
 
+def openvino_stepper(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Stepper:
+    return OpenVINOStepper(graph, threads=1, dtype="fp32", image=SHAPE, batch=BATCH)
+
+
 def tensorrt_stepper(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Stepper:
     Gpu().install(monkeypatch)
     (graph.parent / "linear.plan").write_bytes(PLAN)
@@ -77,7 +84,7 @@ def tensorrt_stepper(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Stepper:
     return TensorRTStepper(graph.parent / "linear.plan", stored, device_id=0, image=SHAPE, batch=BATCH)
 
 
-@pytest.fixture(params=[onnx_stepper, tensorrt_stepper])
+@pytest.fixture(params=[onnx_stepper, openvino_stepper, tensorrt_stepper])
 def loop(request: pytest.FixtureRequest, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
     return Loop(request.param(graph, monkeypatch), schedule(), SHAPE, sample_noise)
 
@@ -122,3 +129,11 @@ def test_a_file_that_is_no_graph_is_said(tmp_path: Path) -> None:
     (tmp_path / "step.onnx").write_bytes(b"not a graph")
     with pytest.raises(UnfitError, match=r"cannot load step\.onnx"):
         OnnxRuntimeStepper(tmp_path / "step.onnx", device="cpu", device_id=0, threads=1, image=SHAPE, batch=BATCH)
+    with pytest.raises(UnfitError, match=r"OpenVINO .* cannot load step\.onnx"):
+        OpenVINOGraph(tmp_path / "step.onnx", threads=1)
+
+
+def test_openvino_computes_in_bfloat16_only_where_the_processor_does(graph: Path) -> None:
+    capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with contextlib.nullcontext() if capable else pytest.raises(UnfitError, match="neither AMX nor AVX512-BF16"):
+        OpenVINOGraph(graph, threads=1, dtype="bf16")

@@ -146,7 +146,7 @@ class HandoffOptions(TypedDict, total=False):
     to: Literal["triton"]
     name: str
     device: Literal["cpu", "gpu"]
-    runtime: Literal["onnxruntime", "tensorrt"]
+    runtime: Literal["onnxruntime", "openvino", "openvino:bf16", "tensorrt"]
     engines: tuple[str, ...]
     fallback: Literal["refuse", "onnxruntime"]
     instances: int

@@ -159,12 +159,15 @@ def handoff(
     to: Annotated[str | None, option("what serves", default="triton")] = None,
     device: Annotated[str | None, option("where the server computes: cpu or gpu", default="cpu")] = None,
     runtime: Annotated[
-        str | None, option("onnxruntime, or tensorrt: the engines of `dtk export --trt`", default="onnxruntime")
+        str | None,
+        option("onnxruntime, openvino[:bf16], or tensorrt: the engines of `dtk export --trt`", default="onnxruntime"),
     ] = None,
     engine: Annotated[
         list[Path] | None, option("an engine built on another machine, .json next to it; repeatable")
     ] = None,
-    fallback: Annotated[str | None, option("if no engine loads: refuse, or onnxruntime", default="refuse")] = None,
+    fallback: Annotated[
+        str | None, option("if the runtime cannot load it: refuse, or onnxruntime", default="refuse")
+    ] = None,
     instances: Annotated[int | None, option("copies of the model that work in parallel", default="1")] = None,
     threads: Annotated[int | None, option("processor threads of one copy", default="1")] = None,
     max_batch: Annotated[int | None, option("images of one batch", default="8")] = None,

@@ -105,7 +105,7 @@ def find_engines(run: Path, settings: HandoffSettings, graph: StepGraph) -> list
     Next to each engine of the step graph may lie those of the decoder and of the conditioner. Raises UsageError for
     settings that contradict each other, DtkError for an engine that does not fit.
     """
-    if settings.runtime == "onnxruntime":
+    if settings.runtime != "tensorrt":
         if settings.engines:
             raise UsageError("Only --runtime tensorrt carries engines.", found=f"runtime {settings.runtime}")
         return []

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from toolkit.core.environment import installed_version, machine, versions
-from toolkit.core.errors import MissingToolError
+from toolkit.core.errors import DtkError, MissingToolError, UsageError
 from toolkit.core.files import folder_sha256, write_json
 from toolkit.core.noise import sample_noise
 from toolkit.handoff.components import Part
-from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION
+from toolkit.handoff.dtk_server.manifest import FILE, SCHEMA_VERSION, check_image
 from toolkit.handoff.dtk_server.png import COLOUR_TYPES, encode
+from toolkit.handoff.dtk_server.refusal import UnfitError
 from toolkit.handoff.dtk_server.serving import Service
 from toolkit.handoff.engines import Engine, entries, requirements
 from toolkit.handoff.repository import GPU, REPOSITORY, write_deployment
@@ -40,6 +41,32 @@ def onnxruntime_version() -> str:
     return installed[0]
 
 
+def openvino_version(settings: HandoffSettings) -> str:
+    """The installed version of OpenVINO. Raises MissingToolError for none, UsageError if a GPU is to compute."""
+    if settings.device != "cpu":
+        raise UsageError("OpenVINO computes on the processor.", found=f"device {settings.device}", expected="cpu")
+    installed = installed_version("openvino")
+    if installed is None:
+        raise MissingToolError(f"--runtime {settings.runtime} needs OpenVINO.", do='pip install ".[openvino]"')
+    return installed
+
+
+def check_here(version: Path, manifest: dict[str, Any], threads: int) -> None:
+    """Raise DtkError if the server's own code does not make the known image here, in the runtime it is to have."""
+    strict = manifest | {"step_graph": manifest["step_graph"] | {"fallback": "refuse"}}
+    try:
+        service = Service(version, strict, sample_noise, device="cpu", device_id=0, threads=threads)
+        image = service.known_image(manifest["expected"]["seed"], manifest["expected"]["steps"])
+        check_image(image, version.parent, manifest)
+    except UnfitError as unfit:
+        runtime = manifest["step_graph"]["runtime"]
+        raise DtkError(
+            f"The runtime {runtime} does not serve this model here.",
+            found=unfit,
+            do="choose another --runtime, or hand off on a processor like the server's",
+        ) from unfit
+
+
 def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> None:
     """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG if it can be."""
     everywhere = manifest | {"step_graph": manifest["step_graph"] | {"runtime": "onnxruntime"}}
@@ -60,6 +87,7 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Write the files around the repository, then handoff.json: once for people, once next to the model it checks."""
     packages = {"onnxruntime": onnxruntime_version()}
+    packages |= {"openvino": openvino_version(settings)} if settings.runtime.startswith("openvino") else {}
     packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizers else {}
     write_deployment(folder, _words(settings, packages, engines))
     manifest: dict[str, Any] = {
@@ -102,6 +130,8 @@ def write_manifest(
         "made_with": versions() | {"machine": machine()},
     }
     store_known_image(version, manifest, settings.threads)
+    if "openvino" in packages:
+        check_here(version, manifest, settings.threads)
     manifest["files"] = folder_sha256(folder)
     write_json(folder / FILE, manifest)
     shutil.copyfile(folder / FILE, version / FILE)
@@ -117,7 +147,8 @@ def _part(part: Part | None, engines: Sequence[Engine]) -> dict[str, Any] | None
 
 def tolerance(settings: HandoffSettings, graph: StepGraph) -> int:
     """How far the known image may be off: as the settings say, else by the precision of the step graph."""
-    by_dtype = TOLERANCES.get(graph.description.get("dtype", "fp32"), TOLERANCES["fp32"])
+    computed_in = settings.runtime.partition(":")[2] or graph.description.get("dtype", "fp32")
+    by_dtype = TOLERANCES.get(computed_in, TOLERANCES["fp32"])
     return by_dtype if settings.tolerance is None else settings.tolerance
 
 

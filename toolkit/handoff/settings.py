@@ -18,14 +18,14 @@ class HandoffSettings(Settings):
     to: Literal["triton"] = "triton"
     name: str = Field(default="sampler", pattern=r"^[a-z][a-z0-9_]*$", description="the model's name on the server")
     device: Literal["cpu", "gpu"] = "cpu"
-    runtime: Literal["onnxruntime", "tensorrt"] = Field(
-        default="onnxruntime", description="tensorrt: an engine, on gpu"
+    runtime: Literal["onnxruntime", "openvino", "openvino:bf16", "tensorrt"] = Field(
+        default="onnxruntime", description="openvino: on cpu, also in bfloat16; tensorrt: an engine, on gpu"
     )
     engines: tuple[Path, ...] = Field(
         default=(), description="more engines of this step graph, built on other machines"
     )
     fallback: Literal["refuse", "onnxruntime"] = Field(
-        default="refuse", description="what happens if no engine can be loaded: no server, or the ONNX file instead"
+        default="refuse", description="what happens if the runtime cannot load it: no server, or ONNX Runtime instead"
     )
     instances: int = Field(default=1, ge=1, description="copies of the model that work side by side on each device")
     threads: int = Field(default=1, ge=1, description="processor threads of one instance")

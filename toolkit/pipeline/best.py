@@ -25,7 +25,7 @@ def best(run: Path, profile: dict[str, Any], goal: Goal) -> Choice:
     measured.
     """
     cells = sorted(_cells(profile, goal), key=lambda cell: cell["latency_ms"] / cell["batch"])
-    chosen = next((cell for cell in cells if _runtime(cell["runner"])), None)
+    chosen = next((cell for cell in cells if _runtime(cell)), None)
     if chosen is None:
         raise DtkError(
             f"Nothing that was measured can be handed off for {goal}.",
@@ -50,7 +50,7 @@ def with_best(recipe: Recipe, run: Path, choice: Choice, device: str) -> Recipe:
         "trt": of_engine,
     }
     handed = {
-        "runtime": _runtime(choice["runner"]),
+        "runtime": _runtime(choice),
         "device": "gpu" if device.startswith("cuda") else "cpu",
         "max_batch": batch,
     }
@@ -78,11 +78,11 @@ def _runtimes() -> tuple[str, ...]:
     return runtimes
 
 
-def _runtime(runner: str) -> str | None:
-    """The server's runtime that runs what this runner does, None if there is none."""
-    spec = parse_runner(runner)
-    reads = runner_reads(spec.name)
-    name = "tensorrt" if reads == "engine" else spec.name
-    if spec.dtype == "tf32" and reads == "onnx":  # a server's session rounds nothing
+def _runtime(cell: Choice) -> str | None:
+    """The server's runtime that runs what this cell's runner does, None if there is none."""
+    name = parse_runner(cell["runner"]).name
+    reads = runner_reads(name)
+    if cell["dtype"] == "tf32" and reads == "onnx":  # a server's session rounds nothing
         return None
-    return name if name in _runtimes() else None
+    names = (f"{name}:{cell['dtype']}", "tensorrt" if reads == "engine" else name)
+    return next((runtime for runtime in names if runtime in _runtimes()), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
@@ -12,12 +12,14 @@ import numpy as np
 from .graph import OnnxRuntimeGraph
 from .manifest import inside
 from .onnxruntime_stepper import OnnxRuntimeStepper
+from .openvino_graph import OpenVINOGraph, OpenVINOStepper
 from .refusal import UnfitError
 from .tensorrt_engine import TensorRTGraph
 from .tensorrt_stepper import TensorRTStepper
 
 T = TypeVar("T")
 Warn = Callable[[str], None]
+Graph = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class Stepper(Protocol):
@@ -43,57 +45,66 @@ def open_stepper(
 ) -> Stepper:
     """The stepper of ``stored``, the manifest's: for TensorRT the first engine that this GPU takes.
 
-    Where none can be loaded, ONNX Runtime takes its place if the manifest allows it, and ``warn`` is called. Raises
-    UnfitError, naming each engine and its reason, if it does not.
+    If the runtime cannot load it, ONNX Runtime takes its place where the manifest allows that, and ``warn`` is called.
+    Raises UnfitError, with each reason, where it does not.
     """
-    path = inside(version, PurePosixPath(stored["file"]))
-    if stored["runtime"] == "tensorrt":
-        options: dict[str, Any] = {"device_id": device_id, "batch": batch, "weights": path}
-        stepper = _first_engine(
-            version, stored["engines"], stored["fallback"], warn, partial(TensorRTStepper, image=image, **options)
-        )
-        if stepper is not None:
-            return stepper
-    return OnnxRuntimeStepper(path, device=device, device_id=device_id, threads=threads, image=image, batch=batch)
+    path, shape = inside(version, PurePosixPath(stored["file"])), {"image": image, "batch": batch}
+    runtime, _, dtype = stored["runtime"].partition(":")
+    stepper: Stepper | None = None
+    if runtime == "tensorrt":
+        engine = partial(TensorRTStepper, device_id=device_id, weights=path, **shape)
+        stepper = _first_engine(version, stored["engines"], stored["fallback"], warn, engine)
+    elif runtime == "openvino":
+        attempt = partial(OpenVINOStepper, path, threads=threads, dtype=dtype or "fp32", **shape)
+        stepper = _first([(path.name, attempt)], "OpenVINO cannot serve", stored["fallback"], warn)
+    return stepper or OnnxRuntimeStepper(path, device=device, device_id=device_id, threads=threads, **shape)
 
 
 def open_graph(
     version: Path,
     part: Mapping[str, Any],
-    fallback: str,
+    step_graph: Mapping[str, Any],
     warn: Warn,
     *,
     batch: int,
     device: str,
     device_id: int,
     threads: int,
-) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """The decoder or conditioner ``part`` of the manifest: the first of its engines that this GPU takes.
+) -> Graph:
+    """The decoder or conditioner ``part`` of the manifest, in the runtime of its ``step_graph``, OpenVINO in float32.
 
-    ONNX Runtime computes one that was handed off without an engine, and, if ``fallback`` allows it, one whose engines
-    cannot be loaded. Raises UnfitError if it does not.
+    ONNX Runtime computes one that was handed off without an engine for TensorRT, and, if the manifest allows it, one
+    that the runtime cannot load. Raises UnfitError if it does not.
     """
-    path = inside(version, PurePosixPath(part["file"]))
+    path, fallback = inside(version, PurePosixPath(part["file"])), step_graph["fallback"]
+    graph: Graph | None = None
     if part.get("engines"):
-        options: dict[str, Any] = {"device_id": device_id, "batch": batch, "weights": path}
-        graph = _first_engine(version, part["engines"], fallback, warn, partial(TensorRTGraph, **options))
-        if graph is not None:
-            return graph
-    return OnnxRuntimeGraph(path, device=device, device_id=device_id, threads=threads)
+        engine = partial(TensorRTGraph, device_id=device_id, batch=batch, weights=path)
+        graph = _first_engine(version, part["engines"], fallback, warn, engine)
+    elif step_graph["runtime"].startswith("openvino"):
+        attempt = partial(OpenVINOGraph, path, threads=threads)
+        graph = _first([(path.name, attempt)], "OpenVINO cannot serve", fallback, warn)
+    return graph or OnnxRuntimeGraph(path, device=device, device_id=device_id, threads=threads)
 
 
 def _first_engine(
     version: Path, engines: Sequence[Mapping[str, Any]], fallback: str, warn: Warn, open_engine: Callable[..., T]
 ) -> T | None:
     """The first engine that can be loaded, None if none can and ONNX Runtime may serve instead."""
+    paths = [inside(version, PurePosixPath(engine["file"])) for engine in engines]
+    attempts = [(path.name, partial(open_engine, path, engine)) for path, engine in zip(paths, engines, strict=True)]
+    return _first(attempts, "No TensorRT engine can be loaded", fallback, warn)
+
+
+def _first(attempts: Iterable[tuple[str, Callable[[], T]]], refusal: str, fallback: str, warn: Warn) -> T | None:
+    """What the first attempt that fits returns, None if none does and ONNX Runtime may serve instead."""
     reasons = []
-    for engine in engines:
-        path = inside(version, PurePosixPath(engine["file"]))
+    for name, attempt in attempts:
         try:
-            return open_engine(path, engine)
+            return attempt()
         except UnfitError as unfit:
-            reasons.append(f"{path.name}: {unfit}")
-    refusal = f"No TensorRT engine can be loaded: {' '.join(reasons) or 'there is none.'}"
+            reasons.append(f"{name}: {unfit}")
+    refusal = f"{refusal}: {' '.join(reasons) or 'there is none.'}"
     if fallback != "onnxruntime":
         raise UnfitError(f"{refusal} The handoff allows no other runtime (fallback: {fallback}).")
     warn(f"{refusal} ONNX RUNTIME SERVES INSTEAD, as the handoff allows: expect another latency.")

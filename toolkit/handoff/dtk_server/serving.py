@@ -41,7 +41,7 @@ class Service:
         graphs: Any = partial(
             open_graph,
             version,
-            fallback=stored["step_graph"]["fallback"],
+            step_graph=stored["step_graph"],
             warn=warn,
             batch=self.limits.max_batch,
             **place,
