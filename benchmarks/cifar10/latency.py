@@ -39,7 +39,7 @@ def measure(name: str, work: Path, results: Path, pieces: Pieces, *, device: str
 def profiled(
     name: str, dtype: str, runners: Sequence[str], work: Path, pieces: Pieces, *, device: str, toy: bool
 ) -> dict[str, Any]:
-    """The profile of one shape, dense and three quarters as wide, in ``runners``; WORK keeps what was finished of it."""
+    """The profile of one shape, dense and three quarters as wide, in ``runners``; WORK keeps what was finished."""
     run, batches = compressed_run(name, work, pieces, device=device, toy=toy), (1, 2) if toy else BATCHES[name]
     reads = {runner_reads(runner) for runner in runners}
     if reads - {"model"}:
