@@ -72,7 +72,7 @@ def write_graph(model: ModelFolder, path: Path, batch: int) -> dict[str, torch.T
                 opset_version=OPSET,
                 dynamo=False,
             )
-    error = float(relative_errors(expected, Session(path)(inputs)).max())
+    error = float(relative_errors(expected, Session(path)(inputs)["prediction"]).max())
     if not error <= TOLERANCES["fp32"]:
         raise DtkError(f"{path} does not compute what torch computes.", found=f"relative error {error:.3g}")
     np.save(path.with_suffix(".expected.npy"), expected.numpy())
@@ -103,7 +103,8 @@ def _timed(models: dict[str, ModelFolder], folder: Path, batch: int) -> dict[str
         graph = folder / f"{name}.onnx"
         if not graph.is_file():
             inputs = write_graph(model, graph, batch)
-            np.savez(folder / "inputs.npz", **{key: tensor.numpy() for key, tensor in inputs.items()})
+            arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in inputs.items()}
+            np.savez(folder / "inputs.npz", **arrays)
         if os.environ.get("DTK_TRT86") and not graph.with_suffix(".plan").is_file():
             write_json(folder / f"{name}-build.json", _worker("build", graph, graph.with_suffix(".plan")))
     if not os.environ.get("DTK_TRT86"):

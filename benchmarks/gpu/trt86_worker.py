@@ -8,10 +8,14 @@ both engines in turns, call by call, and each again as a CUDA graph. The graph i
 8.6.0 is weakly typed; the tactics of cuBLAS and cuDNN are off, whose libraries are not carried.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorrt as trt
@@ -23,7 +27,7 @@ WARM_UPS = 30
 class Driver:
     """The driver's calls that are needed; each raises RuntimeError with its name if it fails."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.library = ctypes.CDLL("libcuda.so.1")
         self("cuInit", 0)
         device, context = ctypes.c_int(), ctypes.c_void_p()
@@ -33,25 +37,25 @@ class Driver:
         self.stream = ctypes.c_void_p()
         self("cuStreamCreate", ctypes.byref(self.stream), 1)
 
-    def __call__(self, name, *arguments):
+    def __call__(self, name: str, *arguments: Any) -> None:
         code = getattr(self.library, name)(*arguments)
         if code:
             raise RuntimeError(f"{name} failed with {code}")
 
-    def uploaded(self, array):
+    def uploaded(self, array: np.ndarray) -> int:
         """The address of a copy on the device."""
         address = ctypes.c_uint64()
         self("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(array.nbytes))
         self("cuMemcpyHtoD_v2", address, array.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(array.nbytes))
         return address.value
 
-    def downloaded(self, array, address):
+    def downloaded(self, array: np.ndarray, address: int) -> np.ndarray:
         """``array``, filled from the device."""
         into = array.ctypes.data_as(ctypes.c_void_p)
         self("cuMemcpyDtoH_v2", into, ctypes.c_uint64(address), ctypes.c_size_t(array.nbytes))
         return array
 
-    def elapsed_ms(self, call):
+    def elapsed_ms(self, call: Callable[[], None]) -> float:
         """Time on the device of what ``call`` enqueues."""
         events = [ctypes.c_void_p(), ctypes.c_void_p()]
         for event in events:
@@ -66,7 +70,7 @@ class Driver:
             self("cuEventDestroy_v2", event)
         return elapsed.value
 
-    def captured(self, call):
+    def captured(self, call: Callable[[], None]) -> Callable[[], None]:
         """A call that replays what ``call`` enqueues, as a CUDA graph."""
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
         self("cuStreamBeginCapture_v2", self.stream, 1)
@@ -79,7 +83,7 @@ class Driver:
 class Engine:
     """An engine of fixed shapes with its inputs on the device."""
 
-    def __init__(self, driver, logger, path, inputs):
+    def __init__(self, driver: Driver, logger: Any, path: str, inputs: dict[str, np.ndarray]) -> None:
         self.driver, runtime = driver, trt.Runtime(logger)
         self.runtime, self.engine = runtime, runtime.deserialize_cuda_engine(Path(path).read_bytes())
         if self.engine is None:
@@ -95,12 +99,12 @@ class Engine:
             if not is_input:
                 self.output, self.address = array, address
 
-    def __call__(self):
+    def __call__(self) -> None:
         if not self.context.execute_async_v3(self.driver.stream.value):
             raise RuntimeError("the engine could not be enqueued")
 
 
-def build(graph, plan):
+def build(graph: str, plan: str) -> dict[str, Any]:
     """Build an engine of a float32 graph of fixed shapes, half precision allowed."""
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
@@ -121,21 +125,21 @@ def build(graph, plan):
     return {"plan_bytes": len(bytes(serialized)), "tensorrt": trt.__version__}
 
 
-def time(inputs, rounds, *plans):
+def time(inputs: str, rounds: str, *plans: str) -> dict[str, Any]:
     """Both engines in turns; their outputs next to the plans (.npy)."""
     driver, logger = Driver(), trt.Logger(trt.Logger.WARNING)
     trt.init_libnvinfer_plugins(logger, "")
     stored = dict(np.load(inputs))
     engines = {Path(plan).stem: Engine(driver, logger, plan, stored) for plan in plans}
-    calls = {name: {"stream": engine} for name, engine in engines.items()}
+    calls: dict[str, dict[str, Callable[[], None]]] = {name: {"stream": one} for name, one in engines.items()}
     for name, engine in engines.items():
         for _ in range(WARM_UPS):
             engine()
         driver("cuStreamSynchronize", driver.stream)
         calls[name]["graph"] = driver.captured(engine)
-    found = {name: {} for name in engines}
+    found: dict[str, Any] = {name: {} for name in engines}
     for kind in ("stream", "graph"):
-        taken = {name: [] for name in engines}
+        taken: dict[str, list[float]] = {name: [] for name in engines}
         for number in range(WARM_UPS + int(rounds)):
             for name in engines:
                 elapsed = driver.elapsed_ms(calls[name][kind])
@@ -149,4 +153,5 @@ def time(inputs, rounds, *plans):
 
 
 if __name__ == "__main__":
-    print(json.dumps({"build": build, "time": time}[sys.argv[1]](*sys.argv[2:]), default=float))
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {"build": build, "time": time}
+    print(json.dumps(verbs[sys.argv[1]](*sys.argv[2:]), default=float))

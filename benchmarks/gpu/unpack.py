@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 HERE = Path(__file__).resolve().parent
 START = """#!/bin/sh
@@ -44,10 +45,11 @@ def main(folder: Path) -> None:
     print(f"{manifest['kind']} lies in {folder}")
 
 
-def decode(parts, target) -> None:
+def decode(parts: list[Path], target: BinaryIO) -> None:
     """The archive of these parts, by the command zstd or by the wheel backports.zstd."""
     if shutil.which("zstd"):
         process = subprocess.Popen(["zstd", "-q", "-d", "--long=31", "-c"], stdin=subprocess.PIPE, stdout=target)
+        assert process.stdin is not None
         for part in parts:
             process.stdin.write(part.read_bytes())
         process.stdin.close()
