@@ -104,12 +104,13 @@ def _write_stand_ins(library: Path, folder: Path) -> None:
         exports.write_text(f"{name} {{ global: {' '.join(f'{symbol};' for symbol in symbols)} local: *; }};\n")
         options = ["-shared", "-fPIC", f"-Wl,-soname,{name}", f"-Wl,--version-script={exports}"]
         subprocess.run(["gcc", *options, "-o", folder / name, code], check=True)
-        code.unlink(), exports.unlink()
+        code.unlink()
+        exports.unlink()
 
 
 def _cut(source: Path, out: Path, part_bytes: int) -> list[str]:
     """``source`` as a compressed archive in parts; returns their names in order."""
-    names = []
+    names: list[str] = []
     tar = subprocess.Popen(["tar", "-C", source, "--sort=name", "-cf", "-", "."], stdout=subprocess.PIPE)
     packed = subprocess.Popen(["zstd", "-q", "-9", "--long=31", "-T0", "-c"], stdin=tar.stdout, stdout=subprocess.PIPE)
     assert packed.stdout is not None

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cifar10.shapes import write_shape
-from benchmarks.gpu import pieces, process
+from benchmarks.gpu import pieces, process, table
 from benchmarks.gpu import trt86 as older
 from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.pack import pack
@@ -41,11 +41,8 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         return {1: 0, 2: 134, 3: MORE if ran.count("third") == 1 else 0}[number]
 
     few_pieces = {n: Piece(name, lambda study: {}) for n, name in enumerate(("first", "second", "third"), start=1)}
-    for module in (pieces, process):
-        if hasattr(module, "numbered"):
-            monkeypatch.setattr(module, "numbered", lambda: few_pieces)
-    for name in ("benchmarks.gpu.__main__.numbered", "benchmarks.gpu.table.numbered"):
-        monkeypatch.setattr(name, lambda: few_pieces)
+    monkeypatch.setattr("benchmarks.gpu.__main__.numbered", lambda: few_pieces)
+    monkeypatch.setattr(table, "numbered", lambda: few_pieces)
     monkeypatch.setattr(process, "_ended", ended)
     monkeypatch.setattr(process.subprocess, "Popen", lambda command, **options: command)
     return ran

@@ -213,6 +213,10 @@ def test_a_build_over_its_budget_begins_again_at_a_lower_level_and_the_level_is_
     clock, levels = [0.0], []
 
     class Slow(Builder):
+        def create_builder_config(self) -> Config:
+            self.config = Config(self.config.names)
+            return self.config
+
         def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
             levels.append(config.builder_optimization_level)
             config.progress_monitor.phase_start("all", None, 10 * levels[-1])
