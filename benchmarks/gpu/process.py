@@ -25,8 +25,7 @@ def run_piece(number: int, piece: Piece, target: Path, work: Path, results: Path
     command = [sys.executable, "-m", "benchmarks.gpu", "piece", str(number), "--minutes", f"{left_s / 60:.2f}"]
     command += ["--work", str(work), "--results", str(results), *(["--toy"] if toy else [])]
     started = time.monotonic()
-    with log.open("w", encoding="utf-8") as stream:
-        code = _ended(subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT), left_s + GRACE_S)
+    code = ended(command, log, left_s + GRACE_S)
     if code == MORE:
         return False
     told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -39,16 +38,15 @@ def run_piece(number: int, piece: Piece, target: Path, work: Path, results: Path
     return True
 
 
-def _ended(process: subprocess.Popen[bytes], limit_s: float) -> int:
-    """The exit code; MORE for a process that had to be stopped."""
-    try:
-        return process.wait(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        for stop in (signal.SIGINT, signal.SIGKILL):
-            process.send_signal(stop)
+def ended(command: list[str], log: Path, limit_s: float) -> int:
+    """Run ``command``, all it says in ``log``; its exit code, MORE if it had to be stopped."""
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        for stop, patience_s in ((signal.SIGINT, limit_s), (signal.SIGKILL, GRACE_S)):
             try:
-                process.wait(timeout=GRACE_S)
-                break
+                code = process.wait(timeout=patience_s)
+                return code if stop is signal.SIGINT else MORE
             except subprocess.TimeoutExpired:
-                continue
-        return MORE
+                process.send_signal(stop)
+        process.wait()
+    return MORE

@@ -33,18 +33,16 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Three pieces, of which the second fails and the third is stopped once; what was run."""
     ran: list[str] = []
 
-    def ended(started: Any, limit_s: float) -> int:
-        number = int(started[started.index("piece") + 1])
+    def ended(command: list[str], log: Path, limit_s: float) -> int:
+        number = int(command[command.index("piece") + 1])
         ran.append(few_pieces[number].name)
-        log = tmp_path / "work" / "logs" / f"{few_pieces[number].file(number)}.log"
         log.write_text("[x] 50 %\n" + ('{"found": 1}' if number != 2 else "CUDA error: an illegal memory access"))
         return {1: 0, 2: 134, 3: MORE if ran.count("third") == 1 else 0}[number]
 
     few_pieces = {n: Piece(name, lambda study: {}) for n, name in enumerate(("first", "second", "third"), start=1)}
     monkeypatch.setattr("benchmarks.gpu.__main__.numbered", lambda: few_pieces)
     monkeypatch.setattr(table, "numbered", lambda: few_pieces)
-    monkeypatch.setattr(process, "_ended", ended)
-    monkeypatch.setattr(process.subprocess, "Popen", lambda command, **options: command)
+    monkeypatch.setattr(process, "ended", ended)
     return ran
 
 
@@ -60,6 +58,17 @@ def test_pieces_are_kept_as_they_come_and_the_same_command_goes_on(few: list[str
     assert "2. second: failed (134): CUDA error: an illegal memory access" in finished.output
     command("run", 2, *places)
     assert few[-1] == "second", "a piece that is named is run again"
+
+
+def test_a_process_that_does_not_end_in_time_goes_on_another_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_S", 0.2)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    for program, limit_s, code in (("raise SystemExit(3)", 60, 3), (deaf, 0.2, MORE)):
+        assert process.ended([sys.executable, "-c", program], tmp_path / "log", limit_s) == code
 
 
 def test_without_minutes_nothing_is_begun(few: list[str], tmp_path: Path) -> None:
