@@ -12,7 +12,7 @@ from exporters.engine_cache import CachedEngine, EngineCache, cache_folder
 from exporters.engine_config import profile_shapes
 from exporters.precision import prove
 from exporters.settings import ExportSettings
-from exporters.tensorrt import WORK, build_plan, collecting_logger, layer_information, parse
+from exporters.tensorrt import WORK, OverBudgetError, build_plan, collecting_logger, layer_information, parse
 from toolkit.core.files import files_sha256, value_sha256, write_json
 from toolkit.core.progress import Progress
 from toolkit.runners.tensorrt_api import TensorRT, driver_version, gpu_facts, has_gpu
@@ -106,9 +106,16 @@ def _build(
     builder = api.module.Builder(logger)
     network = parse(api, onnx, builder, logger)
     shapes = profile_shapes(description["inputs"], settings.batch, items)
-    started = time.monotonic()
-    plan = build_plan(api, network, builder, logger, shapes, settings.engine, timings(api), progress)
-    return plan, {"build_s": round(time.monotonic() - started, 2), "driver": driver_version()}
+    for level in range(settings.engine.level, -1, -1):
+        engine, started = settings.engine.model_copy(update={"level": level}), time.monotonic()
+        try:
+            plan = build_plan(api, network, builder, logger, shapes, engine, timings(api), progress)
+        except OverBudgetError:
+            if level == 0:
+                raise
+            continue
+        break
+    return plan, {"build_s": round(time.monotonic() - started, 2), "level": level, "driver": driver_version()}
 
 
 def _proof(api: TensorRT, onnx: Path, description: dict[str, Any], engine: CachedEngine) -> dict[str, Any]:

@@ -55,6 +55,9 @@ class EngineSettings(Settings):
     compute_capability: tuple[str, ...] = ()
     level: int = Field(default=3, ge=0, le=5)
     workspace_mib: int | None = Field(default=None, ge=1)
+    build_budget_s: float | None = Field(
+        default=None, gt=0, description="a build that takes longer is begun again at a lower level"
+    )
     tf32: bool = Field(default=False, description="float32 products with 10 bits of mantissa: faster, less exact")
     one_per_shape: bool = Field(default=False, description="also an engine for each single batch size of min:opt:max")
     hardware_compatible: Literal["none", "capability", "ampere"] = Field(

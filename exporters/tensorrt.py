@@ -6,6 +6,8 @@ Networks are strongly typed: the types of the ONNX graph are the types of the en
 from __future__ import annotations
 
 import json
+import time
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ from toolkit.core.progress import Progress
 from toolkit.runners.tensorrt_api import TensorRT
 
 WORK = "build engine"
+
+
+class OverBudgetError(DtkError):
+    """A build took longer than it was allowed to."""
 
 
 def parse(api: TensorRT, onnx: Path, builder: Any, logger: Any) -> Any:
@@ -48,7 +54,8 @@ def build_plan(
     """The serialized engine of ``network`` for a range of shapes.
 
     ``timing_cache`` is read and rewritten by TensorRT; TensorRT for RTX times nothing when it builds. Raises UsageError
-    for settings that this TensorRT does not know, DtkError if the build fails, KeyboardInterrupt if it was interrupted.
+    for settings that this TensorRT does not know, DtkError if the build fails, OverBudgetError if it takes longer than
+    the settings allow, KeyboardInterrupt if it was interrupted.
     """
     config = builder.create_builder_config()
     configure(api, config, settings)
@@ -59,11 +66,17 @@ def build_plan(
     cached = timing_cache.read_bytes() if timing_cache and timing_cache.is_file() else b""
     if not api.rtx:
         config.set_timing_cache(config.create_timing_cache(cached), False)
-    monitor = progress_monitor(api, progress)
+    monitor = progress_monitor(api, progress, settings.build_budget_s)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
+    if plan is None and monitor.over_budget:
+        raise OverBudgetError(
+            f"An engine takes longer to build than {settings.build_budget_s:g} s.",
+            found=f"optimisation level {settings.level}",
+            do="a longer --build-budget-s",
+        )
     if plan is None:
         raise DtkError(
             f"{api.package} {api.version} could not build an engine.",
@@ -106,14 +119,15 @@ def collecting_logger(api: TensorRT) -> Any:
     return Collecting()
 
 
-def progress_monitor(api: TensorRT, progress: Progress) -> Any:
-    """Tells ``progress`` how far the outermost phase is; a Ctrl-C ends the build at its next step."""
+def progress_monitor(api: TensorRT, progress: Progress, budget_s: float | None = None) -> Any:
+    """Tells ``progress`` how far the outermost phase is; a Ctrl-C or the budget ends a build at its next step."""
     trt = api.module
+    end = inf if budget_s is None else time.monotonic() + budget_s
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
+            self.interrupted = self.over_budget = False
             self.outermost: tuple[str, int] | None = None
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
@@ -124,7 +138,8 @@ def progress_monitor(api: TensorRT, progress: Progress) -> Any:
         def step_complete(self, name: str, step: int) -> bool:
             if self.outermost and name == self.outermost[0]:
                 self._tell(step + 1)
-            return not self.interrupted
+            self.over_budget = time.monotonic() > end
+            return not (self.interrupted or self.over_budget)
 
         def phase_finish(self, name: str) -> None:
             if self.outermost and name == self.outermost[0]:

@@ -5,6 +5,7 @@ Latency needs no training, so the widths alone decide. The whole 50-step loop is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import yaml
 
 from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.shapes import write_shape
+from exporters.settings import NEWEST_OPSET
 from toolkit.core.files import read_json, write_json
-from toolkit.runners.base import unavailable
+from toolkit.runners.base import runner_reads, unavailable
 
-BATCHES = {"cifar10-32": (1, 16, 64, 256), "lsun-256": (1, 4, 16), "ldm4-64": (1, 8, 32)}
+DEFAULT = "default"  # the embedded model, besides the paper's shapes
+BATCHES = {DEFAULT: (1, 16, 64, 256), "cifar10-32": (1, 16, 64, 256), "lsun-256": (1, 4, 16), "ldm4-64": (1, 8, 32)}
 DTYPES = {
     "fp32": ("torch", "onnxruntime"),
     "bf16": ("torch", "compile", "cudagraph"),
@@ -26,23 +29,46 @@ DTYPES = {
 
 def measure(name: str, work: Path, results: Path, pieces: Pieces, *, device: str, toy: bool) -> None:
     """Profile one shape in every dtype into ``results/cifar10-latency-NAME-DTYPE.json``; finished ones are kept."""
-    dense = write_shape(name, work / "shapes" / name, toy)
-    run = work / "latency" / name
-    options = ["--data", _noise(dense, work / "shapes" / f"{name}.npz"), "--device", device, "--calibration-images", 2]
-    widths = ["--target", "width=0.75", "--criterion", "random", "--no-recover", *(["--align", 4] if toy else [])]
-    pieces.dtk("compress", dense, "-o", run, *widths, *options)
-    batches = (1, 2) if toy else BATCHES[name]
     for dtype in DTYPES:
         target = results / f"cifar10-latency-{name}-{dtype}.json"
         runners = at_hand(dtype, device)
-        if target.is_file() or not runners:
-            continue
-        if {"onnxruntime", "tensorrt"} & set(runners):
-            trt = ["--trt"] if "tensorrt" in runners else []
-            pieces.dtk("export", run, "--dtype", dtype, "--batch", f"1:{batches[-2]}:{batches[-1]}", *trt)
-        pieces.dtk("run", _recipe(run, dtype, runners, batches, device, toy))
-        profile = read_json(run / "profile" / "profile.json")
-        write_json(target, {"shape": name, "toy": toy, "weights": "random", "dtype": dtype, "profile": profile})
+        if runners and not target.is_file():
+            write_json(target, profiled(name, dtype, runners, work, pieces, device=device, toy=toy))
+
+
+def profiled(
+    name: str, dtype: str, runners: Sequence[str], work: Path, pieces: Pieces, *, device: str, toy: bool
+) -> dict[str, Any]:
+    """The profile of one shape, dense and three quarters as wide, in ``runners``; WORK keeps what was finished."""
+    run, batches = compressed_run(name, work, pieces, device=device, toy=toy), (1, 2) if toy else BATCHES[name]
+    reads = {runner_reads(runner) for runner in runners}
+    if reads - {"model"}:
+        trt = ["--trt"] if "engine" in reads else []
+        opset = ["--opset", NEWEST_OPSET] if dtype == "bf16" else []
+        pieces.dtk("export", run, "--dtype", dtype, "--batch", f"1:{batches[-2]}:{batches[-1]}", *opset, *trt)
+    pieces.dtk("run", _recipe(run, dtype, runners, batches, device, toy))
+    profile = read_json(run / "profile" / "profile.json")
+    return {"shape": name, "toy": toy, "weights": "random", "dtype": dtype, "profile": profile}
+
+
+def compressed_run(name: str, work: Path, pieces: Pieces, *, device: str, toy: bool) -> Path:
+    """The run of one shape at three quarters of its widths, made if it is not there."""
+    run = work / "latency" / name
+    pieces.dtk("compress", *_model(name, work, toy), "-o", run, *_narrower(toy), "--device", device)
+    return run
+
+
+def _model(name: str, work: Path, toy: bool) -> list[object]:
+    if name == DEFAULT:
+        return []
+    dense = write_shape(name, work / "shapes" / name, toy)
+    return [dense, "--data", _noise(dense, work / "shapes" / f"{name}.npz")]
+
+
+def _narrower(toy: bool) -> list[object]:
+    """Latency needs no images: any channels will do."""
+    least = ["--target", "width=0.75", "--criterion", "random", "--no-recover", "--calibration-images", 2]
+    return [*least, *(["--align", 4] if toy else [])]
 
 
 def at_hand(dtype: str, device: str) -> list[str]:
@@ -61,14 +87,14 @@ def _noise(dense: Path, path: Path) -> Path:
     return path
 
 
-def _recipe(run: Path, dtype: str, runners: list[str], batches: tuple[int, ...], device: str, toy: bool) -> Path:
+def _recipe(run: Path, dtype: str, runners: Sequence[str], batches: tuple[int, ...], device: str, toy: bool) -> Path:
     path = run / "recipe.yaml"
     recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     recipe["profile"] = {
-        "runners": runners,
+        "runners": list(runners),
         "batches": list(batches),
         "baseline": "torch" if toy else "auto",
-        "dtype": dtype if dtype != "fp16" else "fp32",  # of the torch runners, of which fp16 has none
+        "dtype": dtype,
         "device": device,
         "loop_steps": 2 if toy else 50,
         "rounds": {"seconds": 0.1, "least": 6, "most": 6} if toy else {"seconds": 4},

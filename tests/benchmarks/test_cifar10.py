@@ -84,14 +84,6 @@ def test_every_runner_at_hand_is_asked_on_the_device_it_would_run_on(monkeypatch
     assert "cudagraph" in latency.at_hand("bf16", "cuda") and latency.at_hand("bf16", "cpu") == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(SHAPES) - {"cifar10-32"}))  # which the whole study below measures
-def test_the_latency_of_every_shape_is_measured_at_toy_size(name: str, tmp_path: Path) -> None:
-    study("latency", name, "--work", tmp_path / "work", "--results", tmp_path / "results", "--toy")
-    found = json.loads((tmp_path / "results" / f"cifar10-latency-{name}-fp32.json").read_text())
-    assert found["toy"] and set(found["profile"]["runners"]) == {"torch", "onnxruntime"}
-
-
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("toy", [True, False])
 def test_rows_are_recipes(name: str, toy: bool, tmp_path: Path) -> None:

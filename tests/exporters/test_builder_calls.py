@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import engine_config, precision
+from exporters import engine_config, engines, precision
 from exporters.engine_config import check_bf16, command, profile_shapes
 from exporters.precision import _arrays, inspected_share, prove
-from exporters.settings import BatchRange, EngineSettings
-from exporters.tensorrt import build_plan, collecting_logger, layer_information
+from exporters.settings import BatchRange, EngineSettings, ExportSettings
+from exporters.tensorrt import OverBudgetError, build_plan, collecting_logger, layer_information
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.progress import silent
 from toolkit.runners.tensorrt_api import TensorRT
@@ -204,6 +204,52 @@ def test_bfloat16_is_refused_for_a_t4(
     else:
         with pytest.raises(UsageError, match=rf"{refused} has no bfloat16[\s\S]*sm80 or later[\s\S]*--dtype fp16"):
             check_bf16(EngineSettings(compute_capability=targets))
+
+
+def test_a_build_over_its_budget_begins_again_at_a_lower_level_and_the_level_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder takes ten seconds for each level and looks up every second."""
+    clock, levels = [0.0], []
+
+    class Slow(Builder):
+        def create_builder_config(self) -> Config:
+            self.config = Config(self.config.names)
+            return self.config
+
+        def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
+            levels.append(config.builder_optimization_level)
+            config.progress_monitor.phase_start("all", None, 10 * levels[-1])
+            for step in range(10 * levels[-1]):
+                clock[0] += 1.0
+                if not config.progress_monitor.step_complete("all", step):
+                    return None
+            return b"plan"
+
+    monkeypatch.setattr("exporters.tensorrt.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(engines, "parse", lambda *args: None)
+    monkeypatch.setattr(engines, "timings", lambda api: tmp_path / "timing.cache")
+    api = TensorRT(SimpleNamespace(**vars(MODULE), Builder=lambda logger: Slow()), rtx=False)  # type: ignore[arg-type]
+
+    def built(budget_s: float | None) -> dict[str, Any]:
+        engine = EngineSettings(level=3, build_budget_s=budget_s)
+        settings = ExportSettings.model_validate({"batch": "1:8:64", "engine": engine})
+        return engines._build(api, tmp_path / "m.onnx", {"inputs": INPUTS}, settings, {}, silent)[1]
+
+    assert (built(None)["level"], levels) == (3, [3])
+    assert (built(25.0)["level"], levels) == (2, [3, 3, 2])
+    assert built(11.0)["level"] == 1
+    assert built(0.5)["level"] == 0
+
+
+def test_an_engine_that_no_level_builds_in_time_is_refused_in_words() -> None:
+    class Never(Builder):
+        def build_serialized_network(self, network: Any, config: Any) -> None:
+            while config.progress_monitor.step_complete("all", 0):
+                pass
+
+    with pytest.raises(OverBudgetError, match=r"longer to build than 0.01 s[\s\S]*--build-budget-s"):
+        build(Never(), EngineSettings(level=0, build_budget_s=0.01))
 
 
 def test_timings_are_saved_and_used_by_the_next_build(tmp_path: Path) -> None:

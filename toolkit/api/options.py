@@ -28,6 +28,7 @@ class PruneOptions(TypedDict, total=False):
     seed: int
     runner: str
     batch: int
+    build_budget_s: float
 
 
 class RecoverOptions(TypedDict, total=False):
@@ -88,6 +89,7 @@ class EngineOptions(TypedDict, total=False):
     compute_capability: tuple[str, ...]
     level: int
     workspace_mib: int
+    build_budget_s: float
     tf32: bool
     one_per_shape: bool
     hardware_compatible: Literal["none", "capability", "ampere"]

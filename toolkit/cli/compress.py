@@ -37,6 +37,9 @@ def compress(
         ),
     ] = None,
     batch: Annotated[int | None, option("batch size a bound on latency is measured at", default="16")] = None,
+    build_budget_s: Annotated[
+        float | None, option("seconds to build each engine in, of a bound on TensorRT's latency", default="any")
+    ] = None,
     align: Annotated[int | None, option("widths are multiples of this", default="8")] = None,
     groups: Annotated[str | None, option("norm groups: within | whole", default="within")] = None,
     min_width: Annotated[float | None, option("smallest fraction of a level's width", default="0.5")] = None,
@@ -90,6 +93,7 @@ def compress(
         "target": target,
         "runner": runner,
         "batch": batch,
+        "build_budget_s": build_budget_s,
         "align": align,
         "groups": groups,
         "min_width": min_width,

@@ -109,6 +109,9 @@ def export(
     compute_capability: Annotated[str | None, option("GPUs to build for, by comma: sm89,sm120")] = None,
     level: Annotated[int | None, option("how hard TensorRT optimises, 0 to 5", default="3")] = None,
     workspace_mib: Annotated[int | None, option("largest workspace of an engine")] = None,
+    build_budget_s: Annotated[
+        float | None, option("seconds to build each engine in; a longer build begins again at a lower level")
+    ] = None,
     tf32: Annotated[
         bool | None, option("engines may round float32 products to 10 bits", "--tf32/--no-tf32", default="no")
     ] = None,
@@ -130,6 +133,7 @@ def export(
     """Write ONNX files and prove them equal to torch; with --trt build engines of them."""
     engine: dict[str, Any] = {"level": level, "workspace_mib": workspace_mib, "one_per_shape": one_per_shape}
     engine |= {"tf32": tf32, "compute_capability": compute_capability and compute_capability.split(",")}
+    engine |= {"build_budget_s": build_budget_s}
     engine |= {"hardware_compatible": hardware_compatible, "version_compatible": version_compatible, "weights": weights}
     changes: dict[str, Any] = {"dtype": dtype, "batch": batch, "opset": opset, "sampler": sampler, "trt": trt}
     changes |= {"dynamic_size": dynamic_size, "layout": layout, "also": also}

@@ -16,7 +16,7 @@ from toolkit.pruning.targets import parse_target
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.runners.base import parse_runner
 
-MEASURING = ("runner", "batch")
+MEASURING = ("runner", "batch", "build_budget_s")
 """The options of compression that say what a latency is measured with; the runner's units also say what is padded."""
 
 
@@ -31,9 +31,10 @@ def prune_settings(options: Mapping[str, Any]) -> PruneSettings:
     measuring = {name: flat.pop(name) for name in MEASURING if name in flat}
     nested = {"latency": latency_settings(measuring)} if measuring else {}
     settings: PruneSettings = recipe.make({"prune": flat | nested}, "The options").prune
-    if "batch" in measuring and parse_target(settings.target).bound("latency") is None:
+    idle = [name for name in ("batch", "build_budget_s") if name in measuring]
+    if idle and parse_target(settings.target).bound("latency") is None:
         raise UsageError(
-            "--batch would change nothing.",
+            f"--{idle[0].replace('_', '-')} would change nothing.",
             found=f"--target {settings.target}",
             expected="--target latency=... or latency<=..., which alone is measured",
         )

@@ -14,7 +14,7 @@ from torch import nn
 
 from exporters.engines import write_engine
 from exporters.onnx import export_onnx
-from exporters.settings import BF16_OPSET, BatchRange, DtypeName, ExportSettings
+from exporters.settings import BF16_OPSET, BatchRange, DtypeName, EngineSettings, ExportSettings
 from profiles.latency_table import LatencyTable, Timing
 from profiles.settings import Rounds
 from toolkit.adapters.base import InputSpec
@@ -139,8 +139,11 @@ def latencies(
     """
     check_available(settings.runner, device)
 
+    # The dense model's engine is the first and the largest: how it had to be built binds the others.
+    builds = [EngineSettings(build_budget_s=settings.build_budget_s)]
+
     def open_network(network: nn.Module) -> Any:
-        return opened(network, specs, settings, device, progress)
+        return opened(network, specs, settings, device, progress, builds)
 
     def open_config(config: Mapping[str, Any]) -> Any:
         with torch.random.fork_rng(devices=[]):  # any weights will do
@@ -163,9 +166,17 @@ def latencies(
 
 @contextmanager
 def opened(
-    network: nn.Module, specs: Mapping[str, InputSpec], settings: LatencySettings, device: str, progress: Progress
+    network: nn.Module,
+    specs: Mapping[str, InputSpec],
+    settings: LatencySettings,
+    device: str,
+    progress: Progress,
+    builds: list[EngineSettings],
 ) -> Iterator[Runner]:
-    """``network`` in the runner of the settings, in the form it reads; the network may be changed."""
+    """``network`` in the runner of the settings, in the form it reads; the network may be changed.
+
+    The last of ``builds`` says how an engine is built; how it was built is appended.
+    """
     reads = runner_reads(settings.runner)
     with tempfile.TemporaryDirectory(prefix="dtk-latency-") as scratch:
         options = precision_options(settings.runner, settings.dtype)
@@ -175,22 +186,25 @@ def opened(
         else:
             dtype = "fp32" if options else settings.dtype  # a runner with precisions of its own reads float32
             source = _exported(network, specs, dtype, Path(scratch) / "denoiser.onnx")
-            source = _engine(source, settings, progress) if reads == "engine" else source
+            source = _engine(source, settings, progress, builds) if reads == "engine" else source
         with closing(open_runner(settings.runner, source, device=device, **options)) as runner:
             yield runner
 
 
 def _exported(network: nn.Module, specs: Mapping[str, InputSpec], dtype: DtypeName, path: Path) -> Path:
-    opset = ExportSettings().opset
-    opset = max(opset, BF16_OPSET) if dtype == "bf16" else opset
-    export_onnx(network, specs, path, dtype=dtype, opset=opset)
+    export_onnx(network, specs, path, dtype=dtype, opset=_opset(dtype))
     return path
 
 
-def _engine(onnx: Path, settings: LatencySettings, progress: Progress) -> Path:
+def _opset(dtype: DtypeName) -> int:
+    return BF16_OPSET if dtype == "bf16" else ExportSettings().opset
+
+
+def _engine(onnx: Path, settings: LatencySettings, progress: Progress, builds: list[EngineSettings]) -> Path:
     plan = onnx.with_suffix(".plan")
-    batch = BatchRange(min=settings.batch, opt=settings.batch, max=settings.batch)
-    exporting = ExportSettings(dtype=settings.dtype, batch=batch, trt=True)
+    batch, opset = BatchRange(min=settings.batch, opt=settings.batch, max=settings.batch), _opset(settings.dtype)
+    exporting = ExportSettings(dtype=settings.dtype, opset=opset, batch=batch, trt=True, engine=builds[-1])
     description, cache = read_json(onnx.with_suffix(".json")), onnx.parent / "engines"  # measured once, kept as a time
-    write_engine(load_tensorrt(), onnx, description, plan, exporting, progress, cache=cache)
+    written = write_engine(load_tensorrt(), onnx, description, plan, exporting, progress, cache=cache)
+    builds.append(builds[-1].model_copy(update={"level": written["level"]}))
     return plan

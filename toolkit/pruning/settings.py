@@ -16,6 +16,11 @@ class LatencySettings(Settings):
     batch: int = Field(default=16, ge=1)
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     seconds: float = Field(default=4.0, gt=0, description="of one turn of measuring; a noisy entry takes several")
+    build_budget_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="of each engine: if the dense model's takes longer, all are built less thoroughly",
+    )
 
 
 class PruneSettings(Settings):

@@ -1,0 +1,145 @@
+"""The first half hour on a GPU, rehearsed without one: pieces are kept, go on, fail alone and end in a table."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.cifar10.shapes import write_shape
+from benchmarks.gpu import pieces, process, table
+from benchmarks.gpu import trt86 as older
+from benchmarks.gpu.__main__ import app
+from benchmarks.gpu.pack import pack
+from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
+from toolkit.core.files import read_json
+from toolkit.models.folder import find_model
+
+SKIPPED = ("fp16", "bf16", "bf16-onnxruntime", "tensorrt", "trt86")
+
+
+def command(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Three pieces, of which the second fails and the third is stopped once; what was run."""
+    ran: list[str] = []
+
+    def ended(command: list[str], log: Path, limit_s: float) -> int:
+        number = int(command[command.index("piece") + 1])
+        ran.append(few_pieces[number].name)
+        log.write_text("[x] 50 %\n" + ('{"found": 1}' if number != 2 else "CUDA error: an illegal memory access"))
+        return {1: 0, 2: 134, 3: MORE if ran.count("third") == 1 else 0}[number]
+
+    few_pieces = {n: Piece(name, lambda study: {}) for n, name in enumerate(("first", "second", "third"), start=1)}
+    monkeypatch.setattr("benchmarks.gpu.__main__.numbered", lambda: few_pieces)
+    monkeypatch.setattr(table, "numbered", lambda: few_pieces)
+    monkeypatch.setattr(process, "ended", ended)
+    return ran
+
+
+def test_pieces_are_kept_as_they_come_and_the_same_command_goes_on(few: list[str], tmp_path: Path) -> None:
+    places = ["--work", tmp_path / "work", "--results", tmp_path / "results"]
+    stopped = command("run", *places)
+    assert stopped.exit_code == MORE and "the same command continues" in stopped.output
+    assert read_json(tmp_path / "results" / "gpu-01-first.json")["found"] == 1
+    failed = read_json(tmp_path / "results" / "gpu-02-second.json")
+    assert (failed["failed"], failed["log"][-1]) == (134, "CUDA error: an illegal memory access")
+    finished = command("run", *places)
+    assert finished.exit_code == 0 and few == ["first", "second", "third", "third"]
+    assert "2. second: failed (134): CUDA error: an illegal memory access" in finished.output
+    command("run", 2, *places)
+    assert few[-1] == "second", "a piece that is named is run again"
+
+
+def test_a_process_that_does_not_end_in_time_goes_on_another_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_S", 0.2)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    for program, limit_s, code in (("raise SystemExit(3)", 60, 3), (deaf, 0.2, MORE)):
+        assert process.ended([sys.executable, "-c", program], tmp_path / "log", limit_s) == code
+
+
+def test_without_minutes_nothing_is_begun(few: list[str], tmp_path: Path) -> None:
+    answer = command("run", "--work", tmp_path / "work", "--results", tmp_path / "results", "--minutes", 0)
+    assert answer.exit_code == MORE and few == []
+
+
+def test_every_piece_is_numbered_once_and_open_at_first(tmp_path: Path) -> None:
+    names = [piece.name for piece in numbered().values()]
+    assert len(names) == len(set(names)) and names[:2] == ["doctor", "tests"]
+    assert file_of("doctor") == "gpu-01-doctor"
+    told = command("list", "--results", tmp_path).output.splitlines()
+    assert len(told) == len(names) and all(line.endswith("open") for line in told)
+    assert command("table", "--results", tmp_path).output.count("not run") == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10-32", "ldm4-64"])
+def test_the_graph_for_tensorrt_8_has_only_what_it_reads(name: str, tmp_path: Path) -> None:
+    """write_graph itself holds the graph against torch."""
+    model = find_model(str(write_shape(name, tmp_path / "model", toy=True)))
+    inputs = older.write_graph(model, tmp_path / "graph.onnx", 2)
+    graph = onnx.load(tmp_path / "graph.onnx")
+    kinds = {node.op_type for node in graph.graph.node}
+    assert [entry.version for entry in graph.opset_import if entry.domain == ""] == [17]
+    assert "LayerNormalization" in kinds and not kinds & {"InstanceNormalization", "GroupNormalization"}
+    sides = {value.name: value.type.tensor_type for value in graph.graph.input}
+    assert set(sides) == set(inputs)
+    assert sides["timestep"].elem_type == onnx.TensorProto.INT32
+    assert all(dim.dim_value for side in sides.values() for dim in side.shape.dim), "fixed shapes"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="the command zstd packs the parts")
+def test_parts_are_small_and_join_to_what_was_packed(tmp_path: Path) -> None:
+    source, out, site = tmp_path / "data", tmp_path / "parts", tmp_path / "site"
+    source.mkdir()
+    content = Path(sys.executable).resolve().read_bytes()[:3_000_000]
+    (source / "library.so").write_bytes(content)
+    pack(str(source), out, 300_000)
+    parts = sorted(out.glob("part-*"))
+    assert len(parts) > 1 and all(part.stat().st_size <= 300_000 for part in parts)
+    join = [sys.executable, str(out / "unpack.py"), str(site)]
+    subprocess.run(join, check=True, capture_output=True)
+    assert (site / "library.so").read_bytes() == content
+    parts[1].write_bytes(b"damaged")
+    damaged = subprocess.run(join, capture_output=True, text=True)
+    assert damaged.returncode != 0 and "part-01 is damaged" in damaged.stderr
+    parts[1].unlink()
+    missing = subprocess.run(join, capture_output=True, text=True)
+    assert f"part-01 of {len(parts)} parts is missing" in missing.stderr
+
+
+@pytest.mark.slow
+def test_all_pieces_at_toy_size(tmp_path: Path) -> None:
+    places = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--toy"]
+    answer = command("run", *places, "--minutes", 60)
+    assert answer.exit_code == 0, (answer.output, answer.exception)
+    found = {piece.name: read_json(tmp_path / "results" / f"{piece.file(n)}.json") for n, piece in numbered().items()}
+    assert not {name: record["log"] for name, record in found.items() if "failed" in record}
+    assert found["doctor"]["doctor"]["runners"]["cpu"]["torch"] is None
+    for name, record in found.items():
+        if name.endswith("-fp32"):
+            assert set(record["profile"]["runners"]) == {"torch", "onnxruntime"} and record["toy"]
+        elif name.endswith(SKIPPED) or name.startswith("train-"):
+            assert record["skipped"]
+    assert "equal to torch" in found["ldm4-64-trt86"]["skipped"]
+    assert "| ldm4-64 (toy) | fp32 | onnxruntime | 2 |" in answer.output
+    assert command("run", *places, "--minutes", 60).exit_code == 0, "there is nothing left to do"
+
+
+def test_training_without_its_data_says_how_to_prepare_it(tmp_path: Path) -> None:
+    found = pieces.train("dense", Study(tmp_path, tmp_path, 1.0, toy=True))
+    assert "benchmarks.cifar10 prepare" in found["skipped"]
