@@ -133,16 +133,16 @@ def compare_exported_parts(
     model: ModelFolder,
     settings: ProfileSettings,
     device: str,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Time of each part of both networks in the runner ``name`` by its own profiler, at the largest batch.
 
-    ``files`` are the ONNX files of ``sources``. None if the runner has no such profiler.
+    ``files`` are the ONNX files of ``sources``. Empty if the runner has no such profiler.
     """
     batch = max(settings.batches)
     inputs = example_inputs(denoiser_inputs(model, settings.tokens), batch, device=device)
     first, second = (open_node_times(name, Path(str(sources[which])), device) for which in ("dense", "compressed"))
     if first is None or second is None:
-        return None
+        return {}
     with faults_named(name, device, batch):
         parts = compare_node_parts(first, second, files, inputs, device, settings.rounds)
     return {"runner": name, "batch": batch} | parts

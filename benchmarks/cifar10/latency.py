@@ -20,7 +20,7 @@ BATCHES = {"cifar10-32": (1, 16, 64, 256), "lsun-256": (1, 4, 16), "ldm4-64": (1
 DTYPES = {
     "fp32": ("torch", "onnxruntime"),
     "bf16": ("torch", "compile", "cudagraph"),
-    "fp16": ("onnxruntime", "tensorrt"),
+    "fp16": ("onnxruntime", "tensorrt", "tensorrt-cudagraph"),
 }
 
 
