@@ -90,7 +90,8 @@ def _measure(
     onnx = {which: run / "export" / "onnx" / f"{which}.onnx" for which in models}
     for spec in exported:
         own = {which: sources(spec, which, max(settings.batches)) for which in models}
-        measure = partial(compare_exported_parts, spec.name, own, onnx, models["dense"], settings, device)
+        options = runners.options(spec)
+        measure = partial(compare_exported_parts, spec.name, options, own, onnx, models["dense"], settings, device)
         if parts := table.get({"parts": str(spec)}, measure):
             figures["runners"][str(spec)]["parts"] = parts
         done()
