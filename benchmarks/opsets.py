@@ -21,8 +21,9 @@ import torch
 
 from exporters.onnx import export_onnx
 from exporters.settings import NEWEST_OPSET, OLDEST_OPSET
-from profiles.latency import clock_of, interleave, speedup
+from profiles.latency import clock_of, interleave
 from profiles.settings import Rounds
+from profiles.speedup import speedup
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.environment import machine, versions
 from toolkit.core.files import write_json

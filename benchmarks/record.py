@@ -29,7 +29,10 @@ def named(value: Any) -> Any:
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
     """The report without durations; sizes, memory and counts stay."""
     kept = {key: value for key, value in report.items() if key not in ("seconds", "verdict")}
-    for found in kept["stages"].get("profile", {}).get("runners", {}).values():
+    profile = kept["stages"].get("profile", {})
+    for key in ("baselines", "headline"):
+        profile.pop(key, None)
+    for found in profile.get("runners", {}).values():
         for key in TIMES:
             found.pop(key, None)
     return kept

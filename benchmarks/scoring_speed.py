@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from profiles.latency import clock_of, interleave, speedup
+from profiles.latency import clock_of, interleave
 from profiles.settings import Rounds
+from profiles.speedup import speedup
 from toolkit.core.environment import machine, versions
 from toolkit.core.files import write_json
 from toolkit.data.open import open_images

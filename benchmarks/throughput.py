@@ -25,8 +25,9 @@ from diffusers.training_utils import EMAModel
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from profiles.latency import clock_of, interleave, speedup
+from profiles.latency import clock_of, interleave
 from profiles.settings import Rounds
+from profiles.speedup import speedup
 from toolkit.core.environment import machine, versions
 from toolkit.core.files import write_json
 from toolkit.data.images import Images

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from profiles.gpu_state import steadily
-from profiles.latency import Timed, back_to_back, clock_of, compare_calls, enqueue_ms, interleave, summary, warm_up
+from profiles.latency import Timed, back_to_back, clock_of, compare_calls, enqueue_ms, interleave, warm_up
 from profiles.loop import Loops
 from profiles.memory import measure_memory
 from profiles.opened import OpenRunners, faults_named
 from profiles.settings import ProfileSettings
+from profiles.speedup import summary
 from profiles.table import Table
 from toolkit.core.errors import DtkError, first_line
 from toolkit.models.folder import ModelFolder

@@ -128,21 +128,24 @@ def compare_network_parts(
 
 def compare_exported_parts(
     name: str,
+    options: Mapping[str, Any],
     sources: Mapping[str, ModelFolder | Path],
     files: Mapping[str, Path],
     model: ModelFolder,
     settings: ProfileSettings,
     device: str,
-) -> dict[str, Any] | None:
-    """Time of each part of both networks in the runner ``name`` by its own profiler, at the largest batch.
+) -> dict[str, Any]:
+    """Time of each part of both networks in the runner ``name``, opened with ``options``, by its own profiler.
 
-    ``files`` are the ONNX files of ``sources``. None if the runner has no such profiler.
+    At the largest batch. ``files`` are the ONNX files of ``sources``. Empty if the runner has no such profiler.
     """
     batch = max(settings.batches)
     inputs = example_inputs(denoiser_inputs(model, settings.tokens), batch, device=device)
-    first, second = (open_node_times(name, Path(str(sources[which])), device) for which in ("dense", "compressed"))
+    first, second = (
+        open_node_times(name, Path(str(sources[which])), device, **options) for which in ("dense", "compressed")
+    )
     if first is None or second is None:
-        return None
+        return {}
     with faults_named(name, device, batch):
         parts = compare_node_parts(first, second, files, inputs, device, settings.rounds)
     return {"runner": name, "batch": batch} | parts

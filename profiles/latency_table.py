@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from profiles.latency import WARM_UP_CALLS, clock_of, interleave, speedup, warm_up
+from profiles.latency import WARM_UP_CALLS, clock_of, interleave, warm_up
 from profiles.opened import faults_named
 from profiles.settings import Rounds
+from profiles.speedup import speedup
 from profiles.table import Table
 from toolkit.runners.base import Runner
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from profiles.latency import Call, Timed, compare_calls
+from profiles.latency import Call, Timed, compare_calls, warm_up
 from profiles.opened import OpenRunners
 from profiles.settings import ProfileSettings
 from toolkit.diffusion.guidance import check_guidance, guided
@@ -77,6 +77,7 @@ class Loops:
         ``outside_share`` is that time over the compressed model's loop.
         """
         timed = {which: self.timed(spec, which, batch) for which in ("dense", "compressed")}
+        warm_up([one.call for one in timed.values()], self._runners.device)
         found = self.compare(timed | {"idle": self.idle(spec, batch)})
         idle_ms = found.pop("idle")["p50_ms"]
         outside = {

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from profiles.latency import WARM_UP_CALLS, clock_of, rounds_that_fit, speedup, wait, warm_up
+from profiles.latency import WARM_UP_CALLS, clock_of, rounds_that_fit, wait, warm_up
 from profiles.macs import top_level_parts
 from profiles.settings import Rounds
+from profiles.speedup import speedup
 from toolkit.models.precision import BorderedDenoiser
 
 WORTH_NAMING = 0.01  # of the dense model's time: parts that take less are not called slow

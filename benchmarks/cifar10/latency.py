@@ -23,7 +23,7 @@ BATCHES = {DEFAULT: (1, 16, 64, 256), "cifar10-32": (1, 16, 64, 256), "lsun-256"
 DTYPES = {
     "fp32": ("torch", "onnxruntime"),
     "bf16": ("torch", "compile", "cudagraph"),
-    "fp16": ("onnxruntime", "tensorrt"),
+    "fp16": ("onnxruntime", "tensorrt", "tensorrt-cudagraph"),
 }
 
 

@@ -20,12 +20,10 @@ from profiles.latency import (
     device_clock_of,
     enqueue_ms,
     interleave,
-    outliers,
-    speedup,
-    summary,
     warm_up,
 )
 from profiles.settings import Rounds
+from profiles.speedup import outliers, speedup, summary
 from toolkit.core.errors import DtkError
 
 

@@ -15,8 +15,9 @@ from profiles.node_parts import BORDERS, LEAST_CERTAIN, by_part, compare_node_pa
 from profiles.settings import Rounds
 from tests.exported import exported, specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
-from toolkit.runners.base import Times, open_node_times
+from toolkit.runners.base import Times, open_node_times, precision_options
 from toolkit.runners.onnxruntime import OnnxRuntimeNodes, calls_of
+from toolkit.runners.openvino import OpenVINORunner
 from toolkit.runners.tensorrt import TensorRTNodes, TensorRTRunner
 
 PLACES = {"node_conv2d": "conv_in", "conv2d": "conv_in", "node_conv2d_1": "down_blocks.0", "conv2d_1": "down_blocks.0"}
@@ -98,6 +99,13 @@ def test_parts_that_gained_nothing_are_named(monkeypatch: pytest.MonkeyPatch) ->
     found = compare_node_parts(Nodes(4.0), Nodes(2.0), files, {}, "cpu", Rounds(seconds=1e-9, least=6))
     assert found["rounds"] == 6 and found["no_faster"] == ["down_blocks.0"]
     assert found["parts"]["conv_in"]["speedup"]["value"] == 2.0
+
+
+def test_the_profiler_computes_in_the_precision_that_is_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(OpenVINORunner, "__init__", lambda runner, path, *, dtype, profiling: opened.append(dtype))
+    open_node_times("openvino", Path("a.onnx"), "cpu", **precision_options("openvino", "bf16"))
+    assert opened == ["bf16"]
 
 
 def test_a_runner_without_a_profiler_of_nodes_has_none() -> None:

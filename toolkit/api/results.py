@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from rich.console import Console
 
-from toolkit.report import comparison_tables, headline, tables
+from toolkit.report import comparison_tables, headline, tables, words
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -190,7 +190,7 @@ class Profile(Result):
     @property
     def verdict(self) -> str:
         """Images per second, what the dense model's user had and what there is now, in one sentence."""
-        return f"{headline.speed({'profile': self._record})}.".capitalize()
+        return words.sentence(headline.speed({"profile": self._record}))
 
     @property
     def runners(self) -> list[str]:

@@ -61,6 +61,10 @@ def resolve_device(requested: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if requested.startswith("cuda") and not torch.cuda.is_available():
         raise DtkError("torch sees no CUDA device here.", found=f"--device {requested}", expected="cpu")
+    if requested.startswith("cuda:") and int(requested[5:]) >= (count := torch.cuda.device_count()):
+        raise DtkError(
+            f"torch sees {count} CUDA devices here.", found=f"--device {requested}", expected="cuda:0 and on"
+        )
     return requested
 
 

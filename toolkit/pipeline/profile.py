@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,14 @@ def _measure(
     onnx = {which: run / "export" / "onnx" / f"{which}.onnx" for which in models}
     for spec in exported:
         own = {which: sources(spec, which, max(settings.batches)) for which in models}
-        if parts := compare_exported_parts(spec.name, own, onnx, models["dense"], settings, device):
+        options = runners.options(spec)
+        measure = partial(compare_exported_parts, spec.name, options, own, onnx, models["dense"], settings, device)
+        if parts := table.get({"parts": str(spec)}, measure):
             figures["runners"][str(spec)]["parts"] = parts
         done()
     if timed_parts:
-        figures["parts"] = compare_network_parts(models["dense"], models["compressed"], settings, device)
+        measure = partial(compare_network_parts, models["dense"], models["compressed"], settings, device)
+        figures["parts"] = table.get({"parts": "torch"}, measure)
         done()
     return figures | {"device": device, "machine": machine(device), "tf32": TF32}
 

@@ -96,8 +96,7 @@ def unclear(parts: dict[str, Any]) -> list[str]:
 
 def sentence(stages: dict[str, Any]) -> str:
     """The verdict on the finished ``stages`` of a run (the value under "stages" in report.json)."""
-    said = "; ".join((speed(stages), _quality(stages), _size(stages))) + "."
-    return said[0].upper() + said[1:]
+    return words.sentence("; ".join((speed(stages), _quality(stages), _size(stages))))
 
 
 def measured_gain(stages: dict[str, Any]) -> dict[str, Any] | None:

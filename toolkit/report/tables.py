@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from toolkit.report.headline import launch_bound, refused, speed
-from toolkit.report.words import verdict
+from toolkit.report.words import sentence, verdict
 
 SIZES = {"parameters": "params", "MACs": "macs", "bytes of weights": "weights_bytes"}
 """Rows of a table of sizes, and their names in profile.json."""
@@ -142,7 +142,7 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
     """Size, latency and what of the MACs ratio became speed."""
     if "against" in figures:
         yield f"Instead of the dense model: {figures['against']}"
-    yield f"{speed({'profile': figures})}.".capitalize()
+    yield sentence(speed({"profile": figures}))
     models, ratios = figures["models"], figures["ratios"]
     size = table_of("Size", "", "dense", "compressed", "ratio")
     for label, name in SIZES.items():

@@ -51,6 +51,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital in front and a full stop; names in it stay as they are."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def interval(found: dict[str, Any], places: int = 2) -> str:
     """From low to high."""
     return f"{found['low']:.{places}f} to {found['high']:.{places}f}"

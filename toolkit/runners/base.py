@@ -83,7 +83,7 @@ class RunnerKind:
     open: Callable[..., Runner]
     unavailable: Callable[[str], str | None] = lambda device: None
     takes_dtype: bool = False
-    node_times: Callable[[Path, str], NodeTimes | None] = lambda source, device: None
+    node_times: Callable[..., NodeTimes | None] = lambda source, device, **options: None
 
 
 def known_runners() -> list[str]:
@@ -163,10 +163,10 @@ def open_runner(name: str, source: ModelFolder | Path, *, device: str = "cpu", *
     return kind.open(source, device=device, **options)
 
 
-def open_node_times(name: str, source: Path, device: str) -> NodeTimes | None:
-    """The runner of an exported denoiser with its own profiler on; None if it has none."""
+def open_node_times(name: str, source: Path, device: str, **options: Any) -> NodeTimes | None:
+    """The runner of an exported denoiser with its own profiler on, opened with ``options``; None if it has none."""
     check_available(name, device)
-    return _kind(name).node_times(source, device)
+    return _kind(name).node_times(source, device, **options)
 
 
 def _kind(name: str) -> RunnerKind:

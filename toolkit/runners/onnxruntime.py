@@ -167,5 +167,5 @@ RUNNER = RunnerKind(
     "onnx",
     OnnxRuntimeRunner,
     unavailable,
-    node_times=lambda source, device: OnnxRuntimeNodes(source) if device == "cpu" else None,
+    node_times=lambda source, device, **options: OnnxRuntimeNodes(source) if device == "cpu" else None,
 )

@@ -88,8 +88,8 @@ class OpenVINORunner:
 class OpenVINONodes:
     """An exported denoiser in OpenVINO with its own profiler on."""
 
-    def __init__(self, path: Path) -> None:
-        self._runner = OpenVINORunner(path, profiling=True)
+    def __init__(self, path: Path, *, dtype: str = "fp32") -> None:
+        self._runner = OpenVINORunner(path, dtype=dtype, profiling=True)
         self._calls: list[Times] = []
 
     def __call__(self, **inputs: torch.Tensor) -> None:
@@ -131,5 +131,5 @@ RUNNER = RunnerKind(
     OpenVINORunner,
     unavailable,
     takes_dtype=True,
-    node_times=lambda source, device: OpenVINONodes(source),
+    node_times=lambda source, device, **options: OpenVINONodes(source, **options),
 )

@@ -168,5 +168,5 @@ RUNNER = RunnerKind(
     "engine",
     TensorRTRunner,
     unavailable,
-    node_times=lambda source, device: TensorRTNodes(source, device=device),
+    node_times=lambda source, device, **options: TensorRTNodes(source, device=device),
 )
