@@ -40,10 +40,8 @@ def test_a_real_server_computes_in_openvino(exported: RunFolder, serve_settings:
 
 @pytest.mark.slow
 def test_bfloat16_is_handed_off_only_where_it_can_be_tried(exported: RunFolder, tmp_path: Path) -> None:
-    run, settings = (
-        RunFolder(Path(shutil.copytree(exported.path, tmp_path / "run"))),
-        SETTINGS.model_copy(update={"runtime": "openvino:bf16"}),
-    )
+    run = RunFolder(Path(shutil.copytree(exported.path, tmp_path / "run")))
+    settings = SETTINGS.model_copy(update={"runtime": "openvino:bf16"})
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert handoff(run, settings)["expected"]["tolerance"] == manifest.TOLERANCES["bf16"]
         return
