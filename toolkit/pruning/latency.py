@@ -14,7 +14,7 @@ from torch import nn
 
 from exporters.engines import write_engine
 from exporters.onnx import export_onnx
-from exporters.settings import BF16_OPSET, BatchRange, DtypeName, ExportSettings
+from exporters.settings import BatchRange, DtypeName, ExportSettings
 from profiles.latency_table import LatencyTable, Timing
 from profiles.settings import Rounds
 from toolkit.adapters.base import InputSpec
@@ -181,9 +181,7 @@ def opened(
 
 
 def _exported(network: nn.Module, specs: Mapping[str, InputSpec], dtype: DtypeName, path: Path) -> Path:
-    opset = ExportSettings().opset
-    opset = max(opset, BF16_OPSET) if dtype == "bf16" else opset
-    export_onnx(network, specs, path, dtype=dtype, opset=opset)
+    export_onnx(network, specs, path, dtype=dtype, opset=ExportSettings(dtype=dtype).known_opset)
     return path
 
 
