@@ -1,0 +1,69 @@
+"""A model that was taught to sample in few steps: its scheduler, and which numbers of steps it was taught.
+
+The scheduler is diffusers' DDIM with stock fields only, so that a stock pipeline samples as it was taught. What was
+taught stands beside them under a private name, which diffusers carries along and does not read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+
+from toolkit.diffusion.sampling import build_scheduler
+
+TAUGHT = "_taught"
+
+
+def path_scheduler(scheduler: Any, steps: int) -> Any:
+    """The scheduler by which a model that was not taught is sampled from pure noise: DDIM, trailing timesteps."""
+    return _ddim(scheduler, steps, {})
+
+
+def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str) -> Any:
+    """The scheduler of a model that is taught ``steps`` steps, set to them.
+
+    Noise levels are those of ``scheduler``. It clips nothing: what a step lands on is linear in the prediction, so that
+    each landing is that of exactly one prediction.
+    """
+    fields = {"clip_sample": False, "thresholding": False, "prediction_type": prediction_type}
+    timesteps = _ddim(scheduler, steps, fields).timesteps.tolist()
+    return _ddim(scheduler, steps, fields | {TAUGHT: {str(steps): timesteps}})
+
+
+def _ddim(scheduler: Any, steps: int, fields: dict[str, Any]) -> Any:
+    config = {name: value for name, value in scheduler.config.items() if name not in ("_use_default_values", TAUGHT)}
+    trailing = DDIMScheduler.from_config(config | {"timestep_spacing": "trailing"} | fields)
+    return build_scheduler(trailing, "ddim", steps)
+
+
+def taught_steps(scheduler: Any) -> list[int]:
+    """The numbers of steps a model was taught to sample in; empty for one that was not taught and may take any."""
+    return sorted(int(steps) for steps in scheduler.config.get(TAUGHT, {}))
+
+
+def own_steps(scheduler: Any, otherwise: int) -> int:
+    """The number of steps a model was taught, the last of several; ``otherwise`` if it may take any."""
+    return (taught_steps(scheduler) or [otherwise])[-1]
+
+
+def step_rows(scheduler: Any, prediction: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The scheduler's step of each row (B, C, H, W) at a timestep of its own (B,)."""
+    landed = torch.empty_like(x)
+    for timestep in t.unique().tolist():
+        rows = t == timestep
+        landed[rows] = scheduler.step(prediction[rows], timestep, x[rows]).prev_sample
+    return landed
+
+
+def landing_weights(scheduler: Any) -> torch.Tensor:
+    """What a squared error of each step's landing counts, (steps,): that of the prediction which would land there.
+
+    A landing is linear in the prediction. In v this is Salimans and Ho's SNR + 1 weight (2022, section 4).
+    """
+    zero, timesteps = torch.zeros(1), scheduler.timesteps.tolist()
+    changes = [
+        scheduler.step(zero + 1, t, zero).prev_sample - scheduler.step(zero, t, zero).prev_sample for t in timesteps
+    ]
+    return torch.cat(changes) ** -2
