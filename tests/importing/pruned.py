@@ -9,8 +9,9 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from tests.latent import WIDTH, tiny_stable_diffusion
-from tests.pruning.cases import prunable_of, random_scores
+from tests.pruning.cases import inputs_of, prunable_of, random_scores
 from tests.tiny import tiny_conditional_unet
+from toolkit.adapters.inputs import positional
 from toolkit.importing.addons import Pruned
 from toolkit.models.folder import find_model, save_model
 from toolkit.pruning import surgery
@@ -19,6 +20,7 @@ from toolkit.pruning.prunable import Prunable
 
 T = 20  # of the tiny scheduler
 SHAPES: dict[str, dict[str, object]] = {
+    "first level whole": {"attention_head_dim": 2},
     "narrower": {"attention_head_dim": 2},
     "shallower": {"layers_per_block": 2, "use_linear_projection": True},
 }
@@ -51,7 +53,8 @@ def pair(root: Path, name: str) -> Pair:
     dense.save_pretrained(folder.denoiser)
     prunable = prunable_of(dense, blocks=name == "shallower")
     wanted = {"width": 0.7, "blocks": 0.5}
-    values = tuple(variable.nearest(wanted[variable.kind]) for variable in prunable.space.variables)
+    whole = {"level 0"} if name == "first level whole" else set()
+    values = tuple(v.dense if v.name in whole else v.nearest(wanted[v.kind]) for v in prunable.space.variables)
     config = prunable.space.configure(values)
     kept = prunable.kept(random_scores(prunable), config)
     plan = Plan({}, prunable.class_name, config, prunable.layout, kept, prunable.blocks(config))
@@ -63,9 +66,6 @@ def pair(root: Path, name: str) -> Pair:
 
 def predict(unet: torch.nn.Module) -> torch.Tensor:
     """The prediction for three fixed items."""
-    from tests.pruning.cases import inputs_of
-    from toolkit.adapters.inputs import positional
-
     first, named = positional(inputs_of(unet, T))
     with torch.no_grad():
         return unet(*first, **named).sample

@@ -129,7 +129,7 @@ class Run:
         return results.Handoff(self._stage("handoff", options), self.folder / "handoff")
 
     def carry(self, addon: StrPath, *, out: StrPath) -> results.Carried:
-        """Make a LoRA or textual inversion of the dense model fit the compressed one.
+        """Make a LoRA, textual inversion or ControlNet of the dense model fit the compressed one.
 
         ``addon`` is a safetensors file or a folder; what fits is written into the folder ``out`` under the same name.
         Raises DtkError for what is of another model, or does not follow from slicing (DoRA, LoHa and the like).
@@ -296,5 +296,7 @@ def _folders(runs: Sequence[StrPath]) -> list[RunFolder]:
 def import_checkpoint(
     checkpoint: StrPath, *, out: StrPath, weights: Literal["ema", "plain"] = "ema", size: int | None = None
 ) -> results.Imported:
-    """A diffusers folder from a checkpoint of the DDIM code base or of CompVis latent diffusion; runs no code of it."""
+    """A diffusers folder from a checkpoint of the DDIM code base, of CompVis latent diffusion, or from a diffusers
+    folder whose weights are pickled (.bin) or of a variant (fp16); runs no code of it.
+    """
     return results.Imported(convert(Path(checkpoint), Path(out), weights=weights, size=size), Path(out))

@@ -11,19 +11,23 @@ from toolkit.cli.app import Json, RunArgument, app, option
 
 LOADED = {
     "LoRA": 'load_lora_weights("{out}")',
+    "ControlNet": 'ControlNetModel.from_pretrained("{out}")',
     "textual inversion": 'load_textual_inversion("{out}")',
 }
 
 
 @app.command(name="import")
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help=".ckpt or .pth file", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help=".ckpt or .pth file, or diffusers folder with .bin or fp16 weights", show_default=False),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="diffusers folder to write", show_default=False)],
     weights: Annotated[str, typer.Option(help="if the file holds both: ema (what sampling uses) or plain")] = "ema",
     size: Annotated[int | None, option("side of the denoiser's images, if the tensors do not say it")] = None,
     json: Json = False,
 ) -> None:
-    """Convert a checkpoint of the DDIM code base or of CompVis latent diffusion to a diffusers folder."""
+    """Make a diffusers folder of safetensors from a checkpoint (DDIM code base, CompVis) or from pickled weights."""
     from toolkit.api import runs
     from toolkit.cli.terminal import say, show, terminal
     from toolkit.core.errors import unknown
@@ -40,12 +44,12 @@ def import_checkpoint(
 
 @app.command()
 def carry(
-    addon: Annotated[Path, typer.Argument(help="LoRA or textual inversion (safetensors)")],
+    addon: Annotated[Path, typer.Argument(help="LoRA, textual inversion (safetensors) or ControlNet (folder)")],
     run: RunArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Slice a LoRA or textual inversion of the dense model so that it fits the compressed one."""
+    """Slice a LoRA, textual inversion or ControlNet of the dense model so that it fits the compressed one."""
     from toolkit.api import runs
     from toolkit.cli.terminal import say, show, terminal
 

@@ -1,4 +1,4 @@
-"""What add-ons of a dense model (LoRA, textual inversion) share on their way to the compressed one."""
+"""What add-ons of a dense model (LoRA, textual inversion, ControlNet) share on their way to the compressed one."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ from toolkit.pruning.surgery import query_scales
 
 @dataclass(frozen=True)
 class Addon:
-    """What was carried: how many layers were sliced, how many pass unchanged, and why each removed one is left out."""
+    """What was carried: how many layers were sliced, how many pass unchanged, and why each removed one is left out.
+
+    ``time_error`` is the relative error of a time embedding that was fitted, 0 if none was.
+    """
 
     kind: str
     file: str
     sliced: int
     unchanged: int
     removed: Mapping[str, str] = field(default_factory=dict)
+    time_error: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import DtkError
-from toolkit.importing import lora, textual_inversion
+from toolkit.importing import controlnet, lora, textual_inversion
 from toolkit.importing.addons import Pruned
 
-KINDS = (lora, textual_inversion)  # in the order in which they are recognised
+KINDS = (controlnet, lora, textual_inversion)  # in the order in which they are recognised
 
 
 def carry(source: Path, target: Path, pruned: Pruned) -> dict[str, Any]:
     """Write into the folder ``target`` what ``source`` is for the compressed model; returns what was carried.
 
-    ``source`` is a safetensors file, or a folder that holds one. Raises DtkError for what is
-    neither, is of another model, or does not follow from slicing.
+    ``source`` is a safetensors file, a folder that holds one, or a ControlNet's folder. Raises DtkError for what is
+    none of these, is of another model, or does not follow from slicing.
     """
     path = _single_file(source) or source
     kind = next((kind for kind in KINDS if kind.recognises(path)), None)
@@ -33,6 +33,6 @@ def carry(source: Path, target: Path, pruned: Pruned) -> dict[str, Any]:
 def _single_file(source: Path) -> Path | None:
     """The only safetensors file of a folder that is no model. Raises DtkError if nothing is there."""
     if not source.exists():
-        raise DtkError(f"No such file or folder: {source}.", expected="a LoRA or a textual inversion")
+        raise DtkError(f"No such file or folder: {source}.", expected="a LoRA, a textual inversion or a ControlNet")
     files = list(source.glob("*.safetensors")) if source.is_dir() and not (source / "config.json").is_file() else []
     return files[0] if len(files) == 1 else None

@@ -31,10 +31,11 @@ def read(path: Path, weights: Weights) -> Tensors:
     file holds both. Known are a state dict, the list of states of the DDIM code base (model, optimiser, epoch, step,
     average), and a mapping with ``state_dict``. Raises DtkError for a file that holds anything else, or needs code.
     """
-    return {name.removeprefix("module."): tensor.float() for name, tensor in _chosen(_load(path), weights, path)}
+    return {name.removeprefix("module."): tensor.float() for name, tensor in _chosen(load(path), weights, path)}
 
 
-def _load(path: Path) -> Any:
+def load(path: Path) -> Any:
+    """What a file of torch holds, read without running code. Raises DtkError for one that needs code, or is damaged."""
     if not path.is_file():
         raise DtkError(f"No such checkpoint: {path}.", expected="a .ckpt or .pth file")
     try:
@@ -53,11 +54,11 @@ def _load(path: Path) -> Any:
 
 def _chosen(found: Any, weights: Weights, path: Path) -> list[tuple[str, torch.Tensor]]:
     if isinstance(found, list | tuple) and found and isinstance(found[0], dict):
-        averages = [state for state in found[2:] if _tensors(state)]
+        averages = [state for state in found[2:] if tensors_of(state)]
         found = averages[-1] if weights == "ema" and averages else found[0]
     elif isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
-    tensors = _tensors(found)
+    tensors = tensors_of(found)
     if not tensors:
         raise DtkError(
             f"{path} holds no tensors by name.",
@@ -67,7 +68,8 @@ def _chosen(found: Any, weights: Weights, path: Path) -> list[tuple[str, torch.T
     return tensors
 
 
-def _tensors(state: Any) -> list[tuple[str, torch.Tensor]]:
+def tensors_of(state: Any) -> list[tuple[str, torch.Tensor]]:
+    """The tensors of a state dict with their names."""
     if not isinstance(state, dict):
         return []
     return [(k, v) for k, v in state.items() if isinstance(k, str) and isinstance(v, torch.Tensor)]

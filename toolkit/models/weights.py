@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 WEIGHTS = "*.safetensors"
+VARIANT = re.compile(r"model\.[a-z]\w*[-.]")  # diffusion_pytorch_model.fp16.safetensors
+CONVERT = "dtk import FOLDER -o MODEL, which makes plain safetensors of them without running any code"
 QUANTISED = {"I8", "U8", "F8_E4M3", "F8_E5M2"}  # safetensors' names of 8-bit types, in which 4-bit ones are packed too
 
 
@@ -48,8 +51,11 @@ def check_weight_files(folder: Path) -> None:
             f"{folder} has no safetensors weights.",
             found=f"{', '.join(pickled)} (pickled: loading it could run any code)" if pickled else "no weights",
             expected="diffusion_pytorch_model.safetensors",
-            do="save it again with save_pretrained(..., safe_serialization=True)" if pickled else None,
+            do=CONVERT if pickled else None,
         )
+    if all(VARIANT.search(path.name) for path in files):
+        names = ", ".join(path.name for path in files)
+        raise DtkError(f"{folder} has only weights of a variant.", found=names, expected="plain ones", do=CONVERT)
     for path in files:
         try:
             with safe_open(path, framework="np") as weights:

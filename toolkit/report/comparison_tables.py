@@ -118,6 +118,8 @@ def imported(made: dict[str, Any]) -> Iterator[str]:
 def carried(made: dict[str, Any]) -> Iterator[str]:
     """What of an add-on was sliced, left as it is, and left out."""
     yield f"{made['kind']}: {made['sliced']:,} layers sliced, {made['unchanged']:,} unchanged"
+    if made["time_error"]:
+        yield f"The time embedding was fitted to a narrower one: {made['time_error']:.1g} relative error."
     if made["removed"]:
         yield f"{len(made['removed']):,} layers are left out:"
         yield from (f"  {layer}: {reason}" for layer, reason in made["removed"].items())

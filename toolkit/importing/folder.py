@@ -1,0 +1,106 @@
+"""A diffusers folder with pickled weights (``.bin``) or those of a variant (``.fp16``): plain safetensors of them.
+
+Every component is converted, with its shards and their index. Weights keep their dtype. Of several files for the same
+weights the plain ones go before a variant's, safetensors before pickled ones.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from toolkit.core.errors import DtkError
+from toolkit.core.files import CARD, read_json, write_json
+from toolkit.importing.checkpoint import load, tensors_of
+from toolkit.models.folder import build_model, find_model, full_config
+from toolkit.models.weights import PICKLES, check_finite
+
+NAME = "diffusers"
+FILE = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)(\.(?P<variant>[a-z]\w*))?(?P<shard>-\d+-of-\d+)?"
+    r"\.(?P<kind>bin|safetensors)(?P<index>\.index(\.(?P<of>\w+))?\.json)?"
+)
+STEMS = {"pytorch_model": "model"}  # what transformers calls its safetensors
+
+
+@dataclass(frozen=True)
+class _File:
+    """A weights file, or the index of several, and what it is called as plain safetensors."""
+
+    path: Path
+    variant: str
+    kind: str
+    plain: str
+
+    @classmethod
+    def of(cls, path: Path) -> _File | None:
+        match = FILE.fullmatch(path.name)
+        if match is None:
+            return None
+        stem, shard = STEMS.get(match["stem"], match["stem"]), match["shard"] or ""
+        index = ".index.json" if match["index"] else ""
+        return cls(path, match["variant"] or match["of"] or "", match["kind"], f"{stem}{shard}.safetensors{index}")
+
+    @property
+    def whole(self) -> tuple[Path, str]:
+        """What it holds at least a part of: the weights of a folder, under the name of the whole."""
+        return self.path.parent, re.sub(r"-\d+-of-\d+|\.index\.json", "", self.plain)
+
+    @property
+    def rank(self) -> tuple[bool, bool, str]:
+        return bool(self.variant), self.kind == "bin", self.variant
+
+
+def convert_folder(source: Path, target: Path) -> dict[str, Any]:
+    """Write a folder of safetensors at ``target``; returns what was made.
+
+    Raises DtkError for a folder of anything else, or for a file that holds more than tensors.
+    """
+    find_model(source)
+    files = {path: _File.of(path) for path in source.rglob("*") if path.is_file()}
+    best: dict[tuple[Path, str], tuple[bool, bool, str]] = {}
+    for weights in filter(None, files.values()):
+        best[weights.whole] = min(best.get(weights.whole, weights.rank), weights.rank)
+    for path, file in files.items():
+        place = path.relative_to(source)
+        if file is None:
+            if path.suffix not in PICKLES and place.parts[0] not in CARD:
+                _made(target / place)
+                shutil.copyfile(path, target / place)
+        elif file.rank == best[file.whole]:
+            _convert(file, _made(target / place.parent / file.plain))
+    made = find_model(target)
+    config = full_config(made)
+    params = build_model(made.class_name, config).num_parameters()
+    return {"class": made.class_name, "sample_size": config["sample_size"], "params": params}
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _convert(file: _File, target: Path) -> None:
+    if target.suffix == ".json":
+        value = read_json(file.path)
+        write_json(target, {**value, "weight_map": _renamed(value["weight_map"])})
+    elif file.kind == "safetensors":
+        shutil.copyfile(file.path, target)
+    else:
+        tensors = dict(tensors_of(load(file.path)))
+        if not tensors:
+            raise DtkError(f"{file.path} holds no tensors by name.", expected="a state dict")
+        check_finite(tensors, str(file.path))
+        own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # some share their memory
+        save_file(own, target, metadata={"format": "pt"})
+
+
+def _renamed(weight_map: Mapping[str, str]) -> dict[str, str]:
+    files = {name: _File.of(Path(name)) for name in set(weight_map.values())}
+    return {tensor: found.plain if (found := files[name]) else name for tensor, name in weight_map.items()}
