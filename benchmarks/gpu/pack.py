@@ -18,14 +18,18 @@ from toolkit.core.files import file_sha256, write_json
 Wheel = tuple[str, str]
 """Python version and requirement."""
 DECODER: Wheel = ("3.12", "backports.zstd==1.8.0")  # for a machine without the command zstd
+LACKED = ("diffusers", "torch-pruning", "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "requests")
+LACKED += ("charset-normalizer", "importlib_metadata")  # by an image of torch and its friends
+
+
+def pinned(name: str) -> str:
+    """A package in the version of constraints.txt."""
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{name}=="))
+
+
 KINDS: dict[str, list[Wheel]] = {
-    "python": [
-        ("3.12", one)
-        for one in (
-            *("diffusers==0.38.0", "torch-pruning==1.6.1", "pydantic==2.12.5", "pydantic-core==2.41.5"),
-            *("annotated-types==0.7.0", "requests==2.32.5", "charset-normalizer==3.4.4", "importlib-metadata==8.7.0"),
-        )
-    ],
+    "python": [("3.12", pinned(name)) for name in LACKED],
     "ort": [("3.12", "onnxruntime-gpu==1.31.1")],
     "rtx": [("3.12", "tensorrt-rtx-cu13-libs==1.6.1.120"), ("3.12", "tensorrt-rtx-cu13-bindings==1.6.1.120")],
     "trt86": [("3.10", "tensorrt==8.6.0"), ("3.10", "numpy==2.2.6")],
@@ -75,8 +79,9 @@ _IGNORED = shutil.ignore_patterns(
 def _wheels(wanted: list[Wheel], folder: Path) -> list[Path]:
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
-    for version, requirement in wanted:
-        subprocess.run([*command, *platforms, "--python-version", version, requirement], check=True)
+    for version in {version for version, _ in wanted}:
+        requirements = [requirement for of, requirement in wanted if of == version]
+        subprocess.run([*command, *platforms, "--python-version", version, *requirements], check=True)
     return sorted(folder.iterdir())
 
 

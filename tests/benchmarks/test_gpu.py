@@ -19,6 +19,7 @@ from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.pack import pack
 from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
 from toolkit.core.files import read_json
+from toolkit.core.noise import generator
 from toolkit.models.folder import find_model
 
 SKIPPED = ("fp16", "bf16", "bf16-onnxruntime", "tensorrt", "trt86")
@@ -101,12 +102,11 @@ def test_the_graph_for_tensorrt_8_has_only_what_it_reads(name: str, tmp_path: Pa
     assert all(dim.dim_value for side in sides.values() for dim in side.shape.dim), "fixed shapes"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("zstd") is None, reason="the command zstd packs the parts")
 def test_parts_are_small_and_join_to_what_was_packed(tmp_path: Path) -> None:
     source, out, site = tmp_path / "data", tmp_path / "parts", tmp_path / "site"
     source.mkdir()
-    content = Path(sys.executable).resolve().read_bytes()[:3_000_000]
+    content = generator("parts", 0).bytes(1_000_000)
     (source / "library.so").write_bytes(content)
     pack(str(source), out, 300_000)
     parts = sorted(out.glob("part-*"))
