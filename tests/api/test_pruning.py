@@ -122,6 +122,15 @@ def test_a_plan_reads_no_weights_and_is_what_pruning_achieves(small: ModelMixin,
         assert plan.widths == {"level 0": (16, 8), "levels 1-2": (32, 24)}
 
 
+def test_a_plan_states_each_bound_as_requested_and_as_achieved() -> None:
+    plan = toolkit.plan(tiny_unet(), target="macs<=0.6,params<=140k,width<=0.75", align=4)
+    achieved = {"macs<=0.6": plan.macs_fraction, "params<=140k": plan.achieved.params}
+    achieved["width<=0.75"] = max(compressed / dense for dense, compressed in plan.widths.values())
+    assert {text: one for text, (_, one) in plan.bounds.items()} == achieved
+    assert {text: one for text, (one, _) in plan.bounds.items()} == dict(zip(achieved, (0.6, 140e3, 0.75), strict=True))
+    assert all(one <= requested for requested, one in plan.bounds.values())
+
+
 def test_a_criterion_without_images_needs_no_data() -> None:
     assert toolkit.prune(tiny_unet(), scheduler=SCHEDULER, criterion="magnitude", **FAST).plan.macs_fraction < 0.46
 

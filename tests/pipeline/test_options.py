@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from exporters.settings import EngineSettings
 from toolkit.core.errors import UsageError
 from toolkit.core.run_folder import RunFolder
 from toolkit.pipeline import recipe, stages, sweep
@@ -24,13 +25,8 @@ def test_an_option_left_out_changes_nothing(tmp_path: Path) -> None:
     run = job(tmp_path, export=before)
     changed = with_options(run, "export", dict(trt=None, engine={"level": 5, "one_per_shape": None})).recipe.export
     assert changed.model_dump()["trt"] is True
-    assert changed.model_dump()["engine"] == {
-        "compute_capability": ("sm89",),
-        "level": 5,
-        "workspace_mib": None,
-        "one_per_shape": True,
-        "tf32": False,
-    }
+    requested = {"compute_capability": ("sm89",), "level": 5, "one_per_shape": True}
+    assert changed.model_dump()["engine"] == EngineSettings().model_dump() | requested
     off = with_options(run, "export", dict(trt=False, engine={"one_per_shape": False})).recipe.export
     assert not off.model_dump()["trt"] and not off.model_dump()["engine"]["one_per_shape"]
 

@@ -88,6 +88,11 @@ class PlanSummary(Result):
         return {width["name"]: (width["dense"], width["achieved"]) for width in self._record["widths"]}
 
     @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Each bound of the target: (requested, achieved), fractions of dense or absolute (counts, ms)."""
+        return {bound["bound"]: (bound["requested"], bound["achieved"]) for bound in self._record.get("bounds", [])}
+
+    @property
     def chosen_by(self) -> str:
         """What decided among the configurations that meet the target."""
         return str(self._record["chosen_by"])
