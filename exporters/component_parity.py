@@ -44,7 +44,7 @@ def write_components(
     for component in components(model):
         path = folder / f"{component.name}.onnx"
         if not is_whole(path):
-            component.write(folder, dtype=settings.dtype, opset=settings.opset)
+            component.write(folder, dtype=settings.dtype, opset=settings.known_opset)
         if settings.dtype == "bf16":
             by_component[component.name] = {"not_run": NO_BF16}
             continue

@@ -29,9 +29,10 @@ from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL, sample_steps
 from toolkit.models.autoencoder import Autoencoder, open_autoencoder
 from toolkit.models.conditioning import denoiser_inputs, find_conditioning
 from toolkit.models.folder import ModelFolder, build_model, load_denoiser, load_scheduler
-from toolkit.runners.base import open_runner
+from toolkit.runners.base import known_runners, open_runner, precision_options, runner_reads, unavailable
 
 NO_BF16 = "not run: ONNX Runtime has no bfloat16 matrix product on a CPU"
+OWN_PRECISIONS = ("fp32", "bf16")  # of a runner that is told on opening what to compute in
 GUIDANCE = 3.0  # the largest scale in the comparison of the step graph
 
 
@@ -75,6 +76,26 @@ class Ladder:
         with closing(open_runner("onnxruntime", path)) as candidate:
             return self._climbed(self._kept.around(_identity(path), candidate), "ONNX", dtype)
 
+    def in_other_runners(self, path: Path) -> dict[str, Any]:
+        """The loop on the file at ``path``, against torch, in every other runner of ONNX and each precision it takes.
+
+        By runner and precision (openvino:bf16). What a machine lacks, a runner refuses or is out of tolerance there is
+        said in words under ``not_run``: the file itself is whole.
+        """
+        found: dict[str, Any] = {}
+        others = [name for name in known_runners() if runner_reads(name) == "onnx" and name != "onnxruntime"]
+        for name in (name for name in others if not unavailable(name)):
+            for dtype in OWN_PRECISIONS if precision_options(name, "fp32") else (self.settings.dtype,):
+                least = max(dtype, self.settings.dtype, key=lambda one: TOLERANCES[one])
+                try:
+                    with closing(open_runner(name, path, **precision_options(name, dtype))) as runner:
+                        images = self._images(runner, "ddim")
+                    compared = self._compare_images(self._ddim_images, images, "ddim", f"ONNX in {name}", least)
+                    found[f"{name}:{dtype}"] = compared
+                except DtkError as fault:
+                    found[f"{name}:{dtype}"] = {"not_run": str(fault).replace("\n ", ";")}
+        return found
+
     def _check_range(self, dtype: DtypeName) -> None:
         """Refuse a precision that does not reach as far as the numbers of the rungs so far."""
         kept = self.settings.keep_fp32
@@ -88,7 +109,7 @@ class Ladder:
             self.specs,
             path,
             dtype=dtype,
-            opset=settings.opset,
+            opset=settings.known_opset,
             keep_fp32=settings.keep_fp32,
             dimensions=dynamic_sides(self.model) if settings.dynamic_size else None,
         )
@@ -116,7 +137,7 @@ class Ladder:
             path,
             sampler=settings.sampler,
             dtype=settings.dtype,
-            opset=settings.opset,
+            opset=settings.known_opset,
             keep_fp32=settings.keep_fp32,
             longest=max(settings.longest, settings.loop_steps),
             guided=self.guided,

@@ -83,7 +83,11 @@ def write_layout(model: ModelFolder, settings: ExportSettings, folder: Path, pro
         shutil.copyfile(graph.config, place / "config.json")
         with torch.inference_mode():
             expected = graph.module(**graph.inputs)
-        save(trace(graph.module, graph.inputs, graph.axes, [graph.output], settings.opset), graph.module, place / GRAPH)
+        save(
+            trace(graph.module, graph.inputs, graph.axes, [graph.output], settings.known_opset),
+            graph.module,
+            place / GRAPH,
+        )
         by_model[graph.folder] = (
             NO_BF16 if settings.dtype == "bf16" else _compared(graph, place / GRAPH, expected, settings)
         )

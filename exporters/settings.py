@@ -12,6 +12,7 @@ from toolkit.core.settings import Settings
 
 DtypeName = Literal["fp32", "fp16", "bf16"]
 OLDEST_OPSET, NEWEST_OPSET = 18, 23
+AUTO_OPSETS = (21, 18, 23)  # what "auto" chooses from, an earlier one unless another is clearly faster
 BF16_OPSET = 22  # the first in which Conv takes bfloat16
 
 
@@ -80,7 +81,9 @@ class ExportSettings(Settings):
     keep_fp32: tuple[str, ...] = Field(
         default=(), description="layers that stay in float32 in a half-precision file: shell wildcards over their names"
     )
-    opset: int = 21
+    opset: int | Literal["auto"] = Field(
+        default="auto", description="auto: the fastest of 18, 21 and 23 in the runners at hand, measured once"
+    )
     batch: Annotated[BatchRange, BeforeValidator(_parse_batch)] = BatchRange()
     tokens: int | None = Field(default=None, ge=1, description="length of a context; none: the model's own")
     dynamic_size: bool = Field(default=False, description="height and width of the denoiser's file dynamic, too")
@@ -102,7 +105,7 @@ class ExportSettings(Settings):
 
     @model_validator(mode="after")
     def _supported(self) -> ExportSettings:
-        check_opset(self.opset, self.dtype)
+        check_opset(self.known_opset, self.dtype)
         if self.dynamic_size and self.trt:
             raise UsageError(
                 "An engine is built for one height and width.",
@@ -111,11 +114,21 @@ class ExportSettings(Settings):
             )
         return self
 
+    @property
+    def known_opset(self) -> int:
+        """The opset that was named; for auto, the first that it would choose from."""
+        return auto_opsets(self.dtype)[0] if self.opset == "auto" else self.opset
+
 
 def requested_exporters(settings: ExportSettings) -> list[str]:
     """The names of what is written beyond the ONNX files."""
     named = {"optimum": settings.layout == "optimum", "tensorrt": settings.trt}
     return list(dict.fromkeys([*(name for name, wanted in named.items() if wanted), *settings.also]))
+
+
+def auto_opsets(dtype: DtypeName) -> list[int]:
+    """What "auto" chooses from for a precision."""
+    return [opset for opset in AUTO_OPSETS if dtype != "bf16" or opset >= BF16_OPSET] or [NEWEST_OPSET]
 
 
 def check_opset(opset: int, dtype: DtypeName) -> None:

@@ -51,7 +51,7 @@ def test_leaves_both_models_with_their_descriptions_and_nothing_else(finished: t
         "export/parity.json"
     ]
     written = json.loads((run.path / "export" / "parity.json").read_text())
-    assert {name: result[name] for name in ("parity", "step_parity")} == written
+    assert {name: result[name] for name in ("parity", "step_parity", "runners")} == written
     assert {found["dtype"] for found in result["onnx"].values()} == {"fp16"}
     assert all((run.path / found["file"]).is_file() for found in result["onnx"].values())
 
@@ -75,6 +75,14 @@ def test_each_file_is_the_model_it_is_named_after(
             expected = load_denoiser(model)(**inputs).sample
         got = open_runner("onnxruntime", finished[0].path / "export" / "onnx" / f"{name}.onnx")(**inputs)
         torch.testing.assert_close(got, expected, rtol=0, atol=0.01 * expected.abs().max().item())
+
+
+def test_other_runners_sample_what_torch_samples_or_say_why_not(finished: tuple[RunFolder, Any, Any]) -> None:
+    found = finished[1]["runners"]
+    assert list(found) == ["openvino:fp32", "openvino:bf16"]
+    assert found["openvino:fp32"]["least_psnr_db"] > found["openvino:fp32"]["floor_db"] == 40  # of a file in fp16
+    half = found["openvino:bf16"]
+    assert half["floor_db"] == 25 if "floor_db" in half else "without AMX or AVX512-BF16" in half["not_run"]
 
 
 def test_the_step_graph_samples_what_torch_samples(finished: tuple[RunFolder, Any, Any]) -> None:
@@ -150,8 +158,8 @@ def test_an_interrupted_export_goes_on_where_it_was(
     RunFolder.create(run.path)  # as the next command opens it
     before, made[:] = list(made), []
     found = export(run, SETTINGS, *models)
-    assert {name: found[name] for name in ("parity", "step_parity")} == {
-        name: finished[1][name] for name in ("parity", "step_parity")
+    assert {name: found[name] for name in ("parity", "step_parity", "runners")} == {
+        name: finished[1][name] for name in ("parity", "step_parity", "runners")
     }
     whole = RunFolder.create(tmp_path / "whole")
     again, made[:] = list(made), []

@@ -7,6 +7,7 @@ from pathlib import Path
 import openvino
 import pytest
 import torch
+from onnx import TensorProto, helper, save
 
 from exporters.onnx import export_onnx
 from tests.exported import exported, specs_of, tiny_model
@@ -14,6 +15,7 @@ from tests.tiny import tiny_folder
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.models.folder import load_denoiser
+from toolkit.runners import openvino as openvino_runner
 from toolkit.runners.base import open_runner
 from toolkit.runners.openvino import OpenVINORunner
 
@@ -59,6 +61,34 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
     path.write_bytes(exported().read_bytes()[:1000])
     with pytest.raises(DtkError, match=r"OpenVINO cannot convert .*broken\.onnx"):
         OpenVINORunner(path)
+
+
+@pytest.mark.parametrize(("operator", "domain"), [("Det", ""), ("Frobnicate", "own")])
+def test_an_operator_that_it_cannot_convert_is_named(operator: str, domain: str, tmp_path: Path) -> None:
+    borders = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3]) for name in ("sample", "prediction")]
+    node = helper.make_node(operator, ["sample"], ["prediction"], domain=domain)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
+    graph = helper.make_graph([node], "graph", borders[:1], borders[1:])
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "odd.onnx")
+    with pytest.raises(
+        DtkError, match=rf"cannot convert[\s\S]*found: .*fully converted.*{operator}"
+    ):
+        OpenVINORunner(tmp_path / "odd.onnx")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "answer", "words"),
+    [
+        ("find_spec", "openvino", None, r"openvino is not installed: pip install .*\[openvino\]"),
+        ("installed_version", "openvino", "2025.1.0", r"openvino 2025\.1\.0 is installed, dtk needs 2026\.4 or later"),
+    ],
+)
+def test_a_package_that_is_absent_or_too_old_is_said(
+    place: str, name: str, answer: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_runner, place, lambda asked: answer if asked == name else None)
+    with pytest.raises(MissingToolError, match=words):
+        open_runner("openvino", exported())
 
 
 def test_inputs_the_file_does_not_have_are_refused() -> None:

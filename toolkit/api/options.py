@@ -102,7 +102,7 @@ class ExportOptions(TypedDict, total=False):
 
     dtype: Literal["fp32", "fp16", "bf16"]
     keep_fp32: tuple[str, ...]
-    opset: int
+    opset: int | Literal["auto"]
     batch: str
     tokens: int
     dynamic_size: bool

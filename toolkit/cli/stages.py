@@ -98,7 +98,7 @@ def export(
     dtype: Annotated[str | None, option("fp32, fp16 or bf16", default="fp32")] = None,
     batch: Annotated[str | None, option("batch sizes min:opt:max, such as 1:8:64", default="1:8:64")] = None,
     keep_fp32: Annotated[str | None, option("layers that stay in float32, by comma: mid_block.*")] = None,
-    opset: Annotated[int | None, option("ONNX opset, 18 to 23", default="21")] = None,
+    opset: Annotated[str | None, option("ONNX opset: auto (measured), or 18 to 23", default="auto")] = None,
     sampler: Annotated[str | None, option("whose update the step graph contains: ddim or ddpm", default="ddim")] = None,
     dynamic_size: Annotated[
         bool | None, typer.Option("--dynamic-size/--fixed-size", help="also make height and width dynamic")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.base import NAMES, STEP
+from exporters.ladder import OWN_PRECISIONS
 from toolkit.core.environment import processor_name, versions
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256, files_sha256, read_json, value_sha256
@@ -89,7 +90,7 @@ def _precisions(name: str, path: Path) -> list[str]:
     """What a runner computes a file in: what it was written in, or what the runner takes it for."""
     if not precision_options(name, "fp32"):
         return [precision_of(RunnerSpec(name), path)]
-    return ["fp32", "bf16"]
+    return list(OWN_PRECISIONS)
 
 
 def _command(run: RunFolder, spec: RunnerSpec) -> str:

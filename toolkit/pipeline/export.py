@@ -18,6 +18,7 @@ from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.models.folder import ModelFolder, build_model
 from toolkit.models.precision import matching
+from toolkit.pipeline.opset import choose_opset
 from toolkit.report.results import export_result
 
 
@@ -34,8 +35,9 @@ def export(
 
     Of a latent or conditioned model also what stands around its denoiser (exporters.components). Returns ``onnx``
     (file, shapes, dtypes, opset, hashes by file), ``parity`` (by model and precision), ``step_parity`` (of the
-    compressed model's step graph) and ``component_parity``, and under a key of its own what each further exporter
-    wrote (exporters.base). A finished stage on the same models and settings is read, not repeated; of an unfinished one
+    compressed model's step graph), ``runners`` (its loop in other runners of ONNX), ``opset`` (how it was chosen, if it
+    was measured) and ``component_parity``, and under a key of its own what each further exporter wrote
+    (exporters.base). A finished stage on the same models and settings is read, not repeated; of an unfinished one
     the files and the long calls of its comparisons are taken from RUN/cache. Torch computes on ``device``. Raises
     DtkError if an export is out of tolerance, MissingToolError, with the ONNX files in place, if no TensorRT can work.
     """
@@ -50,13 +52,16 @@ def export(
     )
     if not run.is_current(request):
         work = run.path / "cache" / "export"
-        unfinished = work / value_sha256([request.key, versions()])[:16]
+        chosen = choose_opset(compressed, settings, device, progress) if settings.opset == "auto" else {}
+        settings = settings.model_copy(update={"opset": chosen.get("opset", settings.opset)})
+        unfinished = work / value_sha256([request.key, versions(), settings.opset])[:16]
         with run.writing(request, device=device) as folder:
-            _write(unfinished, settings, models, device, progress)
+            _write(unfinished, settings, models, device, progress, chosen)
             unfinished.rename(folder)
         shutil.rmtree(work)
     result = export_result(run.path / "export")
-    exported = Exported(run.path, result["onnx"], models, settings)
+    of_files = settings.model_copy(update={"opset": result["onnx"]["compressed"]["opset"]})
+    exported = Exported(run.path, result["onnx"], models, of_files)
     return result | {exporter.key: _further(run, exporter, exported, progress) for exporter in further}
 
 
@@ -72,9 +77,17 @@ def _further(run: RunFolder, exporter: Exporter, exported: Exported, progress: P
 
 
 def _write(
-    folder: Path, settings: ExportSettings, models: dict[str, ModelFolder], device: str, progress: Progress
+    folder: Path,
+    settings: ExportSettings,
+    models: dict[str, ModelFolder],
+    device: str,
+    progress: Progress,
+    chosen: dict[str, Any],
 ) -> None:
-    """Fill ``folder``, where an interrupted export may have left files and, in ``calls``, what it compared."""
+    """Fill ``folder``, where an interrupted export may have left files and, in ``calls``, what it compared.
+
+    ``chosen``: how the opset was, empty if it was named.
+    """
     total, count = len(rungs(settings.dtype)) * len(models) + 1 + settings.components, 0
 
     def done() -> None:
@@ -91,11 +104,12 @@ def _write(
     step_parity = ladders["compressed"].step(folder / "onnx" / f"{STEP}.onnx")
     done()
     result: dict[str, Any] = {"parity": parity, "step_parity": step_parity}
+    result["runners"] = ladders["compressed"].in_other_runners(folder / "onnx" / "compressed.onnx")
     if settings.components:
         around = write_components(models["compressed"], settings, folder / "onnx", calls)
         result |= {"component_parity": around} if around else {}
         done()
-    write_json(folder / "parity.json", result)
+    write_json(folder / "parity.json", result | ({"opset": chosen} if chosen else {}))
     shutil.rmtree(calls, ignore_errors=True)
 
 

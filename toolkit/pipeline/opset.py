@@ -11,21 +11,21 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from exporters import settings as exporting
 from exporters.onnx import export_onnx
-from exporters.settings import BF16_OPSET, ExportSettings
+from exporters.settings import ExportSettings, auto_opsets
 from exporters.tensorrt import collecting_logger, parse
 from profiles.latency import SAME, clock_of, interleave, speedup
 from profiles.settings import Rounds
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.environment import machine, versions
-from toolkit.core.errors import DtkError, first_line
+from toolkit.core.errors import DtkError, MissingToolError, first_line
 from toolkit.core.files import read_json, user_cache, value_sha256, write_json
 from toolkit.core.progress import Progress
 from toolkit.models.conditioning import denoiser_inputs
@@ -44,11 +44,11 @@ def choose_opset(model: ModelFolder, settings: ExportSettings, device: str, prog
     is kept in the user's cache by configuration, precision, batch size, versions and machine: weights do not matter.
     Raises DtkError if every candidate is refused by some runner.
     """
-    candidates = [o for o in exporting.AUTO_OPSETS if settings.dtype != "bf16" or o >= BF16_OPSET]
+    candidates = auto_opsets(settings.dtype)
     if len(candidates) == 1:
         return {"opset": candidates[0]}
-    asked = settings.model_dump(mode="json", include={"dtype", "keep_fp32", "tokens", "trt", "batch"})
-    place = [model.class_name, full_config(model), asked, candidates, torch.get_num_threads(), machine(device)]
+    requested = settings.model_dump(mode="json", include={"dtype", "keep_fp32", "tokens", "trt", "batch"})
+    place = [model.class_name, full_config(model), requested, candidates, torch.get_num_threads(), machine(device)]
     entry = user_cache("opsets") / f"{value_sha256([*place, versions()])[:16]}.json"
     if not entry.is_file():
         write_json(entry, _chosen(candidates, _measured(model, settings, candidates, device, progress)))
@@ -97,16 +97,20 @@ def _speeds(name: str, device: str, files: Mapping[int, Path], inputs: Mapping[s
                 opened[opset] = runner
             except DtkError as refusal:
                 found[str(opset)] = {"refused": first_line(refusal)}
-        for opset, runner in opened.items():
-            base = next(iter(opened.values()))
-            times = interleave({"base": lambda: base(**inputs), "other": lambda r=runner: r(**inputs)}, clock_of(device), ROUNDS)  # noqa: E501
-            found[str(opset)] = asdict(speedup(times["base"], times["other"]))
+        calls = [partial(runner, **inputs) for runner in opened.values()]
+        times_ms = list(interleave(calls, clock_of(device), ROUNDS)) if calls else []
+        for opset, own_ms in zip(opened, times_ms, strict=True):
+            found[str(opset)] = asdict(speedup(times_ms[0], own_ms))
     return found
 
 
 def _parsed(files: Mapping[int, Path]) -> dict[str, Any]:
     """Whether TensorRT's parser takes each file; it is not timed, as a build takes minutes."""
-    api, found = load_tensorrt(), {}
+    try:
+        api = load_tensorrt()
+    except MissingToolError:  # the exporter of engines says so when the ONNX files are there
+        return {}
+    found = {}
     for opset, path in files.items():
         logger = collecting_logger(api)
         try:
@@ -121,9 +125,10 @@ def _chosen(candidates: list[int], measured: Mapping[str, Mapping[str, Any]]) ->
     refused = {o for o in candidates for of in measured.values() if "refused" in of.get(str(o), {})}
     left = [opset for opset in candidates if opset not in refused]
     if not left:
-        reasons = {f"{name}, {o}: {of['refused']}" for name, by in measured.items() for o, of in by.items() if "refused" in of}
-        raise DtkError("No opset is taken by every runner here.", found="; ".join(sorted(reasons)), do="add --opset N")
-    timed = [of for of in measured.values() if str(left[0]) in of]
+        faults = [of.get(str(left_out), {}) for of in measured.values() for left_out in candidates]
+        reasons = dict.fromkeys(fault["refused"] for fault in faults if "refused" in fault)
+        raise DtkError("No opset is taken by every runner here.", found="; ".join(reasons), do="add --opset N")
+    timed = [of for of in measured.values() if "value" in of.get(str(left[0]), {})]
     speeds = {o: prod(of[str(o)]["value"] for of in timed) ** (1 / max(len(timed), 1)) for o in left}
     best = max(left, key=lambda opset: speeds[opset])
     best = left[0] if speeds[best] <= speeds[left[0]] * (1 + SAME) else best

@@ -14,7 +14,7 @@ from torch import nn
 
 from exporters.engines import write_engine
 from exporters.onnx import export_onnx
-from exporters.settings import BF16_OPSET, BatchRange, DtypeName, EngineSettings, ExportSettings
+from exporters.settings import BatchRange, DtypeName, EngineSettings, ExportSettings
 from profiles.latency_table import LatencyTable, Timing
 from profiles.settings import Rounds
 from toolkit.adapters.base import InputSpec
@@ -197,7 +197,7 @@ def _exported(network: nn.Module, specs: Mapping[str, InputSpec], dtype: DtypeNa
 
 
 def _opset(dtype: DtypeName) -> int:
-    return BF16_OPSET if dtype == "bf16" else ExportSettings().opset
+    return ExportSettings(dtype=dtype).known_opset
 
 
 def _engine(onnx: Path, settings: LatencySettings, progress: Progress, builds: list[EngineSettings]) -> Path:

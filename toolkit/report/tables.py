@@ -120,8 +120,21 @@ def parity(exported: dict[str, Any]) -> Iterator[Any]:
             predictions, least = found["predictions"], found["loop"]["least_psnr_db"]
             error, tolerance = f"{predictions['worst']['relative_error']:.1e}", f"{predictions['tolerance']:.0e}"
             table.add_row(f"{model} {dtype}", error, tolerance, "equal" if least is None else f"{least:.0f} dB")
+    for name, found in exported.get("runners", {}).items():
+        least = found.get("least_psnr_db")
+        images = found.get("not_run") or ("equal" if least is None else f"{least:.0f} dB")
+        table.add_row(f"compressed in {name}", "", "", images)
     yield table
+    yield from _opset(exported.get("opset", {}))
     yield from engines(exported.get("engines", {}))
+
+
+def _opset(chosen: dict[str, Any]) -> Iterator[Any]:
+    """How the opset was chosen, if it was measured."""
+    if chosen.get("margin") is None:
+        return
+    refused = [f"{name} refuses {o}" for name, of in chosen["runners"].items() for o in of if "refused" in of[o]]
+    yield "; ".join([f"opset {chosen['opset']}, {chosen['margin']:.2f} times as fast as the next", *refused])
 
 
 def engines(built: dict[str, Any]) -> Iterator[Any]:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from packaging.version import Version
 
-from toolkit.core.errors import DtkError, MissingToolError, first_line
+from toolkit.core.environment import installed_version
+from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.core.files import file_sha256, files_sha256, user_cache
 from toolkit.runners.base import RunnerKind, Times
 
 if TYPE_CHECKING:
     import openvino
 
+OLDEST = "2026.4"
+OWN_SOURCE = ("Exception from ", "Check '")  # how lines begin that name a place in OpenVINO's source
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -38,7 +42,7 @@ class OpenVINORunner:
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
-            raise DtkError(f"OpenVINO cannot convert {path}.", found=first_line(error)) from error
+            raise DtkError(f"OpenVINO cannot convert {path}.", found=_words(error)) from error
         self._inputs = [port.get_any_name() for port in self._model.inputs]
         self._options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -72,7 +76,7 @@ class OpenVINORunner:
             return self._core.compile_model(model, "CPU", self._options).create_infer_request()
         except RuntimeError as error:
             raise DtkError(
-                "OpenVINO cannot compile this denoiser.", found=first_line(error), do="leave the runner 'openvino' out"
+                "OpenVINO cannot compile this denoiser.", found=_words(error), do="leave the runner 'openvino' out"
             ) from error
 
     def node_times(self) -> Times:
@@ -101,6 +105,12 @@ class OpenVINONodes:
         return self._calls
 
 
+def _words(error: RuntimeError) -> str:
+    """What OpenVINO says, the operators it does not know included, without the places in its own source."""
+    lines = [line.strip("- ") for line in str(error).splitlines() if not line.startswith(OWN_SOURCE)]
+    return "; ".join(line for line in lines if line) or type(error).__name__
+
+
 def _sha256(path: Path) -> str:
     """One hash of an exported file and of its weights, which may lie in a second file."""
     return files_sha256({file.name: file_sha256(file) for file in path.parent.glob(f"{path.name}*")})
@@ -122,6 +132,9 @@ def unavailable(device: str) -> str | None:
         return "OpenVINO computes on the processor: --device cpu"
     if find_spec("openvino") is None:
         return 'the package openvino is not installed: pip install ".[openvino]"'
+    version = installed_version("openvino")
+    if version and Version(version) < Version(OLDEST):
+        return f'openvino {version} is installed, dtk needs {OLDEST} or later: pip install -U ".[openvino]"'
     return None
 
 
