@@ -70,9 +70,7 @@ def test_an_operator_that_it_cannot_convert_is_named(operator: str, domain: str,
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
     graph = helper.make_graph([node], "graph", borders[:1], borders[1:])
     save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "odd.onnx")
-    with pytest.raises(
-        DtkError, match=rf"cannot convert[\s\S]*found: .*fully converted.*{operator}"
-    ):
+    with pytest.raises(DtkError, match=rf"cannot convert[\s\S]*found: .*fully converted.*{operator}"):
         OpenVINORunner(tmp_path / "odd.onnx")
 
 
