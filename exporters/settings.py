@@ -12,7 +12,7 @@ from toolkit.core.settings import Settings
 
 DtypeName = Literal["fp32", "fp16", "bf16"]
 OLDEST_OPSET, NEWEST_OPSET = 18, 23
-AUTO_OPSETS = (21, 18, 23)  # what "auto" chooses from, an earlier one unless another is clearly faster
+AUTO_OPSETS: tuple[int, ...] = (21, 18, 23)  # what "auto" chooses from, an earlier one unless another is clearly faster
 BF16_OPSET = 22  # the first in which Conv takes bfloat16
 
 
@@ -74,8 +74,7 @@ class EngineSettings(Settings):
 class ExportSettings(Settings):
     """The settings of the export stage.
 
-    ``loop_steps`` DDIM steps (the model's own if it was taught some) of ``loop_images`` images are compared besides
-    single predictions.
+    ``loop_steps`` DDIM steps of ``loop_images`` images are compared besides single predictions.
     """
 
     dtype: DtypeName = "fp32"

@@ -21,8 +21,9 @@ import torch
 from exporters.onnx import export_onnx
 from exporters.settings import ExportSettings, auto_opsets
 from exporters.tensorrt import collecting_logger, parse
-from profiles.latency import SAME, clock_of, interleave, speedup
+from profiles.latency import clock_of, interleave
 from profiles.settings import Rounds
+from profiles.speedup import SAME, speedup
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.environment import machine, versions
 from toolkit.core.errors import DtkError, MissingToolError, first_line

@@ -192,14 +192,18 @@ def opened(
 
 
 def _exported(network: nn.Module, specs: Mapping[str, InputSpec], dtype: DtypeName, path: Path) -> Path:
-    export_onnx(network, specs, path, dtype=dtype, opset=ExportSettings(dtype=dtype).known_opset)
+    export_onnx(network, specs, path, dtype=dtype, opset=_opset(dtype))
     return path
+
+
+def _opset(dtype: DtypeName) -> int:
+    return ExportSettings(dtype=dtype).known_opset
 
 
 def _engine(onnx: Path, settings: LatencySettings, progress: Progress, builds: list[EngineSettings]) -> Path:
     plan = onnx.with_suffix(".plan")
-    batch = BatchRange(min=settings.batch, opt=settings.batch, max=settings.batch)
-    exporting = ExportSettings(dtype=settings.dtype, batch=batch, trt=True, engine=builds[-1])
+    batch, opset = BatchRange(min=settings.batch, opt=settings.batch, max=settings.batch), _opset(settings.dtype)
+    exporting = ExportSettings(dtype=settings.dtype, opset=opset, batch=batch, trt=True, engine=builds[-1])
     description, cache = read_json(onnx.with_suffix(".json")), onnx.parent / "engines"  # measured once, kept as a time
     written = write_engine(load_tensorrt(), onnx, description, plan, exporting, progress, cache=cache)
     builds.append(builds[-1].model_copy(update={"level": written["level"]}))
