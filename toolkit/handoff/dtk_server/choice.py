@@ -48,7 +48,8 @@ def open_stepper(
     If the runtime cannot load it, ONNX Runtime takes its place where the manifest allows that, and ``warn`` is called.
     Raises UnfitError, with each reason, where it does not.
     """
-    path, shape = inside(version, PurePosixPath(stored["file"])), {"image": image, "batch": batch}
+    path = inside(version, PurePosixPath(stored["file"]))
+    shape: dict[str, Any] = {"image": image, "batch": batch}
     runtime, _, dtype = stored["runtime"].partition(":")
     stepper: Stepper | None = None
     if runtime == "tensorrt":
