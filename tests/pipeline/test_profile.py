@@ -143,7 +143,7 @@ def test_an_interrupted_profile_resumes_at_the_next_cell(
     assert measured[:3] == [1, 3, 3] and len(measured) == 4, "batch 1 was kept, batch 3 and the headline were not"
     assert list(result["runners"]["torch"]["latency"]) == ["1", "3"]
     profile(run, settings.model_copy(update={"runners": ("torch:fp32", "torch")}), *models)
-    assert len(measured) == 6, "another runner's cells are added to those that are there"
+    assert len(measured) in (6, 7), "another runner's cells are added, and the headline if that one is the faster"
 
 
 def test_other_threads_make_other_figures(

@@ -34,8 +34,10 @@ def best(run: Path, profile: dict[str, Any], goal: Goal) -> Choice:
         )
     opset = read_json(run / "export" / "onnx" / "compressed.json")["opset"]
     reason = f"the runtimes of a server are {', '.join(_runtimes())}"
-    better = {cell["runner"]: cell | {"why": reason} for cell in reversed(cells[: cells.index(chosen)])}
-    return {"goal": goal, **chosen, "opset": opset, "passed_over": list(better.values())[::-1]}
+    better: dict[str, Choice] = {}
+    for cell in cells[: cells.index(chosen)]:
+        better.setdefault(cell["runner"], cell | {"why": reason})
+    return {"goal": goal, **chosen, "opset": opset, "passed_over": list(better.values())}
 
 
 def with_best(recipe: Recipe, run: Path, choice: Choice, device: str) -> Recipe:
