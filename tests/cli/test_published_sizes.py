@@ -20,6 +20,33 @@ LDM_4 = {"sample_size": 64, "layers_per_block": 2, "cross_attention_dim": 512, "
 }
 
 
+SDXL = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": (D, CROSS_DOWN, CROSS_DOWN),
+    "up_block_types": (CROSS_UP, CROSS_UP, U),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+REFINER = SDXL | {
+    "block_out_channels": (384, 768, 1536, 1536),
+    "down_block_types": (D, CROSS_DOWN, CROSS_DOWN, D),
+    "up_block_types": (U, CROSS_UP, CROSS_UP, U),
+    "transformer_layers_per_block": 4,
+    "attention_head_dim": (6, 12, 24, 24),
+    "cross_attention_dim": 1280,
+    "projection_class_embeddings_input_dim": 2560,
+}
+
+
 def planned(folder: Path, class_name: str, config: dict, *options: str) -> dict:
     (folder / "unet").mkdir()
     text = json.dumps({"_class_name": class_name, "in_channels": 3, "out_channels": 3, **config})
@@ -51,3 +78,22 @@ def test_ldm_4_by_target_with_one_token(tmp_path: Path) -> None:
     assert plan["dense"]["params"] == pytest.approx(400.92e6, rel=1e-4)
     assert plan["dense"]["macs"] == pytest.approx(104.227e9, rel=1e-4)
     assert plan["achieved"]["macs_fraction"] == pytest.approx(0.57, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "options", "params"),
+    [
+        (SDXL, ("--preset", "ssd-1b"), (2_567_463_684, 1_331_334_404)),
+        (SDXL, ("--preset", "segmind-vega"), (2_567_463_684, 745_225_604)),
+        (SDXL, ("--target", "width=0.75"), (2_567_463_684, 1_517_586_148)),
+        (REFINER, ("--target", "width=0.75"), (2_259_526_660, None)),
+    ],
+)
+def test_sdxl_its_refiner_and_the_published_smaller_ones(
+    config: dict, options: tuple[str, ...], params: tuple[int, int | None], tmp_path: Path
+) -> None:
+    plan = planned(tmp_path, "UNet2DConditionModel", config, *options)
+    assert plan["dense"]["params"] == params[0]
+    assert params[1] is None or plan["achieved"]["params"] == params[1]
+    assert 0 < plan["achieved"]["macs_fraction"] < 0.7

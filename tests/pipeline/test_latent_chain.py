@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 
 from tests.latent import CLASSES, FOLDERS
-from toolkit.adapters.inputs import example_inputs, input_specs
+from toolkit.adapters.inputs import example_inputs, input_specs, keywords
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256, folder_sha256
 from toolkit.core.noise import generator
@@ -31,9 +31,9 @@ from toolkit.runners.base import open_runner
 pytestmark = pytest.mark.slow
 
 IMAGES = 40
-WHOLE = "caption"  # exported and profiled, too: the others' export is tests/handoff/test_latent.py's
+WHOLE = "sdxl"  # exported and profiled, too: the others' export is tests/handoff/test_latent.py's
 EXPORT = {"dtype": "fp16", "batch": "1:2:2", "loop_steps": 2, "loop_images": 2, "longest": 4}
-GUIDED = {"unconditional": 1.0, "class": 2.0, "labels": 1.0, "caption": 2.0}
+GUIDED = {"unconditional": 1.0, "class": 2.0, "labels": 1.0, "caption": 2.0, "sdxl": 2.0}
 PROFILE = {
     "runners": ["torch"],
     "baseline": "torch",
@@ -95,12 +95,12 @@ def test_the_other_components_come_along(finished: tuple[str, Job]) -> None:
     widths = job.compressed.config["block_out_channels"]
     assert widths[-1] == 24
     if kind != "class":  # no stock pipeline holds a class embedding
-        pipeline_class = StableDiffusionPipeline if kind == "caption" else LDMPipeline
         options = {"safety_checker": None} if kind == "caption" else {}
-        assert (
-            list(pipeline_class.from_pretrained(job.compressed.root, **options).unet.config.block_out_channels)
-            == widths
-        )
+        pipeline = DiffusionPipeline.from_pretrained(job.compressed.root, **options)
+        assert list(pipeline.unet.config.block_out_channels) == widths
+        if kind == "sdxl":
+            image = pipeline("a cat", num_inference_steps=2, output_type="np").images
+            assert image.shape == (1, 16, 16, 3) and np.isfinite(image).all()
 
 
 def test_latents_are_in_the_cache_and_encoded_once(finished: tuple[str, Job]) -> None:
@@ -136,7 +136,7 @@ def test_exports_are_judged_by_decoded_images(finished: tuple[str, Job]) -> None
     denoiser, scheduler = load_denoiser(job.compressed), load_scheduler(job.compressed)
 
     def predict(sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
-        return denoiser(sample, timestep, **given).sample
+        return denoiser(sample, timestep, **keywords(given)).sample
 
     export = job.run.path / "export"
     with torch.no_grad(), closing(open_runner("onnxruntime", export / "onnx" / "compressed.onnx")) as runner:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from collections.abc import Mapping
 from functools import cache, partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +17,13 @@ from torch import nn
 from profiles.macs import count_macs, count_params
 from tests.pruning.cases import prunable_of, random_scores
 from tests.pruning.reference import silenced
-from tests.tiny import tiny_conditional_unet, tiny_dit
+from tests.tiny import text_time, tiny_conditional_unet, tiny_dit
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.blocks import Removal, removals
 from toolkit.adapters.dit import STACK
 from toolkit.adapters.inputs import example_inputs, input_specs, positional
-from toolkit.core.errors import DtkError
+from toolkit.adapters.presets import PRESETS
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import normal
 from toolkit.models.folder import build_model, plain_config
 from toolkit.pruning import block_order, surgery
@@ -28,6 +31,8 @@ from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.cost import Cost, price
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.prunable import Prunable
+from toolkit.pruning.prune import prunable_for
+from toolkit.pruning.settings import PruneSettings
 from toolkit.pruning.solver import solve
 from toolkit.pruning.targets import parse_target
 
@@ -220,8 +225,8 @@ def test_a_unet_without_blocks_is_the_dense_one_that_skips_them(gone: dict[int, 
     dense = tiny_conditional_unet(**THREE)
     prunable = prunable_of(dense, blocks=True)
     kept = {
-        name: tuple(i for i in range(stack.size) if i not in gone.get(int(name[-1]), set()))
-        for name, stack in prunable.adapter.blocks.stacks(prunable.config).items()
+        name: tuple(i for i in range(stack.size) if "level" not in name or i not in gone.get(int(name[-1]), ()))
+        for name, stack in prunable.stacks.items()
     }
     config = prunable.adapter.blocks.resized(prunable.config, {name: len(stay) for name, stay in kept.items()})
     rename = prunable.adapter.blocks.rename(prunable.config, kept)
@@ -272,3 +277,117 @@ def test_blocks_go_only_where_they_are_asked_to() -> None:
     prunable = Prunable("UNet2DConditionModel", stable_diffusion, Constraints(blocks=True))
     blocks = {v.name: v.choices for v in prunable.space.variables if v.kind == "blocks"}
     assert blocks == {f"blocks of level {level}": (1, 2) for level in range(4)}
+
+
+CROSS = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+}
+SDXL = {**CROSS, "layers_per_block": 2, "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True} | {
+    "norm_num_groups": 2,
+    "block_out_channels": (4, 8, 16),
+    **text_time(6),
+}
+BELOW = {"down_blocks.1.attentions.0": (1,), "down_blocks.2.attentions.0": (0, 3, 9), "up_blocks.0.attentions.2": (5,)}
+
+
+def sdxl_without(dense: UNet2DConditionModel, kept: Mapping[str, tuple[int, ...]]) -> UNet2DConditionModel:
+    """The dense model with transformer blocks, the middle block's attention or all of it cut out by hand."""
+    model = copy.deepcopy(dense)
+    for name, stay in kept.items():
+        if ".attentions." in name:
+            attention = model.get_submodule(name)
+            attention.transformer_blocks = nn.ModuleList(attention.transformer_blocks[i] for i in stay)
+    middle = model.mid_block
+    if not kept.get("middle block", (0,)):
+        model.mid_block = None
+    elif not kept.get("attention of the middle block", (0,)):
+        middle.attentions, middle.resnets = nn.ModuleList(), middle.resnets[:1]
+    elif "down_blocks.2.attentions.0" in kept:
+        blocks = middle.attentions[0].transformer_blocks
+        middle.attentions[0].transformer_blocks = nn.ModuleList(blocks[i] for i in kept["down_blocks.2.attentions.0"])
+    return model
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [BELOW, {**BELOW, "attention of the middle block": ()}, {"middle block": (), "attention of the middle block": ()}],
+)
+def test_sdxl_without_transformer_blocks_is_the_dense_one_that_skips_them(gone: dict, tmp_path: Path) -> None:
+    """Other numbers in each attention, and a middle block that follows the first of its level."""
+    dense = tiny_conditional_unet(**SDXL)
+    prunable = prunable_of(dense, blocks=True)
+    kept = {name: tuple(range(stack.size)) for name, stack in prunable.stacks.items()} | gone
+    config = prunable.adapter.blocks.resized(prunable.config, {name: len(stay) for name, stay in kept.items()})
+    rename = prunable.adapter.blocks.rename(prunable.config, kept)
+    expected = run(sdxl_without(dense, gone))
+    shallow = surgery.shallower(dense, config, rename)
+    assert torch.equal(run(shallow), expected)
+    assert not torch.allclose(expected, run(dense), atol=1e-3)
+    shallow.save_pretrained(tmp_path)
+    again = UNet2DConditionModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(run(again), expected)
+    sizes = Prunable("UNet2DConditionModel", plain_config(again.config), Constraints(blocks=True)).stacks
+    assert {name: stack.size for name, stack in sizes.items()} == {
+        name: len(stay) for name, stay in kept.items() if len(stay) != 1 or "." not in name
+    }
+
+
+def test_a_level_of_sdxl_loses_transformer_blocks_and_its_widths_together() -> None:
+    dense = tiny_conditional_unet(**SDXL | {"transformer_layers_per_block": (1, 2, 3), "layers_per_block": (2, 1, 1)})
+    prunable = prunable_of(dense, blocks=True)
+    assert [(v.name, v.dense) for v in prunable.space.variables if v.kind == "blocks"] == [
+        ("blocks of level 0", 2),
+        ("transformer blocks of level 1", 2),
+        ("transformer blocks of level 2", 3),
+    ]
+    config = prunable.space.configure((4, 8, 12, 1, 2, 2))
+    assert config["transformer_layers_per_block"] == [1, 2, 2]
+    assert config["reverse_transformer_layers_per_block"] is None and config["layers_per_block"] == 1
+    kept = prunable.kept(random_scores(prunable), config)
+    pruned, _ = surgery.slice_model(dense, config, prunable.layout, kept, T, prunable.rename(config))
+    assert run(pruned).isfinite().all() and not torch.allclose(run(pruned), run(dense), atol=1e-3)
+    counted = partial(count, class_name=prunable.class_name)
+    prices = price(prunable.space, counted, ("params", "macs"))
+    for values in list(prunable.space)[::7]:
+        cost = counted(prunable.space.configure(values))
+        assert (prices["params"](values), prices["macs"](values)) == pytest.approx((cost.params, cost.macs), rel=1e-9)
+
+
+SD = {"layers_per_block": 2} | CROSS
+FITTING = {
+    "ssd-1b": SDXL,
+    "segmind-vega": SDXL,
+    "bk-sdm-base": {**SD, "block_out_channels": (8, 8, 16, 16)}
+    | {name: (*CROSS[name], "CrossAttn" + name.split("_")[0].title() + "Block2D") for name in CROSS},
+}
+FITTING["bk-sdm-small"] = FITTING["bk-sdm-base"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_keeps_as_many_blocks_as_it_says_and_all_widths(preset: str) -> None:
+    dense = tiny_conditional_unet(**FITTING[preset])
+    prunable = prunable_for("UNet2DConditionModel", plain_config(dense.config), PruneSettings(preset=preset))
+    (values,) = solve(prunable.space, parse_target(PruneSettings(preset=preset).target), count).finalists
+    config = prunable.space.configure(values)
+    assert config["block_out_channels"] == list(dense.config.block_out_channels)
+    found = prunable.stack_sizes(config)
+    assert {name: found[name] for name in PRESETS[preset]} == PRESETS[preset]
+    smaller = run(surgery.shallower(dense, config, prunable.rename(config)))
+    assert smaller.isfinite().all() and not torch.allclose(smaller, run(dense), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "words"),
+    [
+        ("ssd-1c", SDXL, "ssd-1c.*ssd-1b"),
+        ("ssd-1b", SD, r"ssd-1b is of another model[\s\S]*down_blocks.1.attentions.0: no such"),
+        ("bk-sdm-base", SD, r"another model[\s\S]*level 3: no such stack"),
+    ],
+)
+def test_a_preset_of_another_model_is_refused(preset: str, model: dict, words: str) -> None:
+    config = plain_config(tiny_conditional_unet(**model).config)
+    with pytest.raises(UsageError, match=words):
+        _ = prunable_for("UNet2DConditionModel", config, PruneSettings(preset=preset)).space
+    with pytest.raises(UsageError, match="another model"):
+        prunable_for("DiTTransformer2DModel", plain_config(tiny_dit().config), PruneSettings(preset="ssd-1b"))

@@ -17,13 +17,14 @@ class Constraints:
 
     ``align``: widths are multiples of this. ``groups``: the policy for norm groups, "within" or "whole". ``least``: the
     smallest fraction of its dense value that any variable may take. ``blocks``: whether blocks may go as well if the
-    class can say it.
+    class can say it. ``preset``: the published choice of blocks that go, "" for none.
     """
 
     align: int = 8
     groups: str = "within"
     least: float = 0.5
     blocks: bool = False
+    preset: str = ""
 
 
 TOKENS = 77  # CLIP's context length; the config does not hold it, and no convolution or linear depends on it

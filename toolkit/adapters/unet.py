@@ -44,17 +44,6 @@ def width_space(config: Config, limits: Constraints, heads: Sequence[int], norm_
     return Space(config, variables, configure, allows)
 
 
-def with_blocks(widths: Space, rules: BlockRules, least: float) -> Space:
-    """The space of ``widths`` with the number of blocks of each level free as well, one at the least."""
-    stacks = rules.stacks(widths.dense)
-    free = tuple(
-        Variable(name, stack.size, 1, multiples(stack.size, 1, least), kind="blocks", widths=(width,))
-        for (name, stack), width in zip(stacks.items(), width_of_levels(widths), strict=True)
-        if stack.removable
-    )
-    return joined(widths, free, rules)
-
-
 def width_of_levels(widths: Space) -> list[str]:
     """For each level the name of the variable that sets its width."""
     names = [variable.name for variable in widths.variables]

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from toolkit.adapters.base import Constraints, InputSpec
-from toolkit.adapters.blocks import KeptBlocks, Rename, Stack
-from toolkit.adapters.space import Config, Space
+from toolkit.adapters.blocks import KeptBlocks, Rename, Stack, renumber
+from toolkit.adapters.presets import with_preset
+from toolkit.adapters.space import Config, Space, Variable, multiples
 from toolkit.adapters.text_time import text_time
-from toolkit.adapters.unet import class_labels, refuse_unknown_parts, width_space, with_blocks
+from toolkit.adapters.unet import class_labels, joined, refuse_unknown_parts, width_of_levels, width_space
 from toolkit.adapters.unet_blocks import renumbered, up_successors
+from toolkit.adapters.unet_depths import BLOCKS, attentions_of, depths, layers_of, middle_of, with_depths
 from toolkit.core.errors import DtkError
 
 KNOWN_BLOCKS = {
@@ -22,7 +24,9 @@ KNOWN_BLOCKS = {
     "UpBlock2D",
     "CrossAttnUpBlock2D",
     "UNetMidBlock2DCrossAttn",
+    "UNetMidBlock2D",
 }
+CROSS_MIDDLE = "UNetMidBlock2DCrossAttn"
 PLAIN = {
     "addition_embed_type": (None, "text_time"),
     "time_cond_proj_dim": (None,),
@@ -31,40 +35,84 @@ PLAIN = {
 }
 
 
-class LevelBlocks:
-    """Blocks per level: ``layers_per_block``, one number for each level if they differ.
+MIDDLE = "middle block"
+MIDDLE_ATTENTION = f"attention of the {MIDDLE}"
 
-    With two blocks a level this is the choice of BK-SDM (Kim et al. 2023); unet_blocks.py says which up blocks go.
+
+class LevelBlocks:
+    """Blocks of each level, transformer blocks of each attention, and the middle block, whole or its attention.
+
+    With two blocks a level, one is the choice of BK-SDM (Kim et al. 2023); unet_blocks.py says which up blocks go. A
+    level with deeper attention loses transformer blocks instead, as in SSD-1B (Gupta et al. 2024).
     """
 
     def stacks(self, config: Config) -> dict[str, Stack]:
-        layers = _layers(config)
-        return {_stack(level): Stack(n, tuple(range(1, n))) for level, n in enumerate(layers)}
+        """A stack of a single transformer block, which stays, is left out."""
+        deep = {level: {n: d for n, d in found.items() if d > 1} for level, found in depths(config).items()}
+        levels = {
+            _stack(level): Stack(n, () if deep[level] else tuple(range(1, n)))
+            for level, n in enumerate(layers_of(config))
+        }
+        inside = {name: Stack(d, tuple(range(d))) for found in deep.values() for name, d in found.items()}
+        middle = config["mid_block_type"]
+        present = {MIDDLE: middle is not None, MIDDLE_ATTENTION: middle == CROSS_MIDDLE}
+        return levels | inside | {name: Stack(int(there), (0,) if there else ()) for name, there in present.items()}
 
     def resized(self, config: Config, sizes: Mapping[str, int]) -> Config:
-        layers = _layers(config)
+        layers = layers_of(config)
         wanted = [sizes.get(_stack(level), n) for level, n in enumerate(layers)]
-        if wanted == layers:
-            return config
+        deep = {level: sizes[_depth(level)] for level in range(len(layers)) if _depth(level) in sizes}
+        inside = {name: deep[level] for level, found in depths(config).items() if level in deep for name in found}
+        shallow = with_depths(config, {**inside, **sizes})
         equal = len(set(wanted)) == 1  # diffusers weighs several LoRAs, and builds ControlNets, only with one number
-        return {**config, "layers_per_block": wanted[0] if equal else wanted}
+        changed: Config = {} if wanted == layers else {"layers_per_block": wanted[0] if equal else wanted}
+        if sizes.get(MIDDLE_ATTENTION) == 0 and config["mid_block_type"] == CROSS_MIDDLE:
+            changed["mid_block_type"] = "UNetMidBlock2D"
+        if sizes.get(MIDDLE) == 0:
+            changed["mid_block_type"] = None
+        return {**shallow, **changed} if changed else shallow
 
     def rename(self, config: Config, kept: KeptBlocks) -> Rename:
-        layers = _layers(config)
-        return renumbered(layers, [kept[_stack(level)] for level in range(len(layers))])
+        layers = layers_of(config)
+        of_levels = renumbered(layers, [kept[_stack(level)] for level in range(len(layers))])
+        inside = {f"{name}.{BLOCKS}": kept[name] for found in depths(config).values() for name in found if name in kept}
+        if middle_of(config) in kept:
+            inside[f"mid_block.attentions.0.{BLOCKS}"] = kept[middle_of(config)]
+        parts = {MIDDLE: ("mid_block.",), MIDDLE_ATTENTION: ("mid_block.attentions.", "mid_block.resnets.1.")}
+        gone = tuple(prefix for name, prefixes in parts.items() if not kept.get(name, (0,)) for prefix in prefixes)
+
+        def renamed(tensor: str) -> str | None:
+            if tensor.startswith(gone):
+                return None
+            head, found, _ = tensor.partition(BLOCKS)
+            if found and f"{head}{BLOCKS}" in inside:  # the blocks of such a level stay where they are
+                return renumber(tensor, f"{head}{BLOCKS}", inside[f"{head}{BLOCKS}"])
+            return of_levels(tensor)
+
+        return renamed
 
     def successors(self, config: Config, kept: KeptBlocks) -> dict[str, str]:
-        layers = _layers(config)
+        layers = layers_of(config)
         return up_successors(layers, [kept[_stack(level)] for level in range(len(layers))])
+
+    def variables(self, widths: Space, least: float) -> tuple[Variable, ...]:
+        """What is free: of each level its blocks, or how deep its attention is if that is the same everywhere in it."""
+        config, free = widths.dense, []
+        for level, (count, width) in enumerate(zip(layers_of(config), width_of_levels(widths), strict=True)):
+            inside = set(depths(config)[level].values())
+            name, size = (_stack(level), count) if inside <= {1} else (_depth(level), max(inside))
+            if size > 1 and len(inside) <= 1:
+                free.append(Variable(name, size, 1, multiples(size, 1, least), kind="blocks", widths=(width,)))
+        return tuple(free)
 
 
 def _stack(level: int) -> str:
     return f"blocks of level {level}"
 
 
-def _layers(config: Config) -> list[int]:
-    layers = config["layers_per_block"]
-    return [layers] * len(config["block_out_channels"]) if isinstance(layers, int) else list(layers)
+def _depth(level: int) -> str:
+    """All attentions of a level at once."""
+    return f"transformer blocks of level {level}"
 
 
 class UNet2DConditionAdapter:
@@ -90,16 +138,22 @@ class UNet2DConditionAdapter:
                     expected=" or ".join(map(repr, known)),
                 )
         widths = width_space(config, limits, _heads(config), config["norm_num_groups"])
-        return with_blocks(widths, self.blocks, limits.least) if limits.blocks else widths
+        if limits.preset:
+            return with_preset(widths, limits.preset, self.blocks)
+        return joined(widths, self.blocks.variables(widths, limits.least), self.blocks) if limits.blocks else widths
 
     def whole_heads(self, config: Config) -> bool:
         return False
 
 
 def _heads(config: Config) -> list[int]:
-    """The number of attention heads of each level."""
+    """The number of attention heads of each level, 1 where there is no attention: it binds the width."""
     heads = config["num_attention_heads"] or config["attention_head_dim"]
-    return [heads] * len(config["block_out_channels"]) if isinstance(heads, int) else list(heads)
+    levels = len(config["block_out_channels"])
+    every = [heads] * levels if isinstance(heads, int) else list(heads)
+    attending = [any(attentions_of(config, level)) for level in range(levels)]
+    attending[-1] = attending[-1] or config["mid_block_type"] == CROSS_MIDDLE
+    return [count if attends else 1 for count, attends in zip(every, attending, strict=True)]
 
 
 ADAPTER = UNet2DConditionAdapter()

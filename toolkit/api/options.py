@@ -16,6 +16,7 @@ class PruneOptions(TypedDict, total=False):
     groups: Literal["within", "whole"]
     min_width: float
     blocks: bool
+    preset: str
     tokens: int
     calibration_images: int
     calibration_batch_size: int

@@ -43,6 +43,9 @@ def compress(
     align: Annotated[int | None, option("widths are multiples of this", default="8")] = None,
     groups: Annotated[str | None, option("norm groups: within | whole", default="within")] = None,
     min_width: Annotated[float | None, option("smallest fraction of a level's width", default="0.5")] = None,
+    preset: Annotated[
+        str | None, option("blocks of a published model that go: bk-sdm-base, bk-sdm-small, ssd-1b or segmind-vega")
+    ] = None,
     blocks: Annotated[
         bool | None, typer.Option("--blocks", help="also remove whole blocks, if the class allows it")
     ] = None,
@@ -98,6 +101,7 @@ def compress(
         "groups": groups,
         "min_width": min_width,
         "blocks": blocks,
+        "preset": preset,
         "tokens": tokens,
         "calibration_images": calibration_images,
         "calibration_batch_size": calibration_batch_size,

@@ -36,9 +36,9 @@ def ordered(
     timesteps; also returns each removal with that error. ``batch_size``: images at once, None = all; changes memory
     alone.
     """
-    lowest = [min(order) for order in zip(*wanted, strict=True)]
-    pairs = zip(prunable.space.variables, lowest, strict=True)
-    fewest = {variable.name: variable.dense - value for variable, value in pairs if variable.kind == "blocks"}
+    lowest = tuple(min(order) for order in zip(*wanted, strict=True))
+    sizes = prunable.stack_sizes(prunable.space.configure(lowest))
+    fewest = {name: stack.size - sizes[name] for name, stack in prunable.stacks.items()}
     if not any(fewest.values()):
         return prunable, []
     if calibration is None:
@@ -57,9 +57,8 @@ def _error(
     prunable: Prunable, model: ModelMixin, pieces: Sequence[Calibration], expected: torch.Tensor, kept: KeptBlocks
 ) -> float:
     rules = prunable.adapter.blocks
-    every = {name: tuple(range(stack.size)) for name, stack in rules.stacks(prunable.config).items()} | dict(kept)
-    config = rules.resized(prunable.config, {name: len(stay) for name, stay in every.items()})
-    tried = surgery.shallower(model, config, rules.rename(prunable.config, every))
+    config = rules.resized(prunable.config, {name: len(stay) for name, stay in kept.items()})
+    tried = surgery.shallower(model, config, rules.rename(prunable.config, kept))
     return float((_predictions(tried, pieces) - expected).double().square().mean())
 
 

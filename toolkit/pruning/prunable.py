@@ -39,15 +39,17 @@ class Prunable:
 
     @cached_property
     def stacks(self) -> dict[str, Stack]:
-        """The stacks of which blocks may go under the limits."""
-        free = {variable.name for variable in self.space.variables if variable.kind == "blocks"}
-        return {name: stack for name, stack in self.adapter.blocks.stacks(self.config).items() if name in free}
+        """The stacks of the dense model."""
+        return self.adapter.blocks.stacks(self.config)
+
+    def stack_sizes(self, config: Config) -> dict[str, int]:
+        """How many blocks of each of these stacks stay in ``config``, which may name no stack of a single one."""
+        sizes = {name: stack.size for name, stack in self.adapter.blocks.stacks(config).items()}
+        return {name: sizes.get(name, 1) for name in self.stacks}
 
     def blocks(self, config: Config) -> dict[str, tuple[int, ...]]:
         """The blocks that stay when the model takes the shape of ``config``, of every stack."""
-        stacks = self.adapter.blocks.stacks(self.config)
-        sizes = {name: stack.size for name, stack in self.adapter.blocks.stacks(config).items()}
-        return stay(stacks, {**default_orders(stacks), **self.orders}, sizes)
+        return stay(self.stacks, {**default_orders(self.stacks), **self.orders}, self.stack_sizes(config))
 
     def rename(self, config: Config) -> Rename:
         """What the dense model's tensors are called in the model of ``config``."""

@@ -12,6 +12,7 @@ from diffusers import ModelMixin
 
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.space import Config, Values
+from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress, silent
 from toolkit.diffusion.objective import midpoints, timesteps_and_kind
 from toolkit.models.folder import plain_config
@@ -47,7 +48,11 @@ class Pruned:
 
 def prunable_for(class_name: str, config: Config, settings: PruneSettings) -> Prunable:
     """A configuration with the limits of the settings; refuses a class or variant that cannot be pruned."""
-    limits = Constraints(align=settings.align, groups=settings.groups, least=settings.min_width, blocks=settings.blocks)
+    limits = Constraints(
+        settings.align, settings.groups, settings.min_width, blocks=settings.blocks, preset=settings.preset or ""
+    )
+    if settings.preset and class_name != "UNet2DConditionModel":
+        raise UsageError(f"The preset {settings.preset} is of another model.", found=class_name)
     return Prunable(class_name, config, limits)
 
 

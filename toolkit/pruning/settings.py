@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from toolkit.core.settings import Settings
 
@@ -37,8 +37,9 @@ class PruneSettings(Settings):
     ``target``: bounds, see toolkit.pruning.targets. ``min_width``: no level gets narrower than this fraction of its
     dense width, and no stack of blocks shorter.
     ``blocks``: whole blocks may go as well if the class can say it (``layers_per_block`` of the UNets; UNet2DModel's
-    attentions and middle block); a class whose widths are not free (DiT) is pruned by blocks in any case. ``tokens``:
-    length of the context that MACs are counted for, if nothing next to the denoiser says it.
+    attentions and middle block); a class whose widths are not free (DiT) is pruned by blocks in any case. ``preset``:
+    the blocks of a published model go (toolkit.adapters.presets), and its target is width=1 unless one is given.
+    ``tokens``: length of the context that MACs are counted for, if nothing next to the denoiser says it.
     """
 
     target: str = "macs=0.57"
@@ -49,6 +50,7 @@ class PruneSettings(Settings):
     groups: Literal["within", "whole"] = "within"
     min_width: float = Field(default=0.5, gt=0, le=1)
     blocks: bool = False
+    preset: str | None = None
     tokens: int | None = Field(default=None, ge=1)
     calibration_images: int = Field(default=32, ge=1)
     calibration_batch_size: int | None = Field(default=None, ge=1)
@@ -59,3 +61,10 @@ class PruneSettings(Settings):
     norm_term: bool = False
     reconstruct: bool = False
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_alone(cls, values: Any) -> Any:
+        """A preset says what goes: without a target, every width stays."""
+        alone = isinstance(values, dict) and values.get("preset") and "target" not in values
+        return {**values, "target": "width=1"} if alone else values

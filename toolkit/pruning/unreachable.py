@@ -32,7 +32,7 @@ def nearest_widths(space: Space, bound: Bound) -> Values:
                 expected=f"at least {variable.choices[0]}, in steps of {variable.step} (norm groups, heads, --align)",
                 do="request more, or allow less with --min-width",
             )
-    values = tuple(v.nearest(bound.value) if v.kind == "width" else v.dense for v in space.variables)
+    values = tuple(v.nearest(bound.value) if v.kind == "width" else v.choices[-1] for v in space.variables)
     if not space.allows(values):
         reachable = min(space, key=lambda v: sum(abs(a - b) / a for a, b in zip(values, v, strict=True)))
         raise UnreachableError(
