@@ -104,10 +104,11 @@ class BorderedDenoiser(nn.Module):
         time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict from ``sample`` (B, C, H, W) float32 at ``timestep`` (B,) int64; returns (B, C', H, W) float32."""
-        halved = {"encoder_hidden_states": encoder_hidden_states, "text_embeds": text_embeds}
-        exact = {"class_labels": class_labels, "time_ids": time_ids}  # half precision has no 1,025
-        given = {name: tensor.to(self.dtype) for name, tensor in halved.items() if tensor is not None}
-        given |= {name: tensor for name, tensor in exact.items() if tensor is not None}
+        # half precision has no 4,097, and text_embeds are joined with the sinusoids of time_ids, which are float32
+        exact = {"class_labels": class_labels, "text_embeds": text_embeds, "time_ids": time_ids}
+        given = {name: tensor for name, tensor in exact.items() if tensor is not None}
+        if encoder_hidden_states is not None:
+            given["encoder_hidden_states"] = encoder_hidden_states.to(self.dtype)
         prediction: torch.Tensor
         (prediction,) = self.denoiser(sample.to(self.dtype), timestep, return_dict=False, **keywords(given))
         return prediction.to(sample.dtype)
