@@ -24,6 +24,7 @@ from exporters.step import export_step
 from toolkit.adapters.inputs import example_inputs, positional
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import files_sha256, read_json
+from toolkit.diffusion.few_steps import own_steps
 from toolkit.diffusion.sampling import sample
 from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL, sample_steps
 from toolkit.models.autoencoder import Autoencoder, open_autoencoder
@@ -48,6 +49,7 @@ class Ladder:
         self.model, self.settings, self.name, self._device = model, settings, name, device
         self._kept = KeptCalls(work)
         self.scheduler = load_scheduler(model)
+        self.loop_steps = own_steps(self.scheduler, settings.loop_steps)
         timesteps = self.scheduler.config.num_train_timesteps
         self.specs = denoiser_inputs(model, settings.tokens, timesteps=timesteps)
 
@@ -103,7 +105,7 @@ class Ladder:
         description = read_json(path.with_suffix(".json"))
         with closing(open_runner("onnxruntime", path)) as stepper:
             step = self._kept.around(_identity(path), stepper)
-            images = sample_steps(step, description, self._seeds, settings.loop_steps, self._step_conditioning)
+            images = sample_steps(step, description, self._seeds, self.loop_steps, self._step_conditioning)
         expected = self._images(self._guided_reference, settings.sampler)
         return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
 
@@ -118,7 +120,7 @@ class Ladder:
             dtype=settings.dtype,
             opset=settings.opset,
             keep_fp32=settings.keep_fp32,
-            longest=max(settings.longest, settings.loop_steps),
+            longest=max(settings.longest, self.loop_steps),
             guided=self.guided,
             batch=settings.batch,
         )
@@ -163,7 +165,7 @@ class Ladder:
         if self._autoencoder:
             expected, actual = (self._autoencoder.decode(latents) for latents in (expected, actual))
         compared = compare_images(expected, actual, floor_db=PSNR_FLOORS_DB[dtype], name=name)
-        return compared | {"sampler": sampler, "steps": self.settings.loop_steps}
+        return compared | {"sampler": sampler, "steps": self.loop_steps}
 
     @cached_property
     def _watch(self) -> RangeWatch:
@@ -225,7 +227,7 @@ class Ladder:
 
     @cached_property
     def _seeds(self) -> range:
-        count = max(1, min(self.settings.loop_images, self._affordable(self.settings.loop_steps)))
+        count = max(1, min(self.settings.loop_images, self._affordable(self.loop_steps)))
         return range(self.settings.seed, self.settings.seed + count)
 
     @cached_property
@@ -234,7 +236,7 @@ class Ladder:
 
     def _images(self, runner: Callable[..., torch.Tensor], sampler: str) -> torch.Tensor:
         """Images or latents of the whole sampling loop, the same noise and conditioning for every runner."""
-        shape, steps = self.specs["sample"].shape, self.settings.loop_steps
+        shape, steps = self.specs["sample"].shape, self.loop_steps
         return sample(runner, self.scheduler, self._seeds, shape, steps, sampler, conditioning=self._conditioning)
 
 

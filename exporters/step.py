@@ -6,7 +6,8 @@
 table (exporters.coefficients) for each image, ``noise`` (B, C, H, W) float32 fresh noise (DDPM only), and
 ``previous`` (B, C, H, W) float32 is x_{t-1}: the next step's ``sample``. Images of one batch may be at different
 timesteps. The first sample is noise times ``initial_sigma``; the last ``previous`` is the image, in [-1, 1] or a
-latent. The JSON next to the file holds the table: ``schedules[N]`` has the timesteps and coefficients of N steps.
+latent. The JSON next to the file holds the table: ``schedules[N]`` has the timesteps and coefficients of N steps, and
+``taught`` the numbers of steps that the model was taught, empty if it may take any.
 
 With guidance (Ho and Salimans 2022) there are also ``guidance_scale`` (B,) float32 and, for every conditioning input,
 ``unconditional_`` + its name; scale 1 is only the conditional prediction.
@@ -25,6 +26,7 @@ from exporters.coefficients import COLUMNS, SamplerName, clip_range, trajectory
 from exporters.onnx import precision_facts, write_onnx
 from exporters.settings import BatchRange, DtypeName
 from toolkit.adapters.base import InputSpec
+from toolkit.diffusion.few_steps import taught_steps
 from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL
 from toolkit.models.precision import BorderedDenoiser
 
@@ -134,6 +136,7 @@ def export_step(
         "clip": clip_range(scheduler, sampler),
         "train_timesteps": scheduler.config.num_train_timesteps,
         "initial_sigma": 1.0,  # of DDIM and DDPM
+        "taught": taught_steps(scheduler),
         "classes": specs["class_labels"].upper if "class_labels" in specs else None,
         "batch": batch.model_dump() if batch else {},
         "coefficients": list(COLUMNS),

@@ -57,6 +57,7 @@ def test_two_processes_recover_as_one_does(model: Path, data: Path, tmp_path: Pa
     assert here("run", path, "-o", one).code == 0
     training = {"steps": 6, "batch_size": 7, "warmup_steps": 1, "log_every": 1, "checkpoint_every": 3}
     training["losses"] = {"noise": 1.0, "distillation": 1.0, "features": 0.01}
+    training |= {"sampling_steps": 2, "teacher_steps": 4, "teaching_steps": 4, "trajectories": 64}
     (one / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"recover": training}))
     shutil.copytree(one, two)
     assert here("recover", one).code == 0
@@ -65,6 +66,10 @@ def test_two_processes_recover_as_one_does(model: Path, data: Path, tmp_path: Pa
     assert [line["step"] for line in curves[1]] == list(range(1, 7)), "one process writes the log"
     for key in ("total", *training["losses"]):
         np.testing.assert_allclose([line[key] for line in curves[1]], [line[key] for line in curves[0]], rtol=1e-3)
+    taught = [(run / "recover/2-of-4/log.jsonl").read_text().splitlines() for run in (one, two)]
+    landings = [[json.loads(line)["landing"] for line in lines] for lines in taught]
+    assert len(landings[1]) == 4
+    np.testing.assert_allclose(landings[1], landings[0], rtol=5e-3)
     before, after = (load_file(run / "model/unet/diffusion_pytorch_model.safetensors") for run in (one, two))
     for name in before:
         np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-3)

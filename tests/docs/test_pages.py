@@ -48,7 +48,7 @@ FEWER = {
     "evaluate": ["--sampling-steps", "2"],
     "export": ["--batch", "1:2:4"],
     "profile": ["--seconds", "0.1", "--baseline", "torch"],
-    "sweep": ["--steps", "2", "--images", "12", "--sampling-steps", "2"],
+    "sweep": ["--steps", "2", "--images", "12", "--evaluation-steps", "2"],
 }
 
 

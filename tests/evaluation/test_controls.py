@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.evaluation.controls import _crossed, _verdict, crossings
+from toolkit.evaluation.controls import _crossed, _verdict, crossings, steps_of_controls
 
 
 def test_curves_that_cross_once():
@@ -51,3 +51,8 @@ def test_the_verdict_is_at_equal_cost():
 )
 def test_where_the_curves_cross_in_words(dense, compressed, words):
     assert words in _crossed(crossings(compressed, dense), {"dense": dense, "compressed": compressed})
+
+
+def test_a_taught_model_is_compared_at_its_own_cost_and_at_twice_that():
+    assert steps_of_controls(20, 0.5, 20) == {"dense": [2, 5, 10, 20], "compressed": [5, 10, 20]}
+    assert steps_of_controls(20, 0.57, 4) == {"dense": [2, 5, 20], "compressed": [4]}

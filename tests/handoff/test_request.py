@@ -9,6 +9,8 @@ from toolkit.handoff.dtk_server.request import Limits, wishes
 LIMITS = Limits(max_batch=4, max_steps=50, default_steps=20)
 WITH_CLASSES = Limits(max_batch=4, max_steps=50, default_steps=20, classes=10)
 
+TAUGHT = Limits(max_batch=4, max_steps=4, default_steps=4, steps=[2, 4])
+
 
 def column(*values: int, dtype: type = np.int64) -> np.ndarray:
     return np.array(values, dtype)[:, None]
@@ -37,6 +39,7 @@ def test_steps_left_out_are_the_default() -> None:
         ({"SEED": column(1), "STEPS": column(5, 6)}, LIMITS, r"STEPS has shape \[2, 1\].*expected integers \[1, 1\]"),
         ({"SEED": column(1), "STEPS": np.array([[np.nan]])}, LIMITS, "STEPS has .* type float64; expected integers"),
         ({"SEED": np.ones((2, 2), np.uint64)}, LIMITS, r"SEED has shape \[2, 2\]"),
+        ({"SEED": column(1), "STEPS": column(20)}, TAUGHT, "STEPS is 20; this model was taught 2, 4"),
         ({"SEED": column(1)}, WITH_CLASSES, "CLASS is missing: this model makes images of classes 0 to 9"),
         ({"SEED": column(1), "CLASS": column(10)}, WITH_CLASSES, "CLASS is 10; expected 0 to 9"),
     ],

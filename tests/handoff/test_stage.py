@@ -19,7 +19,8 @@ from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256, folder_sha256
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.handoff.settings import HandoffSettings
-from toolkit.pipeline.handoff import batch_limit, check_steps, handoff
+from toolkit.handoff.step_graph import StepGraph
+from toolkit.pipeline.handoff import batch_limit, check_steps, handoff, resolve_steps
 
 
 @pytest.mark.slow
@@ -96,6 +97,17 @@ def test_the_batch_is_the_tightest_limit(exported_max: int | None, pixels: int, 
 def test_an_image_larger_than_the_pixels_allowed_is_refused() -> None:
     with pytest.raises(UsageError, match="16x16 has more pixels.*(\n.*)*at least 256"):
         batch_limit(HandoffSettings(max_pixels=255), (1, 16, 16), None)
+
+
+def test_a_taught_model_is_served_in_its_own_steps() -> None:
+    graph = StepGraph(Path("step.onnx"), {"taught": [4], "schedules": {}})
+    settings = resolve_steps(HandoffSettings(), graph)
+    assert (settings.default_steps, settings.max_steps, list(graph.served(settings))) == (4, 4, [4])
+    anything = resolve_steps(HandoffSettings(any_steps=True, default_steps=7), graph)
+    assert (anything.default_steps, anything.max_steps) == (7, 100)
+    assert resolve_steps(HandoffSettings(), StepGraph(Path("step.onnx"), {})).default_steps == 20
+    with pytest.raises(UsageError, match=r"not taught to sample in 7 steps[\s\S]*taught: 4[\s\S]*--any-steps"):
+        resolve_steps(HandoffSettings(default_steps=7), graph)
 
 
 @pytest.mark.parametrize(("default", "most"), [(30, 20), (20, 1001)])

@@ -292,6 +292,32 @@ def test_the_scaler_of_fp16_is_kept_with_a_checkpoint(tmp_path: Path) -> None:
     assert other.scaler.state_dict() == one.scaler.state_dict() and other.scaler.get_scale() == 128.0
 
 
+@pytest.mark.parametrize("kernels", [{"foreach": True}, {"fused": True}])
+def test_the_optimiser_goes_on_from_a_checkpoint(kernels: dict, tmp_path: Path) -> None:
+    """Whatever kernels it uses: on a GPU one fused kernel, which counts its steps on the device."""
+
+    def fresh() -> State:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(2, 2)
+        average = {name: p.detach().clone() for name, p in model.named_parameters()}
+        return State(model, average, torch.optim.AdamW(model.parameters(), lr=0.1, **kernels))
+
+    def train(state: State, steps: int) -> None:
+        for _ in range(steps):
+            state.optimizer.zero_grad()
+            state.model(torch.ones(1, 2)).square().sum().backward()
+            state.optimizer.step()
+            state.step += 1
+
+    whole, one, other = fresh(), fresh(), fresh()
+    train(whole, 5)
+    train(one, 2)
+    save_checkpoint(tmp_path, one, "same", keep=1)
+    assert restore(tmp_path, other, "same", last=5) == []
+    train(other, 3)
+    assert all(torch.equal(whole.model.get_parameter(name), other.model.get_parameter(name)) for name in whole.average)
+
+
 def test_an_unknown_loss_lists_the_known(run) -> None:
     folder, dense = run
     with pytest.raises(UsageError, match=r"Unknown loss 'perceptual'[\s\S]*distillation, features, jacobian, noise"):

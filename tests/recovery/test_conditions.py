@@ -64,14 +64,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list]]:
 
     def prepared(*args: object, **options: object) -> object:
         training, state = original(*args, **options)
-        conditioner = training.conditioner
+        conditioner = training.objective.conditioner
 
         def noting(conditions: list) -> dict[str, torch.Tensor]:
             seen["conditions"].append(list(conditions))
             return conditioner(conditions)
 
-        object.__setattr__(training, "conditioner", noting)
-        for name, network in (("teacher", training.teacher), ("student", training.student)):
+        object.__setattr__(training.objective, "conditioner", noting)
+        for name, network in (("teacher", training.objective.teacher), ("student", training.student)):
             network.register_forward_pre_hook(
                 lambda _, args, kwargs, name=name: seen[name].append(kwargs["encoder_hidden_states"].clone()),
                 with_kwargs=True,

@@ -98,8 +98,8 @@ def test_nothing_in_the_loop_waits_for_the_gpu(sampler: str) -> None:
 
 
 def test_a_sampler_that_draws_noise_is_refused() -> None:
-    assert set(SAMPLERS) - set(CAPTURED) == {"ddpm"}
-    with pytest.raises(UsageError, match=r"ddpm cannot be captured[\s\S]*draws noise in every step[\s\S]*ddim"):
+    assert set(SAMPLERS) - set(CAPTURED) == {"ddpm", "unipc"}
+    with pytest.raises(UsageError, match=r"ddpm cannot be captured[\s\S]*its steps draw noise[\s\S]*ddim"):
         LoopGraph(lambda x, t: x, load_scheduler(tiny_model()), 1, SHAPE, 2, "ddpm", device="cpu")
 
 

@@ -55,6 +55,14 @@ class RecoverOptions(TypedDict, total=False):
     log_every: int
     track: str
     seed: int
+    sampling_steps: int
+    teaching: str
+    teaching_steps: int
+    teaching_rate: float
+    teacher_steps: int
+    teaching_guidance: float
+    trajectories: int
+    prediction_type: Literal["epsilon", "v_prediction", "sample"]
 
 
 class CompressOptions(PruneOptions, RecoverOptions, total=False):
@@ -156,6 +164,7 @@ class HandoffOptions(TypedDict, total=False):
     max_batch: int
     max_steps: int
     default_steps: int
+    any_steps: bool
     max_guidance: float
     default_guidance: float
     max_prompt_bytes: int

@@ -253,7 +253,8 @@ def sweep(
     targets: Sequence[str],
     data: str | Path | None = None,
     images: int | None = None,
-    sampling_steps: int | None = None,
+    evaluation_steps: int | None = None,
+    taught_steps: Sequence[int] = (),
     recover: bool = True,
     device: str = "auto",
     overwrite: bool = False,
@@ -262,12 +263,14 @@ def sweep(
 ) -> results.Sweep:
     """Compress ``model`` to several targets, a run folder each below ``out``, and draw quality against latency.
 
-    ``images`` and ``sampling_steps`` are those of the evaluations. Resumes an interrupted sweep.
+    ``images`` and ``evaluation_steps``, the dense model's sampling steps, are those of the evaluations.
+    ``taught_steps``: each target also with its model taught to sample in so few. Resumes an interrupted sweep.
     """
     flat = dict(options)
     measuring = {name: flat.pop(name, None) for name in ("runner", "batch")}
     base: Recipe = compress_recipe(*(_text(model), _text(data), flat), recover=recover, device=device)
-    requested = sweeps.recipes(base, targets, {"images": images, "sampling_steps": sampling_steps}, measuring)
+    judging = {"images": images, "sampling_steps": evaluation_steps}
+    requested = sweeps.recipes(base, targets, judging, measuring, taught_steps)
     with watched(progress) as bars, held(Path(out), make=True):
         return results.Sweep(sweeps.sweep(Path(out), requested, overwrite=overwrite, progress=bars), Path(out))
 

@@ -76,6 +76,11 @@ def compress(
     learning_rate: Annotated[float | None, option("recovery learning rate", default="0.0002")] = None,
     condition_dropout: Annotated[float | None, option("share trained without class or caption", default="0.1")] = None,
     track: Annotated[str | None, option("log recovery to tensorboard, wandb, trackio, ...")] = None,
+    sampling_steps: Annotated[int | None, option("afterwards teach it to sample in so few steps, such as 4")] = None,
+    teaching: Annotated[
+        str | None, option("how steps are taught: trajectory, progressive", default="trajectory")
+    ] = None,
+    teaching_steps: Annotated[int | None, option("training steps of the teaching", default="1000")] = None,
     seed: Annotated[int | None, option("seed of everything random", default="0")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     recover: Annotated[bool, typer.Option(help="train after pruning")] = True,
@@ -113,6 +118,9 @@ def compress(
         "seed": seed,
         "condition_dropout": condition_dropout,
         "track": track,
+        "sampling_steps": sampling_steps,
+        "teaching": teaching,
+        "teaching_steps": teaching_steps,
     }
     from toolkit.api import runs
     from toolkit.api.options import PruneOptions

@@ -40,11 +40,17 @@ def recover(
     learning_rate: Annotated[float | None, option("learning rate")] = None,
     condition_dropout: Annotated[float | None, option("share trained without class or caption", default="0.1")] = None,
     track: Annotated[str | None, option("also log to tensorboard, wandb, trackio, ...")] = None,
+    sampling_steps: Annotated[int | None, option("afterwards teach it to sample in so few steps, such as 4")] = None,
+    teaching: Annotated[
+        str | None, option("how steps are taught: trajectory, progressive", default="trajectory")
+    ] = None,
+    teaching_steps: Annotated[int | None, option("training steps of the teaching", default="1000")] = None,
     json: Json = False,
 ) -> None:
     """Train the pruned model on, with the dense one as teacher."""
-    changes = {"batch_size": batch_size, "learning_rate": learning_rate, "condition_dropout": condition_dropout}
-    _stage(run, "recover", json, steps=steps, seed=seed, track=track, **changes)
+    changes: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate, "teaching": teaching}
+    changes |= {"condition_dropout": condition_dropout, "sampling_steps": sampling_steps, "seed": seed, "track": track}
+    _stage(run, "recover", json, steps=steps, teaching_steps=teaching_steps, **changes)
 
 
 @app.command()
@@ -54,7 +60,7 @@ def evaluate(
         list[Path] | None, typer.Argument(metavar="[OTHER]...", help="compare the evaluations of these runs")
     ] = None,
     images: Annotated[int | None, option("samples per model", default="1000")] = None,
-    sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver", default="ddim")] = None,
+    sampler: Annotated[str | None, option("ddim, ddpm, dpm-solver, unipc", default="ddim")] = None,
     sampling_steps: Annotated[int | None, option("steps of the sampler", default="20")] = None,
     guidance: Annotated[float | None, option("classifier-free guidance; 1 is none", default="1")] = None,
     features: Annotated[str | None, option("feature extractor of the distances", default="efficientnet-lite0")] = None,
@@ -181,7 +187,12 @@ def handoff(
     max_queue_size: Annotated[int | None, option("requests that may wait; one more is refused", default="128")] = None,
     queue_timeout_ms: Annotated[int | None, option("a request that waits longer is refused", default="60000")] = None,
     max_steps: Annotated[int | None, option("most sampling steps of a request", default="100")] = None,
-    default_steps: Annotated[int | None, option("steps if a request names none", default="20")] = None,
+    default_steps: Annotated[
+        int | None, option("steps if a request names none", default="those it was taught, else 20")
+    ] = None,
+    any_steps: Annotated[
+        bool | None, typer.Option("--any-steps/--taught-steps", help="also serve steps that the model was not taught")
+    ] = None,
     max_guidance: Annotated[float | None, option("largest guidance of a request", default="20")] = None,
     default_guidance: Annotated[
         float | None, option("guidance if a request names none; 1 is none", default="1")
@@ -191,7 +202,7 @@ def handoff(
     """Write a model repository that a server takes as it is."""
     limits: dict[str, Any] = {"max_batch": max_batch, "max_pixels": max_pixels, "threads": threads}
     limits |= {"max_queue_size": max_queue_size, "queue_timeout_ms": queue_timeout_ms}
-    limits |= {"max_steps": max_steps, "default_steps": default_steps}
+    limits |= {"max_steps": max_steps, "default_steps": default_steps, "any_steps": any_steps}
     limits |= {"max_guidance": max_guidance, "default_guidance": default_guidance}
     limits |= {"engines": [str(path.resolve()) for path in engine or ()] or None, "fallback": fallback}
     _stage(run, "handoff", json, to=to, device=device, runtime=runtime, instances=instances, **limits)

@@ -34,7 +34,10 @@ def sweep(
     steps: Annotated[int | None, option("recovery steps of each", default="500")] = None,
     batch_size: Annotated[int | None, option("recovery images per step", default="64")] = None,
     images: Annotated[int | None, option("samples that quality is judged by", default="1000")] = None,
-    sampling_steps: Annotated[int | None, option("steps of the sampler", default="20")] = None,
+    evaluation_steps: Annotated[int | None, option("steps the dense model is sampled in", default="20")] = None,
+    taught_steps: Annotated[
+        list[int] | None, option("also teach each to sample in so few steps, a run of its own; may be repeated")
+    ] = None,
     seed: Annotated[int | None, option("seed of everything random", default="0")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     recover: Annotated[bool, typer.Option(help="train after pruning")] = True,
@@ -60,7 +63,8 @@ def sweep(
         "batch": batch,
         "device": device,
         "images": images,
-        "sampling_steps": sampling_steps,
+        "evaluation_steps": evaluation_steps,
+        "taught_steps": taught_steps or (),
         "recover": recover,
         "overwrite": overwrite,
     }

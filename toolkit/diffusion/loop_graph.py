@@ -16,14 +16,15 @@ from toolkit.diffusion.sampling import Predict, build_scheduler, denoise
 from toolkit.runners.cuda_graph import Capture, CapturedCall, capture
 
 CAPTURED = ("ddim", "dpm-solver")
-"""The samplers whose steps draw no noise: diffusers draws inside the ancestral step, which a graph would repeat."""
+"""The samplers whose steps a graph can repeat: diffusers draws noise inside the ancestral step, and UniPC's step copies
+tensors from the host."""
 
 
 class LoopGraph:
     """``sample`` of toolkit.diffusion.sampling for one batch size, captured.
 
     ``predict`` launches the denoiser on ``device`` and waits for nothing; ``conditioning`` holds example tensors of the
-    shapes to come. Raises UsageError for a sampler that draws noise in its steps.
+    shapes to come. Raises UsageError for a sampler that is not in CAPTURED.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class LoopGraph:
         if sampler not in CAPTURED:
             raise UsageError(
                 f"The sampler {sampler} cannot be captured as one CUDA graph.",
-                found="it draws noise in every step",
+                found="its steps draw noise, or copy from the host",
                 expected=f"one of {', '.join(CAPTURED)}",
             )
         self.device, self._shape = device, shape

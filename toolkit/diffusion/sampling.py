@@ -59,7 +59,8 @@ def sample(
 
     ``scheduler`` is the model's own; only its config is used. ``shape`` is one image's (C, H, W); ``conditioning``
     holds tensors with a leading batch dimension, one row per seed. The samplers: ``ddim`` (Song et al. 2021, eta 0),
-    ``ddpm`` (ancestral; Ho et al. 2020, algorithm 2) and ``dpm-solver`` (DPM-Solver++ 2M; Lu et al. 2022).
+    ``ddpm`` (ancestral; Ho et al. 2020, algorithm 2), ``dpm-solver`` (DPM-Solver++ 2M; Lu et al. 2022) and ``unipc``
+    (UniPC; Zhao et al. 2023).
 
     Raises UsageError for an unknown sampler or a number of steps the scheduler cannot take.
     """
@@ -167,4 +168,5 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler", _deterministic_step),
     "ddpm": Sampler("DDPMScheduler", _ancestral_step),
     "dpm-solver": Sampler("DPMSolverMultistepScheduler", _deterministic_step),
+    "unipc": Sampler("UniPCMultistepScheduler", _deterministic_step),
 }

@@ -10,7 +10,7 @@ from profiles.macs import count_macs
 from toolkit.adapters.inputs import example_inputs
 from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.judging import Judged, Resources, Subjects, sampling_settings
-from toolkit.evaluation.samples import sample_images
+from toolkit.evaluation.samples import own_plan, sample_images
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import build_model
@@ -24,8 +24,9 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
     The compressed model takes all, half and a quarter of the steps, the dense model as many as cost the same; both also
     stand at the full number. Cost is counted in MACs.
     """
-    ratio = macs_ratio(subjects)
-    full, steps = settings.sampling_steps, steps_of_controls(settings.sampling_steps, ratio)
+    ratio, full = macs_ratio(subjects), sampling_settings(settings).steps
+    own = own_plan(subjects.compressed, sampling_settings(settings)).steps
+    steps = steps_of_controls(full, ratio, own)
     curves = {name: [_point(name, taken, subjects, settings, judged, place) for taken in steps[name]] for name in steps}
     costs = {"dense": 1.0, "compressed": ratio}
     points = {name: [(taken * costs[name], value) for taken, value in curve] for name, curve in curves.items()}
@@ -40,14 +41,19 @@ def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, 
             for name, curve in curves.items()
         },
         "crossings_in_dense_steps": crossed,
-        "verdict": f"{_verdict(full * ratio, points)}; {_crossed(crossed, points)}",
+        "verdict": f"{_verdict(own * ratio, points)}; {_crossed(crossed, points)}",
     }
 
 
-def steps_of_controls(full: int, ratio: float) -> dict[str, list[int]]:
-    """The numbers of steps each model is sampled in, rising; ``ratio``: MACs compressed over dense."""
-    compressed = sorted({max(1, full // part) for part in (1, 2, 4)})
-    return {"dense": sorted({full} | {max(1, round(taken * ratio)) for taken in compressed}), "compressed": compressed}
+def steps_of_controls(full: int, ratio: float, own: int) -> dict[str, list[int]]:
+    """The numbers of steps each model is sampled in, rising; ``ratio``: MACs compressed over dense.
+
+    A compressed model that was taught its ``own`` number of steps takes only those, and the dense one also as many as
+    cost twice as much.
+    """
+    compressed = sorted({max(1, full // part) for part in (1, 2, 4)}) if own == full else [own]
+    paid = compressed if own == full else [own, 2 * own]
+    return {"dense": sorted({full} | {max(1, round(taken * ratio)) for taken in paid}), "compressed": compressed}
 
 
 def macs_ratio(subjects: Subjects) -> float:
@@ -104,7 +110,7 @@ def _point(
     name: str, steps: int, subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Resources
 ) -> tuple[int, float]:
     features = judged.features[name]
-    if steps != settings.sampling_steps:
+    if steps != own_plan(subjects.models[name], sampling_settings(settings)).steps:
         images = sample_images(
             subjects.models[name],
             sampling_settings(settings, steps),

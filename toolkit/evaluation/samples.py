@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from toolkit.core.files import replacing
 from toolkit.core.progress import Progress, silent
+from toolkit.diffusion.few_steps import own_steps, taught_steps
 from toolkit.evaluation.artefact import Artefact, SamplingSettings
 from toolkit.evaluation.image_maker import ImageMaker
 from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.models.conditioning import find_conditioning
-from toolkit.models.folder import ModelFolder
+from toolkit.models.folder import ModelFolder, load_scheduler
 
 SHARD = 256  # images; a killed process loses at most one shard
 
@@ -59,6 +61,15 @@ def sample_share(
     _shards(model, plan, shards, cache, None, conditions, device, progress, work)
 
 
+def own_plan(model: ModelFolder, plan: SamplingSettings) -> SamplingSettings:
+    """``plan``, or for a model that was taught other steps than the plan's the same with its own, in DDIM."""
+    scheduler = load_scheduler(model)
+    if not taught_steps(scheduler):
+        return plan
+    steps = plan.steps if plan.steps in taught_steps(scheduler) else own_steps(scheduler, plan.steps)
+    return replace(plan, sampler="ddim", steps=steps)
+
+
 def _shards(
     model: ModelFolder,
     plan: SamplingSettings,
@@ -71,6 +82,7 @@ def _shards(
     work: str,
 ) -> dict[int, np.ndarray]:
     """The images of these ranges of numbers by their first one: stored ones, and the others made and stored."""
+    plan = own_plan(model, plan)
     conditions = conditions or SampleConditions(find_conditioning(model), plan.seed)
     folder = cache / "samples" / plan.key(model, conditions, device, artefact)[:16]
     stored = {shard.start: _stored(folder / f"{shard.start:06}.npy", len(shard)) for shard in shards}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from toolkit.core import processes
 from toolkit.evaluation.controls import macs_ratio, steps_of_controls
 from toolkit.evaluation.judging import Resources, Subjects, sampling_settings
-from toolkit.evaluation.samples import sample_share
+from toolkit.evaluation.samples import own_plan, sample_share
 from toolkit.evaluation.settings import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Resour
     steps = {name: [settings.sampling_steps] for name in subjects.models}
     if settings.controls:
         ratio = macs_ratio(subjects)
-        steps = steps_of_controls(settings.sampling_steps, ratio)
+        own = own_plan(subjects.compressed, sampling_settings(settings)).steps
+        steps = steps_of_controls(settings.sampling_steps, ratio, own)
     for name, model in subjects.models.items():
         for taken in steps[name]:
             sample_share(

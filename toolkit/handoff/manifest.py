@@ -102,6 +102,7 @@ def write_manifest(
             "max_batch": max_batch,
             "max_steps": settings.max_steps,
             "default_steps": settings.default_steps,
+            "steps": None if settings.any_steps or not graph.taught else graph.taught,
             "classes": None if graph.tokenizers else graph.classes,
             "prompt_bytes": settings.max_prompt_bytes if graph.tokenizers else None,
             "max_guidance": settings.max_guidance if graph.guided else None,

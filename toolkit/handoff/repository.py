@@ -40,7 +40,7 @@ def write_repository(
         shutil.copyfile(file, version / file.name)
     for engine in engines:
         shutil.copyfile(engine.path, version / engine.file)
-    write_json(version / "schedule.json", graph.schedule(settings.max_steps))
+    write_json(version / "schedule.json", graph.schedule(graph.served(settings)))
     copy_server(version)
     return version
 

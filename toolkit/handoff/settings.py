@@ -31,7 +31,10 @@ class HandoffSettings(Settings):
     threads: int = Field(default=1, ge=1, description="processor threads of one instance")
     max_batch: int = Field(default=8, ge=1, description="images of one request, and of one batch of several requests")
     max_steps: int = Field(default=100, ge=1)
-    default_steps: int = Field(default=20, ge=1, description="steps if a request names none")
+    default_steps: int | None = Field(
+        default=None, ge=1, description="steps if a request names none; none: those the model was taught, else 20"
+    )
+    any_steps: bool = Field(default=False, description="also serve numbers of steps that the model was not taught")
     max_guidance: float = Field(default=20.0, ge=0, description="classifier-free guidance a request may ask for")
     default_guidance: float = Field(default=1.0, ge=0, description="guidance if a request names none; 1 is none")
     max_prompt_bytes: int = Field(default=4096, ge=1)

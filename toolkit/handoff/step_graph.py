@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from toolkit.core.errors import DtkError
 from toolkit.core.files import file_sha256, read_json, value_sha256
 from toolkit.handoff.components import CONDITIONER, DECODER, Part, check_files
+from toolkit.handoff.settings import HandoffSettings
 
 CONTEXT, LABELS, SCALE = "encoder_hidden_states", "class_labels", "guidance_scale"
 CONDITIONS = (CONTEXT, LABELS, "text_embeds", "time_ids")
@@ -127,14 +129,23 @@ class StepGraph:
         return max(int(steps) for steps in self.description["schedules"])
 
     @property
+    def taught(self) -> list[int]:
+        """The numbers of steps the model was taught; empty if it may take any."""
+        return list(self.description.get("taught", []))
+
+    def served(self, settings: HandoffSettings) -> Sequence[int]:
+        """The numbers of steps that a server takes."""
+        return range(1, settings.max_steps + 1) if settings.any_steps or not self.taught else self.taught
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What a manifest says about it."""
         return {name: self.description[name] for name in ("opset", "dtype", "sampler") if name in self.description}
 
-    def schedule(self, max_steps: int) -> dict[str, Any]:
-        """The server's schedule.json: timesteps and coefficients of every loop of 1 to ``max_steps`` steps."""
+    def schedule(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """The server's schedule.json: timesteps and coefficients of the loops of these ``numbers`` of steps."""
         stored = self.description["schedules"]
         return {
             "initial_sigma": self.description["initial_sigma"],
-            "by_steps": {str(steps): stored[str(steps)] for steps in range(1, max_steps + 1)},
+            "by_steps": {str(steps): stored[str(steps)] for steps in numbers},
         }

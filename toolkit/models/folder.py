@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.adapters.base import InputSpec, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
-from toolkit.core.files import CARD, folder_sha256, read_json, value_sha256
+from toolkit.core.files import CARD, folder_sha256, read_json, value_sha256, write_json
 from toolkit.models.weights import PICKLES, WEIGHTS, load_module
 
 if TYPE_CHECKING:
@@ -219,6 +219,20 @@ def save_model(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
         raise
     except Exception as error:  # safetensors reports a full disk as an error of its own
         raise OSError(first_line(error)) from error
+
+
+def save_scheduler(scheduler: SchedulerMixin, target: Path) -> None:
+    """Write ``scheduler`` into a diffusers folder in the place of its own.
+
+    DDPM's pipeline, which makes any scheduler DDPM's, becomes DDIM's.
+    """
+    scheduler.save_pretrained(target / "scheduler")
+    path = target / "model_index.json"
+    if path.is_file():
+        index = read_json(path) | {"scheduler": ["diffusers", type(scheduler).__name__]}
+        if index["_class_name"] == "DDPMPipeline":
+            index["_class_name"] = "DDIMPipeline"
+        write_json(path, index)
 
 
 def _what_is_not_copied(root: Path, component: str) -> Any:

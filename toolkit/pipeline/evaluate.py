@@ -14,21 +14,23 @@ from toolkit.core.files import read_json, replacing, write_json
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.images import Images
+from toolkit.diffusion.few_steps import taught_steps
 from toolkit.diffusion.guidance import check_guidance
 from toolkit.evaluation import similarity
 from toolkit.evaluation.artefact import Artefact
 from toolkit.evaluation.controls import fewer_steps
 from toolkit.evaluation.features import Extractor, open_extractor
 from toolkit.evaluation.grid import grid
-from toolkit.evaluation.judging import Judged, Resources, Subjects, judge
+from toolkit.evaluation.judging import Judged, Resources, Subjects, judge, sampling_settings
 from toolkit.evaluation.metrics import artefact_metrics, pair_metrics, real_metrics
 from toolkit.evaluation.neighbours import nearest_training_images
 from toolkit.evaluation.prediction_error import prediction_errors
+from toolkit.evaluation.samples import own_plan
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.evaluation.sharing import join, share_sampling
 from toolkit.models.autoencoder import image_shape
 from toolkit.models.conditioning import find_conditioning
-from toolkit.models.folder import ModelFolder
+from toolkit.models.folder import ModelFolder, load_scheduler
 
 COLUMNS = 16  # pairs in the picture
 
@@ -137,15 +139,17 @@ def _metrics(subjects: Subjects, settings: EvaluateSettings, judged: Judged, pla
         },
         "pairs": pair_metrics(judged.samples["dense"], judged.samples["compressed"]),
         **real_metrics(judged),
-        "prediction_errors": prediction_errors(
+        "compressed_steps": own_plan(subjects.compressed, sampling_settings(settings)).steps,
+    }
+    if not taught_steps(load_scheduler(subjects.compressed)):  # else it predicts where to land, not what was added
+        metrics["prediction_errors"] = prediction_errors(
             subjects.dense,
             subjects.compressed,
             reference,
             settings.seed,
             device=place.device,
             progress=place.progress,
-        ),
-    }
+        )
     if settings.controls:
         metrics["controls"] = fewer_steps(subjects, settings, judged, place)
     return metrics

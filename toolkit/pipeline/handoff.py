@@ -17,6 +17,7 @@ from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
 
 STAGE = "handoff"
+DEFAULT_STEPS = 20
 
 
 def handoff(run: RunFolder, settings: HandoffSettings, *, progress: Progress = silent) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def _write(folder: Path, graph: Any, engines: Sequence[Any], settings: HandoffSe
 
     exported = [size for size in (graph.max_batch, *(engine.largest for engine in engines)) if size]
     max_batch = batch_limit(settings, graph.image, min(exported, default=None))
+    settings = resolve_steps(settings, graph)
     check_steps(settings, graph.longest)
     check_guidance(settings)
     progress(STAGE, 0, 2)
@@ -71,9 +73,22 @@ def batch_limit(settings: HandoffSettings, image: Sequence[int], exported: int |
     return min(settings.max_batch, by_pixels, exported or settings.max_batch)
 
 
+def resolve_steps(settings: HandoffSettings, graph: StepGraph) -> HandoffSettings:
+    """The settings with the model's own steps in the place of none; UsageError for steps that it was not taught."""
+    default = settings.default_steps or max(graph.taught, default=DEFAULT_STEPS)
+    served = graph.served(settings)
+    if graph.taught and default not in served:
+        raise UsageError(
+            f"This model was not taught to sample in {default} steps.",
+            found=f"taught: {', '.join(map(str, graph.taught))}",
+            do="leave out --default-steps, or add --any-steps",
+        )
+    return settings.model_copy(update={"default_steps": default, "max_steps": max(served)})
+
+
 def check_steps(settings: HandoffSettings, longest: int) -> None:
     """Refuse limits of steps that contradict each other or the tables that were exported."""
-    if not settings.default_steps <= settings.max_steps <= longest:
+    if not (settings.default_steps or 1) <= settings.max_steps <= longest:
         raise UsageError(
             "The limits of steps contradict each other.",
             found=f"default_steps {settings.default_steps}, max_steps {settings.max_steps}",

@@ -91,13 +91,20 @@ class Job:
         Conditions that do not fit the model are refused; missing ones are logged.
         """
 
-        autoencoder, train = find_autoencoder(self.dense), self.images[0]
+        train = self.images[0]
         note = check_data(find_conditioning(self.dense), train)
         if note:
             logger.warning(note)
-        if autoencoder is None:
-            return train
-        return Latents(train, autoencoder, self.run.path / "cache", self.device)
+        return self._as_trained_on(train)
+
+    @property
+    def held_out(self) -> Examples:
+        """The images to judge by, in the form of ``examples``."""
+        return self._as_trained_on(self.images[1])
+
+    def _as_trained_on(self, images: Images) -> Examples:
+        autoencoder = find_autoencoder(self.dense)
+        return Latents(images, autoencoder, self.run.path / "cache", self.device) if autoencoder else images
 
     def _opened(self, images: Images) -> Images:
         """The images, with what was skipped among them logged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,16 @@ from toolkit.core.files import replacing, value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
-from toolkit.models.folder import ModelFolder, find_model, save_model
+from toolkit.models.folder import ModelFolder, find_model, save_model, save_scheduler
+from toolkit.recovery.held_out import HeldOut, stopping_curve
 from toolkit.recovery.log import Log
 from toolkit.recovery.loop import Training, learning_rate, train
+from toolkit.recovery.objective import Recovery
 from toolkit.recovery.prepare import check, prepare
 from toolkit.recovery.settings import RecoverSettings
+from toolkit.recovery.stage import prepare_stage
 from toolkit.recovery.state import State, restore, save_checkpoint
+from toolkit.recovery.teaching import Stage, stages_of
 from toolkit.recovery.tracking import stop_tracking
 
 logger = logging.getLogger(__name__)
@@ -28,15 +33,18 @@ def recover(
     dense: ModelFolder,
     train_images: Examples,
     *,
+    held_out: Examples | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train RUN/prune/model up to ``settings.steps`` steps and write RUN/recover and RUN/model.
 
     An interrupted or shorter recovery of the same settings resumes from its last whole checkpoint; a damaged one is
-    passed over and logged. Under a launcher every process trains on its
-    share of each batch, and the main one writes. Raises DtkError if the data is too small, a loss is not finite or
-    memory runs out, UsageError if the recovery has gone beyond ``settings.steps``.
+    passed over and logged. With ``settings.sampling_steps`` the model is then taught to sample in so few, each stage
+    of it a training of its own in RUN/recover/STAGE. ``held_out`` examples, which nothing is trained on, judge recovery
+    at every checkpoint, in RUN/recover/held_out.json. Under a launcher every process trains on its share of each batch,
+    and the main one writes. Raises DtkError if the data is too small, a loss is not finite or memory runs out,
+    UsageError if the recovery has gone beyond ``settings.steps``.
     """
     pruned = find_model(run.path / "prune" / "model")
     inputs = {
@@ -54,15 +62,24 @@ def recover(
         train_images.prepare(progress, mirrored=settings.flip)
     same = {name: value for name, value in request.settings.items() if name in IDENTITY}
     identity = value_sha256([same, dict(training.losses), inputs])
-    with training.accelerator.main_process_first():  # it removes what is damaged; the others find what is left
-        for passed in restore(folder / "checkpoints", state, identity, settings.steps):
-            logger.warning("Passed over the checkpoint %s.", passed)
-    _train(training, state, run, identity, progress)
+    _train(training, state, folder, identity, progress, "recovering", held_out=held_out)
     result = {"steps": state.step, "losses": state.losses, "images_seen": state.step * settings.batch_size}
+    if curve := stopping_curve(folder / "held_out.json"):
+        result["held_out"] = curve
+    seconds, after, scheduler = state.seconds, 0, None
+    for number, stage in enumerate(stages := stages_of(settings)):
+        identity = value_sha256([identity, state.step, {name: getattr(settings, name) for name in TEACHING}, number])
+        before, models, after = (training, state), (dense, pruned), after + state.step
+        training, state, scheduler = prepare_stage(
+            number, stages, settings, before, models, train_images, run.path / "cache", progress
+        )
+        _train(training, state, folder / stage.name, identity, progress, f"teaching {stage.steps} steps", after=after)
+        seconds += state.seconds
+        result["teaching"] = _taught(settings, stages, scheduler) | {"losses": state.losses}
     if training.accelerator.is_main_process:
-        _publish(run, pruned, state)
+        _publish(run, pruned, state, scheduler)
         facts = {"result": result, "processes": training.accelerator.num_processes}
-        run.finish(request, ("model",), seconds=state.seconds, device=device, facts=facts)
+        run.finish(request, ("model",), seconds=seconds, device=device, facts=facts)
     stop_tracking(training.accelerator)
     training.accelerator.wait_for_everyone()
     return result
@@ -76,24 +93,71 @@ IDENTITY = (
 changes memory or rounding only do not."""
 
 
-def _train(training: Training, state: State, run: RunFolder, identity: str, progress: Progress) -> None:
+TEACHING = (
+    *("sampling_steps", "teaching", "teaching_rate", "teacher_steps", "teaching_guidance", "trajectories"),
+    "prediction_type",
+)
+"""The same of teaching, beside what it starts from."""
+
+
+def _train(
+    training: Training,
+    state: State,
+    folder: Path,
+    identity: str,
+    progress: Progress,
+    work: str,
+    *,
+    after: int = 0,
+    held_out: Examples | None = None,
+) -> None:
+    """Go on from the last whole checkpoint in ``folder``, and keep the log and the new checkpoints there.
+
+    A tracker counts on from ``after``, the steps of the training before.
+    """
     settings, main = training.settings, training.accelerator.is_main_process
-    folder = run.path / "recover"
+    with training.accelerator.main_process_first():  # it removes what is damaged; the others find what is left
+        for passed in restore(folder / "checkpoints", state, identity, settings.steps):
+            logger.warning("Passed over the checkpoint %s.", passed)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    track = training.accelerator.log
+    tracked = training.accelerator.log
+
+    def track(values: dict[str, float], *, step: int) -> None:
+        tracked(values, step=after + step)
+
     log = Log(folder / "log.jsonl", settings.log_every, state.step, track) if main else None
+    judge = None
+    if main and held_out is not None and isinstance(training.objective, Recovery) and state.step < settings.steps:
+        judge = HeldOut(training.objective, held_out, settings.seed, folder / "held_out.json", state.step)
+        judge(state.step, state.model, state.average)
     for losses in train(training, state):
         if log:
             log(state.step, settings.batch_size, losses, learning_rate(settings, state.step - 1))
         if main and (state.step % settings.checkpoint_every == 0 or state.step == settings.steps):
             save_checkpoint(folder / "checkpoints", state, identity, settings.keep_checkpoints)
-        progress("recovering", state.step, settings.steps)
+            if judge:
+                judge(state.step, state.model, state.average)
+        progress(work, state.step, settings.steps)
 
 
-def _publish(run: RunFolder, pruned: ModelFolder, state: State) -> None:
-    """Write the averaged weights as RUN/model."""
+def _taught(settings: RecoverSettings, stages: list[Stage], scheduler: Any) -> dict[str, Any]:
+    return {
+        "method": settings.teaching,
+        "sampling_steps": stages[-1].steps,
+        "timesteps": scheduler.timesteps.tolist(),
+        "teacher_steps": stages[0].teacher_steps,
+        "guidance": settings.teaching_guidance,
+        "prediction_type": scheduler.config.prediction_type,
+        "steps": sum(stage.training for stage in stages),
+    }
+
+
+def _publish(run: RunFolder, pruned: ModelFolder, state: State, scheduler: Any) -> None:
+    """Write the averaged weights as RUN/model, and how it is sampled if it was taught that."""
     state.model.load_state_dict({**state.model.state_dict(), **state.average})
     model: Any = state.model
     model.to(memory_format=torch.contiguous_format)
     with replacing(run.path / "model") as folder:
         save_model(pruned, model.eval(), folder)
+        if scheduler is not None:
+            save_scheduler(scheduler, folder)

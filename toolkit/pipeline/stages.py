@@ -72,6 +72,7 @@ def recover(job: Job) -> dict[str, Any]:
         job.recipe.recover,
         job.dense,
         job.examples,
+        held_out=job.held_out,
         device=job.device,
         progress=job.progress,
     )

@@ -34,9 +34,15 @@ SWEEP, PICTURE = "sweep.json", "pareto.svg"
 
 
 def recipes(
-    base: Recipe, targets: Sequence[str], judging: dict[str, Any], measuring: dict[str, Any]
+    base: Recipe,
+    targets: Sequence[str],
+    judging: dict[str, Any],
+    measuring: dict[str, Any],
+    taught_steps: Sequence[int] = (),
 ) -> dict[str, Recipe]:
     """A recipe per target, by the name of its run folder; each evaluates with the control of fewer dense steps.
+
+    And one more per target and number of ``taught_steps``, whose model is taught to sample in so few.
 
     ``judging`` are settings of the evaluation, ``measuring`` of the latency, None if the default stands. Raises
     UsageError for no target, or the same one twice.
@@ -48,10 +54,16 @@ def recipes(
         parse_target(target)
     prune = base.prune.model_dump(mode="json") | {"latency": latency_settings(measuring)}
     plain = base.model_dump(mode="json") | {"evaluate": {**given(judging), "controls": True}}
-    return {
-        name: make(plain | {"prune": prune | {"target": target}}, "The command line")
-        for name, target in zip(names, targets, strict=True)
-    }
+    if taught_steps and plain["recover"] is None:
+        raise UsageError("Steps are taught in recovery, which this sweep leaves out.", found=f"{list(taught_steps)}")
+    recipes = {}
+    for name, target in zip(names, targets, strict=True):
+        of_target = plain | {"prune": prune | {"target": target}}
+        recipes[name] = make(of_target, "The command line")
+        for steps in taught_steps:
+            taught = {"recover": plain["recover"] | {"sampling_steps": steps}}
+            recipes[f"{name}-{steps}-steps"] = make(of_target | taught, "The command line")
+    return recipes
 
 
 def _folder_name(target: str) -> str:
@@ -129,8 +141,9 @@ def _points(reports: dict[str, dict[str, Any]], timings: dict[str, dict[str, Any
             label = f"dense, {steps} steps"
             dense[steps] = Point(label, "dense", steps, cost, control["frechet_distance"], cost, cost)
         distance = judged["frechet_distance"]["compressed"]["value"]
-        bounds = timing["fraction"], distance, timing["low"], timing["high"]
-        compressed.append(Point(name, "compressed", full, *bounds))
+        steps = report["stages"].get("recover", {}).get("teaching", {}).get("sampling_steps", full)
+        cost, low, high = (timing[bound] * steps / full for bound in ("fraction", "low", "high"))
+        compressed.append(Point(name, "compressed", steps, cost, distance, low, high))
     return [*compressed, *(dense[steps] for steps in sorted(dense, reverse=True))]
 
 

@@ -6,8 +6,9 @@ same images, flips, timesteps, noise and conditions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch
 from toolkit.core.noise import generator, normal
 from toolkit.data.conditions import Condition, Kind
 from toolkit.data.examples import Examples
+from toolkit.recovery.ahead import to_device
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ class Batches:
     ) -> None:
         self.images, self.timesteps, self.seed, self.flip = images, timesteps, seed, flip
         self.directions, self.kind, self.dropout = directions, kind, dropout
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._order = order(len(images), seed, "recovery order")
 
     def __call__(self, samples: Sequence[int], device: torch.device) -> Batch:
         """The batch of these sample numbers, on ``device``."""
-        indices = [self._image(sample) for sample in samples]
+        indices = [self._order(sample) for sample in samples]
         timesteps = np.empty(len(samples), dtype=np.int64)
         mirrored = []
         for position, sample in enumerate(samples):
@@ -61,13 +63,13 @@ class Batches:
             mirrored.append(bool(self.flip and draw.integers(2)))
         images = self.images.read(indices, mirrored)
         noise = self._normal("recovery noise", samples, images.shape[1:])
-        clean, drawn, t = (torch.from_numpy(part).to(device) for part in (images, noise, timesteps))
+        clean, drawn, t = (to_device(torch.from_numpy(part), device) for part in (images, noise, timesteps))
         conditions = self._conditions(indices, samples)
         if not self.directions:
             return Batch(clean, drawn, t, conditions)
         directions = self._normal("recovery direction", samples, images.shape[1:])
         directions /= np.sqrt(np.square(directions).sum((1, 2, 3), keepdims=True))
-        return Batch(clean, drawn, t, conditions, torch.from_numpy(directions).to(device))
+        return Batch(clean, drawn, t, conditions, to_device(torch.from_numpy(directions), device))
 
     def _normal(self, stream: str, samples: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
         return np.stack([normal(stream, self.seed, sample, shape=shape) for sample in samples])
@@ -77,12 +79,13 @@ class Batches:
         dropped = [generator("recovery condition", self.seed, n).random() < self.dropout for n in samples]
         return [None if drop else condition for condition, drop in zip(kept, dropped, strict=True)]
 
-    def _image(self, sample: int) -> int:
-        """The image of a sample: each epoch is a permutation of its own."""
-        epoch, place = divmod(sample, len(self.images))
-        if epoch != self._epoch:
-            self._epoch, self._order = (
-                epoch,
-                generator("recovery order", self.seed, epoch).permutation(len(self.images)),
-            )
-        return int(self._order[place])
+
+def order(count: int, seed: int, stream: str) -> Callable[[int], int]:
+    """The item that each sample number stands for: every epoch over ``count`` items is a permutation of its own."""
+    permutation = lru_cache(maxsize=2)(lambda epoch: generator(stream, seed, epoch).permutation(count))
+
+    def item(sample: int) -> int:
+        epoch, place = divmod(sample, count)
+        return int(permutation(epoch)[place])
+
+    return item

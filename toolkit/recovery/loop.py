@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeVar
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from diffusers import SchedulerMixin
 from torch import nn
 
 from toolkit.core.errors import DtkError
-from toolkit.diffusion.objective import min_snr_weights, noisy, target
-from toolkit.models.conditioners import Conditioner
-from toolkit.recovery.batches import Batch, Batches
+from toolkit.recovery.ahead import ahead
 from toolkit.recovery.compiled import check_gradients
-from toolkit.recovery.losses.base import Loss, TrainingStep, loss_called
 from toolkit.recovery.memory import is_out_of_memory, largest_that_fits, out_of_memory
+from toolkit.recovery.objective import Objective
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State
 
@@ -30,29 +27,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Training:
-    """What does not change while training: the accelerator, the networks, the data, its conditions and the settings.
+    """What does not change while training: the accelerator, the network, what it is to learn and the settings.
 
     ``student`` is what is called, ``network`` the module inside it; they differ if processes share the work.
-    ``losses``: the weight of each.
-    ``kept``: the features that are compared, and which of the teacher's channels the student has; empty if no loss
-    needs them.
+    ``losses``: the weight of each that the objective gives.
     """
 
     accelerator: Accelerator
     student: nn.Module
     network: nn.Module
-    teacher: nn.Module | None
-    scheduler: SchedulerMixin
-    batches: Batches
-    conditioner: Conditioner
+    objective: Objective[Any]
     settings: RecoverSettings
     losses: Mapping[str, float]
-    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
-
-    @cached_property
-    def terms(self) -> dict[str, Loss]:
-        """The losses by name."""
-        return {name: loss_called(name) for name in self.losses}
 
 
 def learning_rate(settings: RecoverSettings, step: int) -> float:
@@ -73,11 +59,19 @@ def train(training: Training, state: State) -> Iterator[Losses]:
     settings = training.settings
     if settings.compile and state.step < settings.steps:
         _check_compiled(training, state)
+    steps = range(state.step, settings.steps)
+    parts = (part for step in steps for part in _parts(training, step))
+    with closing(ahead(training.objective.load, parts, training.accelerator.device)) as batches:
+        yield from _steps(training, state, batches)
+
+
+def _steps(training: Training, state: State, batches: Iterator[Any]) -> Iterator[Losses]:
+    settings = training.settings
     while state.step < settings.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.step)
         started = time.monotonic()
-        losses = _one_step(training, state)
+        losses = _one_step(training, state, batches)
         state.seconds += time.monotonic() - started
         state.step += 1
         state.losses = losses
@@ -85,10 +79,9 @@ def train(training: Training, state: State) -> Iterator[Losses]:
         yield losses
 
 
-def _one_step(training: Training, state: State) -> Losses:
+def _one_step(training: Training, state: State, batches: Iterator[Any]) -> Losses:
     settings, accelerator = training.settings, training.accelerator
-    mine = _mine(training, state.step)
-    totals = _in_memory(training, mine, state.step, lambda: _accumulate(training, mine))
+    totals = _in_memory(training, state.step, lambda: _accumulate(training, _parts(training, state.step), batches))
     norm = accelerator.clip_grad_norm_(training.student.parameters(), settings.gradient_clip)
     losses = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
     watched = [*losses.values()] if settings.mixed_precision == "fp16" else [*losses.values(), float(norm)]
@@ -101,30 +94,32 @@ def _one_step(training: Training, state: State) -> Losses:
 
 def _check_compiled(training: Training, state: State) -> None:
     """Hold the gradients of this process's first images against those of the networks uncompiled."""
-    mine = _mine(training, state.step)
-    samples = mine[: training.settings.micro_batch_size or len(mine)]
+    samples = _parts(training, state.step)[0]
 
     def backward() -> None:  # only by torch: the scaler of fp16 finds its scale only later
         with training.accelerator.no_sync(training.student):
-            _total(training, samples)[0].backward()
+            _total(training, training.objective.load(samples))[0].backward()
 
-    _in_memory(training, mine, state.step, lambda: check_gradients(training.network, backward))
+    _in_memory(training, state.step, lambda: check_gradients(training.network, backward))
 
 
-def _in_memory(training: Training, mine: range, step: int, work: Callable[[], T]) -> T:
+def _in_memory(training: Training, step: int, work: Callable[[], T]) -> T:
     """What ``work`` returns. Raises DtkError saying how many images would fit when memory runs out."""
     try:
         return work()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    raise _no_memory(training, mine, step)  # outside of the handler, whose traceback holds what did not fit
+    raise _no_memory(training, step)  # outside of the handler, whose traceback holds what did not fit
 
 
-def _mine(training: Training, step: int) -> range:
-    """The numbers of this process's samples of a step."""
-    size, accelerator = training.settings.batch_size, training.accelerator
-    return range(step * size + accelerator.process_index, (step + 1) * size, accelerator.num_processes)
+def _parts(training: Training, step: int) -> list[range]:
+    """The numbers of this process's samples of a step, a micro-batch each."""
+    settings, accelerator = training.settings, training.accelerator
+    first, end = step * settings.batch_size, (step + 1) * settings.batch_size
+    mine = range(first + accelerator.process_index, end, accelerator.num_processes)
+    size = settings.micro_batch_size or len(mine)
+    return [mine[i : i + size] for i in range(0, len(mine), size)]
 
 
 def _not_finite(state: State, losses: Losses) -> DtkError:
@@ -137,23 +132,20 @@ def _not_finite(state: State, losses: Losses) -> DtkError:
     )
 
 
-def _accumulate(training: Training, mine: range) -> dict[str, torch.Tensor]:
+def _accumulate(training: Training, parts: list[range], batches: Iterator[Any]) -> dict[str, torch.Tensor]:
     """Add up the gradients of this process's samples, a micro-batch at a time; returns its share of the losses."""
-    accelerator, settings = training.accelerator, training.settings
-    size = settings.micro_batch_size or len(mine)
-    parts = [mine[i : i + size] for i in range(0, len(mine), size)]
     totals: dict[str, torch.Tensor] = {}
     for part in parts:
-        share = len(part) * accelerator.num_processes / settings.batch_size
-        for name, value in _backward(training, part, share, last=part is parts[-1]).items():
+        share = len(part) * training.accelerator.num_processes / training.settings.batch_size
+        for name, value in _backward(training, next(batches), share, last=part is parts[-1]).items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + value * share
     return totals
 
 
-def _backward(training: Training, samples: range, share: float, *, last: bool) -> dict[str, torch.Tensor]:
+def _backward(training: Training, batch: Any, share: float, *, last: bool) -> dict[str, torch.Tensor]:
     """Add the gradients of some samples, weighted by their ``share`` of the process's batch; returns their losses."""
     accelerator = training.accelerator
-    total, losses = _total(training, samples)
+    total, losses = _total(training, batch)
     if last:
         accelerator.backward(total * share)
     else:
@@ -162,41 +154,20 @@ def _backward(training: Training, samples: range, share: float, *, last: bool) -
     return {"total": total.detach(), **{name: loss.detach() for name, loss in losses.items()}}
 
 
-def _total(training: Training, samples: range) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _total(training: Training, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum of the losses of some samples, and each of them."""
     with training.accelerator.autocast():
-        losses = _losses(training, training.batches(samples, training.accelerator.device))
+        losses = training.objective(batch)
     return torch.stack([weight * losses[name] for name, weight in training.losses.items()]).sum(), losses
 
 
-def _no_memory(training: Training, mine: range, step: int) -> DtkError:
+def _no_memory(training: Training, step: int) -> DtkError:
     """What to tell a user whose micro-batch did not fit; in a single process, what does fit is tried."""
-    requested = min(training.settings.micro_batch_size or len(mine), len(mine))
+    part = _parts(training, step)[0]
 
     def attempt(size: int) -> None:
         training.network.zero_grad(set_to_none=True)
-        _backward(training, mine[:size], share=1.0, last=True)
+        _backward(training, training.objective.load(part[:size]), share=1.0, last=True)
 
     single = training.accelerator.num_processes == 1
-    return out_of_memory(step, requested, largest_that_fits(attempt, requested) if single else None)
-
-
-def _losses(training: Training, batch: Batch) -> dict[str, torch.Tensor]:
-    """The mean of each loss over a batch, its images weighted by their timesteps if the settings say so."""
-    scheduler, settings = training.scheduler, training.settings
-    step = TrainingStep(
-        training.student,
-        training.network,
-        training.teacher,
-        noisy(scheduler, batch.images, batch.noise, batch.t),
-        batch.t,
-        target(scheduler, batch.images, batch.noise, batch.t),
-        direction=batch.direction,
-        kept=training.kept,
-        conditioning=training.conditioner(batch.conditions),
-    )
-    losses = {name: loss(step) for name, loss in training.terms.items()}
-    if settings.min_snr_gamma is not None:
-        weights = min_snr_weights(scheduler, batch.t, settings.min_snr_gamma)
-        losses = {name: weights * loss for name, loss in losses.items()}
-    return {name: loss.mean() for name, loss in losses.items()}
+    return out_of_memory(step, len(part), largest_that_fits(attempt, len(part)) if single else None)

@@ -22,8 +22,10 @@ from toolkit.recovery.batches import Batches
 from toolkit.recovery.loop import Training
 from toolkit.recovery.losses.base import loss_called
 from toolkit.recovery.mix import default_mix, kept_features
+from toolkit.recovery.objective import Recovery
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State
+from toolkit.recovery.teaching import stages_of
 from toolkit.recovery.tracking import check_tracker, start_tracking
 from toolkit.runners.base import unavailable
 
@@ -31,9 +33,11 @@ from toolkit.runners.base import unavailable
 def check(settings: RecoverSettings, images: Examples) -> None:
     """Refuse what cannot be trained; before pruning, too, if recovery follows.
 
-    That is: losses that are not known or cannot be compiled, data smaller than a batch, and trackers.
+    That is: losses that are not known or cannot be compiled, steps that cannot be taught, data smaller than a batch,
+    and trackers.
     """
     losses = [loss_called(name) for name in settings.losses or ()]
+    stages_of(settings)
     eager = [loss.name for loss in losses if loss.needs_direction or loss.needs_features]
     if settings.compile and eager:
         raise UsageError(
@@ -59,20 +63,17 @@ def prepare(
     start_tracking(accelerator, settings)
     scheduler = load_scheduler(dense)
     # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
-    student = _network(pruned, settings, accelerator.device)
+    student = load_network(pruned, settings, accelerator.device)
     plan = partial(read_plan, pruned.root.parent / "plan.json")
     mix = settings.losses or default_mix(plan(), student, compiled=settings.compile)
     losses = [loss_called(name) for name in mix]
     teacher, kept = None, {}
     if any(loss.needs_teacher for loss in losses):
-        teacher = _network(dense, settings, accelerator.device).requires_grad_(False)
+        teacher = load_network(dense, settings, accelerator.device).requires_grad_(False)
     if any(loss.needs_features for loss in losses):
         kept = kept_features(plan(), student, accelerator.device)
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    optimizer = torch.optim.AdamW(
-        student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
-    )
-    wrapped, prepared = accelerator.prepare(student, optimizer)
+    wrapped, prepared = accelerator.prepare(student, optimiser(student, settings))
     directions = any(loss.needs_direction for loss in losses)
     timesteps = timesteps_and_kind(scheduler)[0]
     conditioner = open_conditioner(dense, str(accelerator.device))
@@ -87,8 +88,29 @@ def prepare(
         kind=conditioning.kind,
         dropout=dropout,
     )
-    training = Training(accelerator, wrapped, student, teacher, scheduler, batches, conditioner, settings, mix, kept)
+    objective = Recovery(
+        wrapped,
+        student,
+        teacher,
+        scheduler,
+        batches,
+        conditioner,
+        mix,
+        kept,
+        settings.min_snr_gamma,
+        accelerator.device,
+    )
+    training = Training(accelerator, wrapped, student, objective, settings, mix)
     return training, State(student, average, prepared, accelerator.scaler)
+
+
+def optimiser(network: nn.Module, settings: RecoverSettings) -> torch.optim.AdamW:
+    """AdamW over all parameters, its update one kernel on a GPU."""
+    on_gpu = all(parameter.is_cuda for parameter in network.parameters())
+    kernels = {"fused": True} if on_gpu else {"foreach": True}
+    return torch.optim.AdamW(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, **kernels
+    )
 
 
 def _accelerator(settings: RecoverSettings, device: str, folder: Path) -> Accelerator:
@@ -113,7 +135,8 @@ def _accelerator(settings: RecoverSettings, device: str, folder: Path) -> Accele
     return accelerator
 
 
-def _network(folder: ModelFolder, settings: RecoverSettings, device: torch.device) -> nn.Module:
+def load_network(folder: ModelFolder, settings: RecoverSettings, device: torch.device) -> nn.Module:
+    """The denoiser as training calls it, in eval mode."""
     network: Any = load_denoiser(folder).to(device).eval()
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)

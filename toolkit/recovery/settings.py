@@ -23,6 +23,12 @@ class RecoverSettings(Settings):
     works. ``compile`` and ``channels_last``: torch.compile, and the memory layout that many GPUs (and some CPUs)
     convolve faster in; both change rounding only. ``track``: also log to one of accelerate's trackers, such as
     tensorboard, wandb or trackio. ``keep_checkpoints``: how many of the last ones stay on disk.
+
+    ``sampling_steps``: afterwards teach the model to sample in so few steps; None = do not. ``teaching``: the method,
+    ``teaching_steps``: its training steps, ``teaching_rate``: its learning rate, ``teacher_steps``: how many the dense
+    model takes (None = the least of at least 20, or of 16 that halve, that fit), ``teaching_guidance``: folded into
+    what is taught; at 1 the null condition is taught as well. ``trajectories``: how many of the dense model's the
+    method "trajectory" learns from. ``prediction_type``: of the taught model; None = the dense one's.
     """
 
     steps: int = Field(default=500, ge=1)
@@ -46,3 +52,11 @@ class RecoverSettings(Settings):
     log_every: int = Field(default=10, ge=1)
     track: str | None = None
     seed: int = Field(default=0, ge=0)
+    sampling_steps: int | None = Field(default=None, ge=1)
+    teaching: str = "trajectory"
+    teaching_steps: int = Field(default=1000, ge=1)
+    teaching_rate: float = Field(default=1e-3, gt=0)
+    teacher_steps: int | None = Field(default=None, ge=2)
+    teaching_guidance: float = Field(default=1.0, ge=0)
+    trajectories: int = Field(default=4096, ge=1)
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None

@@ -127,8 +127,12 @@ def _load(state: State, tensors: dict[str, torch.Tensor]) -> None:
     state.model.load_state_dict(part["model"])
     for name, average in state.average.items():
         average.copy_(part["average"][name])
+    fused = state.optimizer.param_groups[0].get("fused")  # it counts its steps where its parameters lie
+
+    def moment(name: str, parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        if name == "step":
+            return tensor.to(parameter.device) if fused else tensor
+        return torch.empty_like(parameter).copy_(tensor).detach()
+
     for name, parameter in state.model.named_parameters():
-        state.optimizer.state[parameter] = {
-            moment: tensor if moment == "step" else torch.empty_like(parameter).copy_(tensor).detach()
-            for moment, tensor in moments[name].items()
-        }
+        state.optimizer.state[parameter] = {key: moment(key, parameter, moments[name][key]) for key in MOMENTS}

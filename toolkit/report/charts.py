@@ -163,6 +163,18 @@ def errors(found: dict[str, Any]) -> Markup | None:
     return chart.svg
 
 
+def stopping(found: dict[str, Any]) -> Markup | None:
+    """The error on held-out images against the steps of recovery so far."""
+    chart = Chart("stopping", "Error of the prediction on held-out images against recovery steps")
+    with chart.axes(WIDTH, 2.6) as axes:
+        axes.plot(found["steps"], found["errors"], "o-", color=COMPRESSED, linewidth=2, markersize=4)
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.grid(axis="y")
+        axes.set_xlabel(f"recovery steps; mean squared error over {found['images']} held-out images")
+    return chart.svg
+
+
 def _only_x(axes: Axes) -> None:
     """A grid along x, names along y, and no frame."""
     axes.grid(axis="x", color=GRID)

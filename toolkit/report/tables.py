@@ -68,13 +68,23 @@ def recovery(result: dict[str, Any]) -> Iterator[Any]:
     """The last losses of recovery."""
     losses = ", ".join(f"{name} {value:.5f}" for name, value in result["losses"].items())
     yield f"Recovered in {result['steps']} steps: {losses}"
+    if curve := result.get("held_out"):
+        yield curve["verdict"]
+    if taught := result.get("teaching"):
+        yield (
+            f"Taught to sample in {taught['sampling_steps']} steps what the dense model samples in "
+            f"{taught['teacher_steps']} ({taught['method']}, {taught['steps']} training steps): "
+            f"timesteps {', '.join(map(str, taught['timesteps']))}"
+        )
 
 
 def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
     """Distances to real images, and how close the compressed model is to the dense one."""
     distances, settings = metrics["frechet_distance"], metrics["settings"]
     dense = distances["dense"]
-    sampler = f"{settings['sampler']}, {settings['sampling_steps']} steps"
+    sampler, taken = f"{settings['sampler']}, {settings['sampling_steps']} steps", metrics.get("compressed_steps")
+    if taken not in (None, settings["sampling_steps"]):
+        sampler += f", compressed {taken}"
     table = table_of(f"Quality ({dense['count']:,} samples, {sampler})", "", "dense", "compressed", "real against real")
     floor = f"{distances['floor']['value']:.3f}" if "floor" in distances else "-"
     table.add_row(dense["metric"], f"{dense['value']:.3f}", f"{distances['compressed']['value']:.3f}", floor)

@@ -16,7 +16,8 @@ class Limits:
     """What one request may ask for; the values come from the manifest.
 
     ``classes`` is None if no class is taken, ``prompt_bytes`` if no prompt is, ``max_guidance`` if the model
-    has no null condition to lead away from.
+    has no null condition to lead away from. ``steps`` lists the only numbers of steps that are served; None: all up to
+    ``max_steps``.
     """
 
     max_batch: int
@@ -26,6 +27,7 @@ class Limits:
     prompt_bytes: int | None = None
     max_guidance: float | None = None
     default_guidance: float = 1.0
+    steps: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def wishes(arrays: Mapping[str, np.ndarray | None], limits: Limits, conditioned:
     if count > limits.max_batch:
         raise RefusedError(f"{count} images in one request; the limit is {limits.max_batch}.")
     steps = _column(arrays, "STEPS", count, limits.default_steps)
+    if limits.steps is not None and (wrong := sorted(set(steps.tolist()) - set(limits.steps))):
+        raise RefusedError(f"STEPS is {wrong[0]}; this model was taught {', '.join(map(str, limits.steps))}.")
     _within("STEPS", steps, 1, limits.max_steps)
     scales = _guidance(arrays, count, limits)
     conditions = _conditions(arrays, count, limits)

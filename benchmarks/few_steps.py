@@ -1,0 +1,153 @@
+"""What does a compressed model lose when it is taught to sample in few steps, and which way of teaching loses least?
+
+    python -m benchmarks.few_steps RUNS [--rows choice/ figure/] [--images 5000] [--recovery 1000]
+
+The embedded default at 0.57 of its MACs is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy of
+it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each, judged
+on 1,000 samples; ``figure/``: the best in 1, 2, 4 and 8 steps, with three seeds on 4. The rivals are the dense model's
+own samplers in as few steps and in as many as cost the same or twice that. Everything is judged against the same real
+images, on seeds 0 and up. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again.
+
+Training cost is counted in MACs: a training step is three passes of the network it trains, a teacher's pass is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.recovery import Place, open_place, printed
+from toolkit.core.environment import machine, versions
+from toolkit.core.files import read_json, write_json
+from toolkit.diffusion.sampling import SAMPLERS
+from toolkit.evaluation.distances import frechet_distance
+from toolkit.evaluation.features import open_extractor
+from toolkit.evaluation.judging import floor_images
+from toolkit.evaluation.samples import SamplingSettings, sample_images
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.pipeline import recipe, stages
+from toolkit.pipeline.job import Job, start_job
+from toolkit.recovery.settings import RecoverSettings
+from toolkit.recovery.teaching import known_methods, stages_of
+
+RESULTS = Path(__file__).parent / "results" / "few_steps.json"
+DENSE_TRAINING = 20_043  # steps of 64 that the embedded default was trained for (recipes/fashion-ddpm-16.yaml)
+RATIO = 0.564  # MACs of a pass, compressed over dense
+RIVALS = {"ddim": (2, 4, 5, 10, 20), "dpm-solver": (2, 4, 5, 10, 20), "unipc": (4, 5, 10)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One teaching: what of RecoverSettings it changes, and how many samples judge it."""
+
+    name: str
+    changes: dict[str, Any]
+    images: int
+
+
+def rows(images: int, steps: int) -> Iterator[Row]:
+    """The choice first: which method, and what the student predicts; then the figures of the settings' defaults."""
+    base = {"sampling_steps": 4, "teaching_steps": steps}
+    for method in known_methods():
+        for kind in ("epsilon", "v_prediction"):
+            yield Row(f"choice/{method}/{kind}", base | {"teaching": method, "prediction_type": kind}, 1000)
+    for number in (4, 2, 8, 1):
+        yield Row(f"figure/{number}-steps/0", base | {"sampling_steps": number}, images)
+    for seed in (1, 2):
+        yield Row(f"figure/4-steps/{seed}", base | {"seed": seed}, images)
+
+
+def recovered(place: Place, steps: int) -> Job:
+    """The run that every teaching starts from."""
+    training = {"steps": steps, "learning_rate": 0.002}
+    values = {"device": "cpu", "prune": {"target": "macs=0.57"}, "recover": training}
+    job = start_job(place.folder / "recovered", recipe.make(values, "recovered"), progress=printed("recovered"))
+    stages.prune(job)
+    stages.recover(job)
+    return job
+
+
+def taught(row: Row, start: Job, place: Place) -> dict[str, Any]:
+    """Teach a copy of ``start`` and judge it in its own steps; trajectories are shared by rows of one seed."""
+    folder = place.folder / row.name.replace("/", "-")
+    if not folder.exists():
+        shutil.copytree(start.run.path, folder, ignore=shutil.ignore_patterns("recipe.yaml", "cache"))
+    recover = start.recipe.recover
+    assert recover is not None
+    settings = RecoverSettings(**recover.model_dump() | row.changes)
+    job = start_job(folder, start.recipe.model_copy(update={"recover": settings}), progress=printed(row.name))
+    cpu = time.process_time()
+    result = stages.recover(job)
+    return {
+        "teaching": result["teaching"],
+        "cpu_s": time.process_time() - cpu,
+        "share_of_dense_training": cost(settings),
+        "frechet_distance": distance(job.compressed, "ddim", settings.sampling_steps or 0, row.images, place),
+    }
+
+
+def cost(settings: RecoverSettings) -> float:
+    """MACs of recovery and teaching over those of the dense model's training."""
+    total = settings.steps * (3 * RATIO + 1)
+    for number, stage in enumerate(stages_of(settings)):
+        total += stage.training * 3 * RATIO
+        if stage.passes > 1 or settings.teaching == "trajectory":
+            total += settings.trajectories * stage.teacher_steps / settings.batch_size
+        else:
+            total += stage.training * 2 * (RATIO if number else 1)
+    return float(total / (3 * DENSE_TRAINING))
+
+
+def distance(model: ModelFolder, sampler: str, steps: int, count: int, place: Place) -> float:
+    images = sample_images(model, SamplingSettings(sampler, steps, 0), count, place.folder / "cache")
+    real = place.real(place.reference.subset(range(count)))
+    return float(frechet_distance(open_extractor("efficientnet-lite0")(images), real))
+
+
+def rivals(count: int, place: Place) -> dict[str, Any]:
+    """The dense model by sampler and number of steps, and real images against real ones."""
+    dense, real = find_model(None), place.real(place.reference.subset(range(count)))
+    floor, _ = floor_images(place.reference, place.train, count)
+    assert floor is not None and set(RIVALS) < set(SAMPLERS)
+    curves = {
+        sampler: {str(steps): distance(dense, sampler, steps, count, place) for steps in numbers}
+        for sampler, numbers in RIVALS.items()
+    }
+    return {"floor": float(frechet_distance(place.real(floor), real)), "dense": curves}
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--rows", nargs="*", default=["choice/", "figure/"])
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--recovery", type=int, default=1000)
+    parser.add_argument("--teaching", type=int, default=2000)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    place = open_place(options.runs)
+    facts = {"machine": machine("cpu"), "versions": versions(), "recovery": options.recovery}
+    found = read_json(options.output) if options.output.exists() else facts | {"rivals": {}, "rows": {}}
+    start = recovered(place, options.recovery)
+    for row in rows(options.images, options.teaching):
+        if row.name in found["rows"] or not any(row.name.startswith(prefix) for prefix in options.rows):
+            continue
+        found["rows"][row.name] = asdict(row) | taught(row, start, place)
+        write_json(options.output, found)
+        print(row.name, found["rows"][row.name]["frechet_distance"], flush=True)
+        if str(row.images) not in found["rivals"]:
+            found["rivals"][str(row.images)] = rivals(row.images, place)
+            write_json(options.output, found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

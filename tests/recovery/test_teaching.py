@@ -1,0 +1,217 @@
+"""Teaching few steps: what every method lands on, what it refuses, and what a stock pipeline makes of the result."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDPMScheduler, DiffusionPipeline
+from safetensors.torch import load_file
+
+from exporters.coefficients import clip_range, trajectory
+from tests.tiny import tiny_folder
+from toolkit.core.errors import UsageError
+from toolkit.core.files import write_json
+from toolkit.core.noise import generator, normal
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.data.images import Images
+from toolkit.diffusion.few_steps import check_steps, few_step_scheduler, path_scheduler, step_rows, taught_steps
+from toolkit.diffusion.sampling import build_scheduler, denoise
+from toolkit.evaluation.samples import SamplingSettings, own_plan
+from toolkit.models.conditioners import Unconditional
+from toolkit.models.conditioning import Conditioning
+from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
+from toolkit.pipeline.recover import recover
+from toolkit.recovery.settings import RecoverSettings
+from toolkit.recovery.teaching import Lesson, Stage, known_methods, method_of, schedulers, stages_of
+
+METHODS, KINDS, SHAPE = list(known_methods()), ("epsilon", "v_prediction", "sample"), (3, 8, 8)
+PLAN = {"class": "UNet2DModel", "config": {}, "requested": {"criterion": "random"}, "groups": {}, "tensors": {}}
+SETTINGS = {"steps": 2, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1, "trajectories": 70}
+TAUGHT = {"sampling_steps": 2, "teaching_steps": 6, "teacher_steps": 8, "prediction_type": "v_prediction"}
+
+
+def images(count: int = 40) -> Images:
+    pixels = generator("tiny images", 0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return Images("test", SHAPE, "0" * 64, tuple(range(count)), lambda number: pixels[number])
+
+
+class OneImage(torch.nn.Module):
+    """The exact denoiser of a data set that is ``pixel`` everywhere: every path is straight, in whatever steps."""
+
+    def __init__(self, scheduler, kind: str, pixel: float) -> None:
+        super().__init__()
+        self.kept, self.kind, self.pixel = scheduler.alphas_cumprod, kind, pixel
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, return_dict: bool = True) -> tuple[torch.Tensor]:
+        signal, sigma = (part[:, None, None, None] for part in (self.kept[t] ** 0.5, (1 - self.kept[t]) ** 0.5))
+        clean = torch.full_like(x, self.pixel)
+        noise = (x - signal * clean) / sigma
+        return ({"epsilon": noise, "v_prediction": signal * noise - sigma * clean, "sample": clean}[self.kind],)
+
+
+def landing(method: str, kind: str, pixel: float, tmp_path: Path) -> float:
+    """The loss of a student that knows one image, taught by a teacher that knows another one at 0.25."""
+    settings = RecoverSettings(**SETTINGS, sampling_steps=2, teacher_steps=4, teaching=method)
+    noise_levels = DDPMScheduler(num_train_timesteps=100, prediction_type="epsilon")
+    stages = stages_of(settings)
+    student, teacher = schedulers(noise_levels, stages, 0, kind)
+    knows = OneImage(student, kind, pixel), OneImage(student, "epsilon", 0.25)
+    conditioner = Unconditional(Conditioning("none", 0, False, None))
+    clean = Images("test", SHAPE, "0" * 64, tuple(range(8)), lambda number: np.full((8, 8, 3), 159, dtype=np.uint8))
+    given = (clean, conditioner, settings, SHAPE, tmp_path / method, "0" * 64, torch.device("cpu"))
+    lesson = Lesson(stages[0], *knows, student, teacher, *given)
+    objective = method_of(settings).objective(lesson, (0, 1), lambda: None, lambda *status: None)
+    return float(objective(objective.load(range(4)))["landing"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_is_the_error_of_the_clean_image(method: str, kind: str, tmp_path: Path) -> None:
+    """A student that knows the teacher's image loses nothing; one that is 0.1 off loses 0.01, at SNRs below 1."""
+    assert landing(method, kind, 0.25, tmp_path) == pytest.approx(0, abs=1e-5)
+    assert landing(method, kind, 0.35, tmp_path) >= 0.01 * 0.9
+    assert landing(method, kind, 0.35, tmp_path) == pytest.approx(landing(method, "sample", 0.35, tmp_path), rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_each_number_of_steps_has_exact_timesteps(steps: int) -> None:
+    scheduler = few_step_scheduler(DDPMScheduler(), steps, "v_prediction")
+    expected = [1000 - 1000 // steps * step - 1 for step in range(steps)]
+    assert scheduler.timesteps.tolist() == expected == scheduler.config["_taught"][str(steps)]
+    assert taught_steps(scheduler) == [steps]
+    assert build_scheduler(scheduler, "ddim", steps).timesteps.tolist() == expected
+    assert taught_steps(few_step_scheduler(scheduler, 3, "sample")) == [3], "what was taught before is forgotten"
+
+
+def test_rows_step_as_the_scheduler_does() -> None:
+    scheduler = path_scheduler(DDPMScheduler(num_train_timesteps=100), 4)
+    x, prediction = (torch.from_numpy(normal("rows", 0, place, shape=(6, *SHAPE))) for place in (0, 1))
+    t = torch.tensor([99, 74, 24, 74, 49, 99])
+    rows = [scheduler.step(prediction[i : i + 1], int(t[i]), x[i : i + 1]).prev_sample for i in range(6)]
+    assert torch.equal(step_rows(scheduler, prediction, t, x), torch.cat(rows))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_the_exported_coefficients_land_as_the_scheduler_does(steps: int, kind: str) -> None:
+    scheduler = few_step_scheduler(DDPMScheduler(), steps, kind)
+    rows = trajectory(scheduler, "ddim", steps)
+    assert rows["timesteps"] == scheduler.timesteps.tolist() and clip_range(scheduler, "ddim") is None
+    x, prediction = (torch.from_numpy(normal("rows", 1, place, shape=(1, *SHAPE))) for place in (0, 1))
+    for t, (a, b, divisor, of_clean, of_sample, of_prediction, of_noise) in zip(*rows.values(), strict=True):
+        landed = of_clean * (a * x + b * prediction) / divisor + of_sample * x + of_prediction * prediction
+        expected = scheduler.step(prediction, t, x).prev_sample
+        torch.testing.assert_close(landed, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        assert of_noise == 0
+
+
+def test_other_numbers_of_steps_are_refused_with_the_list() -> None:
+    taught = few_step_scheduler(DDPMScheduler(), 4, "epsilon")
+    check_steps(taught, 4)
+    check_steps(taught, 20, any_steps=True)
+    check_steps(DDPMScheduler(), 20)
+    with pytest.raises(UsageError, match=r"not taught to sample in 20 steps[\s\S]*taught: 4[\s\S]*--any-steps"):
+        check_steps(taught, 20)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stages_end_at_the_requested_steps_and_use_all_training(method: str) -> None:
+    for steps in (1, 2, 4, 8):
+        stages = stages_of(RecoverSettings(sampling_steps=steps, teaching=method, teaching_steps=101))
+        assert stages[-1].steps == steps and sum(stage.training for stage in stages) == 101
+        assert all(late.teacher_steps == early.steps for early, late in itertools.pairwise(stages))
+    with pytest.raises(UsageError, match=r"[Tt]he teacher's steps do not|not a multiple[\s\S]*teacher_steps"):
+        stages_of(RecoverSettings(sampling_steps=4, teaching=method, teacher_steps=6))
+
+
+def test_what_cannot_be_taught_is_refused_with_the_known() -> None:
+    with pytest.raises(UsageError, match=r"Unknown method of teaching 'osmosis'[\s\S]*progressive, trajectory"):
+        stages_of(RecoverSettings(sampling_steps=4, teaching="osmosis"))
+    with pytest.raises(UsageError, match=r"batch size 3, 4 steps[\s\S]*--batch-size"):
+        stages_of(RecoverSettings(sampling_steps=4, batch_size=3))
+    with pytest.raises(UsageError, match=r"8 steps are not part of 24[\s\S]*teacher_steps"):
+        schedulers(DDPMScheduler(num_train_timesteps=50), [Stage(8, 24, 1)], 0, None)
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelFolder]:
+    path = tmp_path_factory.mktemp("teaching")
+    dense = tiny_folder(path / "dense", seed=0)
+    with RunFolder.create(path / "run").writing(Request("prune", {}, {})) as prune:
+        tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), norm_num_groups=4)
+        write_json(prune / "plan.json", PLAN)
+    return path / "run", dense
+
+
+def run_of(pruned: tuple[Path, ModelFolder], path: Path) -> RunFolder:
+    shutil.copytree(pruned[0], path)
+    return RunFolder.open(path)
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(run.path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(number: int):
+    calls = iter(range(number))
+
+    def progress(work: str, done: int, total: int) -> None:
+        if work.startswith("teaching") and next(calls, None) is None:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_taught_weights_are_the_same_however_interrupted(method: str, pruned, tmp_path: Path) -> None:
+    whole, parts = (run_of(pruned, tmp_path / name) for name in ("whole", "parts"))
+    settings = RecoverSettings(**SETTINGS, **TAUGHT, teaching=method)
+    found = recover(whole, settings, pruned[1], images())
+    assert found["teaching"]["timesteps"] == [99, 49] and found["teaching"]["steps"] == 6
+    for number in (0, 2, 1):
+        with pytest.raises(Killed):
+            recover(parts, settings, pruned[1], images(), progress=kill_at(number))
+    recover(parts, settings, pruned[1], images())
+    assert all(torch.equal(weights(parts)[name], tensor) for name, tensor in weights(whole).items())
+
+
+def test_teaching_follows_recovery_and_starts_again_when_that_goes_on(pruned, tmp_path: Path) -> None:
+    one, other = (run_of(pruned, tmp_path / name) for name in ("one", "other"))
+    longer = SETTINGS | {"steps": 4}
+    recover(one, RecoverSettings(**SETTINGS), pruned[1], images())
+    plain = weights(one)
+    for settings in (SETTINGS, longer):
+        recover(one, RecoverSettings(**settings, **TAUGHT), pruned[1], images())
+    recover(other, RecoverSettings(**longer, **TAUGHT), pruned[1], images())
+    assert any(not torch.equal(weights(one)[name], tensor) for name, tensor in plain.items())
+    recover(one, RecoverSettings(**longer), pruned[1], images())
+    assert taught_steps(load_scheduler(find_model(one.path / "model"))) == [], "not taught any more"
+
+
+def test_a_stock_pipeline_samples_as_it_was_taught(pruned, tmp_path: Path) -> None:
+    run = run_of(pruned, tmp_path / "run")
+    recover(run, RecoverSettings(**SETTINGS, **TAUGHT), pruned[1], images())
+    model = find_model(run.path / "model")
+    assert isinstance(DiffusionPipeline.from_pretrained(model.root), DDIMPipeline)
+    pipeline = DDIMPipeline.from_pretrained(model.root)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline(generator=torch.manual_seed(0), num_inference_steps=2, output_type="np").images
+    x, scheduler = torch.randn((1, *SHAPE), generator=torch.manual_seed(0)), load_scheduler(model)
+    assert scheduler.config["_taught"] == {"2": [99, 49]}
+    asked = SamplingSettings("dpm-solver", 20, seed=0)
+    assert own_plan(model, asked) == SamplingSettings("ddim", 2, seed=0) and own_plan(pruned[1], asked) == asked
+    network = load_denoiser(model)
+    taken = [(t, torch.tensor([t])) for t in (99, 49)]
+    stepper = few_step_scheduler(load_scheduler(pruned[1]), 2, "v_prediction")
+    with torch.no_grad():
+        made = denoise(lambda x, t: network(x, t).sample, stepper, "ddim", x, taken, {})
+    np.testing.assert_allclose(pictures[0], (made[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy(), atol=1e-5)

@@ -1,0 +1,101 @@
+"""Trajectory distillation: on its own states the student learns to land on the dense model's trajectory.
+
+SFD (Zhou et al. 2024, arXiv 2409.19681): the student starts from the same noise as a trajectory of the dense model and
+takes its few steps one after the other, each from where its last one landed. Each landing is compared with the
+trajectory's point at that timestep, so that a step also learns to mend what the steps before it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from toolkit.core.errors import UsageError
+from toolkit.core.progress import Progress
+from toolkit.data.conditions import Condition
+from toolkit.diffusion.few_steps import landing_weights
+from toolkit.recovery.ahead import to_device
+from toolkit.recovery.batches import order
+from toolkit.recovery.losses.base import squared_error
+from toolkit.recovery.settings import RecoverSettings
+from toolkit.recovery.teaching import Lesson, Stage
+from toolkit.recovery.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of trajectories (B, steps + 1, C, H, W) and the condition of each."""
+
+    points: torch.Tensor
+    conditions: list[Condition]
+
+
+class OwnStates:
+    """The error of every landing, each step taken from the student's own state."""
+
+    def __init__(self, lesson: Lesson, trajectories: Trajectories) -> None:
+        self.lesson, self.trajectories = lesson, trajectories
+        self.weights = landing_weights(lesson.scheduler).tolist()
+        self.order = order(trajectories.count, lesson.settings.seed, "teaching order")
+
+    def load(self, samples: range) -> Points:
+        numbers = [self.order(sample) for sample in samples]
+        points = torch.from_numpy(self.trajectories.read(numbers))
+        return Points(to_device(points, self.lesson.device), self.trajectories.conditions(numbers))
+
+    def __call__(self, batch: Points) -> dict[str, torch.Tensor]:
+        lesson, x, losses = self.lesson, batch.points[:, 0], []
+        conditioning = lesson.conditioner(batch.conditions)
+        for number, timestep in enumerate(lesson.scheduler.timesteps.tolist()):
+            t = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
+            prediction = lesson.prediction(lesson.student, x, t, **conditioning)
+            landed = lesson.scheduler.step(prediction, timestep, x).prev_sample
+            losses.append(self.weights[number] * squared_error(landed, batch.points[:, number + 1]))
+            x = landed.detach()
+        return {"landing": torch.stack(losses).mean()}
+
+
+class TrajectoryDistillation:
+    """Landings on the dense model's trajectories, from the student's own states."""
+
+    name = "trajectory"
+    description = "each step lands on the dense model's trajectory, from the student's own state (SFD)"
+
+    def stages(self, settings: RecoverSettings) -> list[Stage]:
+        steps = settings.sampling_steps or 0
+        teacher_steps = settings.teacher_steps or -(-20 // steps) * steps
+        if teacher_steps % steps or teacher_steps == steps:
+            raise UsageError(
+                "The teacher's steps are not a multiple of the student's.",
+                found=f"{teacher_steps} and {steps} steps",
+                do=f"set recover.teacher_steps to a multiple of {steps}, such as {5 * steps}",
+            )
+        return [Stage(steps, teacher_steps, settings.teaching_steps, passes=steps)]
+
+    def objective(
+        self, lesson: Lesson, share: tuple[int, int], wait: Callable[[], None], progress: Progress
+    ) -> OwnStates:
+        settings, conditioner = lesson.settings, lesson.conditioner
+        trajectories = Trajectories(
+            lambda x, t, **conditioning: lesson.prediction(lesson.teacher, x, t, **conditioning),
+            lesson.teacher_scheduler,
+            lesson.stage.stride,
+            lesson.shape,
+            settings.trajectories,
+            settings.seed,
+            lesson.images,
+            conditioner.conditioning.kind,
+            lesson.dropout,
+            conditioner,
+            settings.teaching_guidance,
+            lesson.cache / "trajectories" / lesson.key,
+            lesson.device,
+        )
+        trajectories.prepare(share, progress)
+        wait()
+        return OwnStates(lesson, trajectories)
+
+
+METHOD = TrajectoryDistillation()
