@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler
 
-from toolkit.core.errors import UsageError
 from toolkit.diffusion.objective import timesteps_and_kind
 from toolkit.diffusion.sampling import build_scheduler
 
@@ -48,17 +47,6 @@ def taught_steps(scheduler: Any) -> list[int]:
 def own_steps(scheduler: Any, otherwise: int) -> int:
     """The number of steps a model was taught, the last of several; ``otherwise`` if it may take any."""
     return (taught_steps(scheduler) or [otherwise])[-1]
-
-
-def check_steps(scheduler: Any, steps: int, *, any_steps: bool = False) -> None:
-    """Raise UsageError for a number of steps that the model was not taught, unless ``any_steps``."""
-    taught = taught_steps(scheduler)
-    if taught and steps not in taught and not any_steps:
-        raise UsageError(
-            f"This model was not taught to sample in {steps} steps.",
-            found=f"taught: {', '.join(map(str, taught))}",
-            do="request one of those, or add --any-steps",
-        )
 
 
 def step_rows(scheduler: Any, prediction: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

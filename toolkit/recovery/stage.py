@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.core.progress import Progress
 from toolkit.data.examples import Examples
+from toolkit.diffusion.guidance import check_guidance
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.folder import ModelFolder, load_scheduler
 from toolkit.recovery.loop import Training
@@ -43,6 +44,8 @@ def prepare_stage(
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     wrapped, optimizer = accelerator.prepare(student, optimiser(student, of_stage))
     student_scheduler, teacher_scheduler = schedulers(load_scheduler(dense), stages, number, settings.prediction_type)
+    conditioner = open_conditioner(dense, str(device))
+    check_guidance(conditioner.conditioning, settings.teaching_guidance)
     lesson = Lesson(
         stage,
         wrapped,
@@ -50,7 +53,7 @@ def prepare_stage(
         student_scheduler,
         teacher_scheduler,
         images,
-        open_conditioner(dense, str(device)),
+        conditioner,
         settings,
         dense.input_specs()["sample"].shape,
         cache,

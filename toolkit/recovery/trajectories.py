@@ -23,7 +23,7 @@ from toolkit.diffusion.guidance import guided
 from toolkit.diffusion.sampling import Predict, denoise
 from toolkit.models.conditioners import Conditioner
 
-SHARD = 64  # trajectories; also how many are computed at once
+SHARD = 64  # trajectories; a killed process loses at most one shard
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Trajectories:
 
     ``scheduler`` is set to the dense model's steps, of which every ``stride``-th point is kept. Number n has the
     condition of training image n, or the null condition in a share ``dropout`` of them. ``shape``: one image's (C, H,
-    W); ``guidance``: classifier-free, folded into what is kept.
+    W); ``guidance``: classifier-free, folded into what is kept; ``at_once``: how many are computed together.
     """
 
     predict: Predict
@@ -48,6 +48,7 @@ class Trajectories:
     guidance: float
     folder: Path
     device: torch.device
+    at_once: int
 
     def prepare(self, share: tuple[int, int] = (0, 1), progress: Progress = silent) -> None:
         """Compute what is not stored yet: of process i of n, ``share`` (i, n), every n-th shard from the i-th on."""
@@ -71,6 +72,10 @@ class Trajectories:
         return [None if drop else condition for condition, drop in zip(conditions, dropped, strict=True)]
 
     def _computed(self, numbers: Sequence[int]) -> np.ndarray:
+        parts = (numbers[start : start + self.at_once] for start in range(0, len(numbers), self.at_once))
+        return np.concatenate([self._together(part) for part in parts])
+
+    def _together(self, numbers: Sequence[int]) -> np.ndarray:
         noise = np.stack([normal("teaching noise", self.seed, number, shape=self.shape) for number in numbers])
         x = torch.from_numpy(noise).to(self.device)
         points = [x]

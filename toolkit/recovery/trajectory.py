@@ -21,7 +21,7 @@ from toolkit.recovery.batches import order
 from toolkit.recovery.losses.base import squared_error
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.teaching import Lesson, Stage
-from toolkit.recovery.trajectories import Trajectories
+from toolkit.recovery.trajectories import SHARD, Trajectories
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class TrajectoryDistillation:
             settings.teaching_guidance,
             lesson.cache / "trajectories" / lesson.key,
             lesson.device,
+            settings.micro_batch_size or SHARD,
         )
         trajectories.prepare(share, progress)
         wait()
