@@ -6,7 +6,7 @@ it without dtk, in turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from profiles.gpu_state import steadily
@@ -33,11 +33,12 @@ class Cells:
         runners: OpenRunners,
         model: ModelFolder,
         settings: ProfileSettings,
+        steps: Mapping[str, int],
         table: Table,
         done: Callable[[], None],
     ) -> None:
         self.runners, self._settings, self._table, self._done = runners, settings, table, done
-        self.loops = Loops(model, runners, settings) if settings.loop_steps else None
+        self.loops = Loops(model, runners, settings, steps) if settings.loop_steps else None
 
     def _kept(self, spec: str, batch: int, measure: Callable[[], Cell], **place: Any) -> Cell:
         """The cell at ``place``, measured if the table has none; one that was refused is not kept."""

@@ -21,13 +21,18 @@ WARM_UP_LOOPS = 1  # of many calls each
 
 
 class Loops:
-    """The loop of ``settings.loop_steps`` steps in any runner, with the scheduler of ``model``, from the same noise.
+    """The sampling loop in any runner, with the scheduler of ``model``, from the same noise.
+
+    ``steps`` are those of each model: ``settings.loop_steps``, or a taught model's own.
 
     With guidance the denoiser computes each step twice, in one batch of twice the size. An autoencoder is left out:
     compression does not touch it.
     """
 
-    def __init__(self, model: ModelFolder, runners: OpenRunners, settings: ProfileSettings) -> None:
+    def __init__(
+        self, model: ModelFolder, runners: OpenRunners, settings: ProfileSettings, steps: Mapping[str, int]
+    ) -> None:
+        self._steps = steps
         self._scheduler, self._runners, self._settings = load_scheduler(model), runners, settings
         if settings.guidance != 1:
             check_guidance(find_conditioning(model), settings.guidance)
@@ -35,7 +40,8 @@ class Loops:
     def timed(self, spec: RunnerSpec, which: str, batch: int) -> Timed:
         """A loop that makes ``batch`` images with the model ``which``."""
         runner = self._runners.runner(spec, which, batch)
-        return Timed(self._loop(runner, getattr(runner, "uncaptured", None), runner, batch), batch)
+        captured = getattr(runner, "uncaptured", None)
+        return Timed(self._loop(runner, captured, runner, batch, self._steps[which]), batch)
 
     def idle(self, spec: RunnerSpec, batch: int) -> Timed:
         """The same loop with a denoiser that takes no time: all that lies outside the denoiser."""
@@ -46,14 +52,15 @@ class Loops:
         def predict(sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
             return prediction
 
-        return Timed(self._loop(predict, getattr(runner, "uncaptured", None) and predict, runner, batch), batch)
+        captured = getattr(runner, "uncaptured", None) and predict
+        return Timed(self._loop(predict, captured, runner, batch, self._steps["compressed"]), batch)
 
-    def _loop(self, predict: Predict, captured: Predict | None, runner: Runner, batch: int) -> Call:
+    def _loop(self, predict: Predict, captured: Predict | None, runner: Runner, batch: int, steps: int) -> Call:
         """The loop over ``predict``; over ``captured`` as one graph, if a runner's launches can be."""
         inputs = self._runners.inputs(batch)
         conditioning = {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
         null = {name: rows[:1] for name, rows in conditioning.items()}  # what it is does not change what it costs
-        steps, shape, device = self._settings.loop_steps, self._runners.specs["sample"].shape, runner.device
+        shape, device = self._runners.specs["sample"].shape, runner.device
         led = guided(captured or predict, null, self._settings.guidance)
         if captured:  # the loop is one graph, not a graph per step
             graph = LoopGraph(led, self._scheduler, batch, shape, steps, device=device, conditioning=conditioning)
@@ -69,7 +76,8 @@ class Loops:
         for name in timed:
             found[name]["seconds_per_image"] = 1 / found[name]["images_per_s"]
         calls = 1 if settings.guidance == 1 else 2
-        return {"sampler": "ddim", "steps": settings.loop_steps, "calls_a_step": calls} | found
+        steps = {"steps": self._steps["dense"], "compressed_steps": self._steps["compressed"]}
+        return {"sampler": "ddim", **steps, "calls_a_step": calls} | found
 
     def measure(self, spec: RunnerSpec, batch: int) -> dict[str, Any]:
         """Both models' loops at ``batch`` in one runner, and the time outside the denoiser in each step.
@@ -81,7 +89,7 @@ class Loops:
         found = self.compare(timed | {"idle": self.idle(spec, batch)})
         idle_ms = found.pop("idle")["p50_ms"]
         outside = {
-            "outside_ms_per_step": idle_ms / self._settings.loop_steps,
+            "outside_ms_per_step": idle_ms / self._steps["compressed"],
             "outside_share": idle_ms / found["compressed"]["p50_ms"],
         }
         return {"batch": batch} | found | outside

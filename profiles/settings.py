@@ -40,7 +40,9 @@ class ProfileSettings(Settings):
         default="fp32", description="of the runners that name none and take one: torch's, OpenVINO"
     )
     rounds: Rounds = Rounds()
-    loop_steps: int = Field(default=20, ge=0, description="of the whole sampling loop; 0 leaves it out")
+    loop_steps: int = Field(
+        default=20, ge=0, description="of the sampling loop of a model that was taught none; 0: no loop"
+    )
     parts: bool = Field(
         default=True, description="time each part of the network in torch and, by their own profilers, in exports"
     )

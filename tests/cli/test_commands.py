@@ -188,7 +188,7 @@ def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None
     assert again.code == 0 and "recovering" not in again.err and "sampling" not in again.err
 
 
-@pytest.mark.parametrize("kind", ["criteria", "adapters", "runners", "exporters", "samplers", "losses"])
+@pytest.mark.parametrize("kind", ["criteria", "adapters", "runners", "exporters", "samplers", "losses", "teaching"])
 def test_list_describes_what_there_is(kind: str) -> None:
     answer = dtk("list", kind, "--json")
     assert answer.code == 0

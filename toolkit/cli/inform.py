@@ -33,13 +33,16 @@ NEXT = {
     "exporters": "dtk export RUN --also NAME",
     "samplers": "dtk evaluate RUN --sampler NAME",
     "losses": "dtk run RECIPE --set recover.losses.NAME=1",
+    "teaching": "dtk recover RUN --sampling-steps 4 --teaching NAME",
     "extractors": "dtk evaluate RUN --features NAME",
 }
 
 
 @app.command(name="list")
 def list_known(
-    kind: Annotated[str, typer.Argument(help="criteria, adapters, runners, exporters, samplers, losses or extractors")],
+    kind: Annotated[
+        str, typer.Argument(help="criteria, adapters, runners, exporters, samplers, losses, teaching, extractors")
+    ],
     json: Json = False,
 ) -> None:
     """List what can be named in other commands."""

@@ -19,8 +19,9 @@ from toolkit.core.files import read_json, value_sha256, write_json
 from toolkit.core.numerics import TF32
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
+from toolkit.diffusion.few_steps import own_steps
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder
+from toolkit.models.folder import ModelFolder, load_scheduler
 from toolkit.pipeline.artefacts import engines_of, export_of
 from toolkit.runners.base import RunnerSpec, parse_runner, runner_reads
 
@@ -85,7 +86,9 @@ def _measure(
     table = Table(run / "cache" / "profile", {"settings": measured_by, "inputs": inputs})
     figures = compare_models(models["dense"], models["compressed"], settings.tokens)
     with closing(runners):
-        cells = Cells(runners, models["dense"], settings, table, done)
+        looped = models if settings.loop_steps else {}
+        steps = {name: own_steps(load_scheduler(model), settings.loop_steps) for name, model in looped.items()}
+        cells = Cells(runners, models["dense"], settings, steps, table, done)
         figures |= compare_runners(cells, specs, figures["ratios"]["macs"], settings.batches)
     onnx = {which: run / "export" / "onnx" / f"{which}.onnx" for which in models}
     for spec in exported:

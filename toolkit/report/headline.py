@@ -107,7 +107,10 @@ def measured_gain(stages: dict[str, Any]) -> dict[str, Any] | None:
 
 def in_steps(gain: dict[str, Any]) -> str:
     """What an image of a gain is: of the whole sampling loop, or of a single call."""
-    return f" in {gain['steps']} steps" if "steps" in gain else " of one denoiser call"
+    if "steps" not in gain:
+        return " of one denoiser call"
+    steps = dict.fromkeys((gain["steps"], gain.get("compressed_steps", gain["steps"])))
+    return f" in {' and '.join(map(str, steps))} steps"
 
 
 def _size(stages: dict[str, Any]) -> str:

@@ -267,7 +267,8 @@ def loops(runners: dict[str, Any]) -> Iterator[Any]:
         outside = "-"
         if "outside_share" in loop:
             outside = f"{loop['outside_ms_per_step']:.2g} ms, {loop['outside_share']:.1%}"
-        table.add_row(runner, str(loop["batch"]), str(loop["steps"]), *seconds, ratio, outside)
+        taken = " and ".join(dict.fromkeys(str(loop[key]) for key in ("steps", "compressed_steps") if key in loop))
+        table.add_row(runner, str(loop["batch"]), taken, *seconds, ratio, outside)
     yield table
 
 
