@@ -1,12 +1,12 @@
 """What does a compressed model lose when it is taught to sample in few steps, and which way of teaching loses least?
 
-    python -m benchmarks.few_steps RUNS [--rows choice/ figure/] [--images 5000] [--recovery 1000]
+    python -m benchmarks.few_steps RUNS [--rows choice/ figure/ rivals/] [--images 5000] [--recovery 1000]
 
 The embedded default at 0.57 of its MACs is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy of
 it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each, judged
-on 1,000 samples; ``figure/``: the best in 1, 2, 4 and 8 steps, with three seeds on 4. The rivals are the dense model's
-own samplers in as few steps and in as many as cost the same or twice that. Everything is judged against the same real
-images, on seeds 0 and up. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again.
+on 1,000 samples; ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense
+model's own samplers, in as few steps and in as many as cost the same or twice that. All are judged against the same
+real images. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again.
 
 Training cost is counted in MACs: a training step is three passes of the network it trains, a teacher's pass is one.
 """
@@ -53,11 +53,11 @@ class Row:
     images: int
 
 
-def rows(images: int, steps: int) -> Iterator[Row]:
+def rows(images: int, steps: int, trajectories: int) -> Iterator[Row]:
     """The choice first: which method, and what the student predicts; then the figures of the settings' defaults."""
-    base = {"sampling_steps": 4, "teaching_steps": steps}
-    for method in known_methods():
-        for kind in ("epsilon", "v_prediction"):
+    base = {"sampling_steps": 4, "teaching_steps": steps, "trajectories": trajectories}
+    for method in sorted(known_methods(), reverse=True):
+        for kind in ("v_prediction", "epsilon"):
             yield Row(f"choice/{method}/{kind}", base | {"teaching": method, "prediction_type": kind}, 1000)
     for number in (4, 2, 8, 1):
         yield Row(f"figure/{number}-steps/0", base | {"sampling_steps": number}, images)
@@ -80,6 +80,7 @@ def taught(row: Row, start: Job, place: Place) -> dict[str, Any]:
     folder = place.folder / row.name.replace("/", "-")
     if not folder.exists():
         shutil.copytree(start.run.path, folder, ignore=shutil.ignore_patterns("recipe.yaml", "cache"))
+        (folder / "cache").symlink_to(start.run.path / "cache")
     recover = start.recipe.recover
     assert recover is not None
     settings = RecoverSettings(**recover.model_dump() | row.changes)
@@ -127,10 +128,11 @@ def rivals(count: int, place: Place) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--rows", nargs="*", default=["choice/", "figure/"])
+    parser.add_argument("--rows", nargs="*", default=["choice/", "figure/", "rivals/"])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--recovery", type=int, default=1000)
     parser.add_argument("--teaching", type=int, default=2000)
+    parser.add_argument("--trajectories", type=int, default=4096)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -138,15 +140,15 @@ def main(arguments: list[str]) -> None:
     facts = {"machine": machine("cpu"), "versions": versions(), "recovery": options.recovery}
     found = read_json(options.output) if options.output.exists() else facts | {"rivals": {}, "rows": {}}
     start = recovered(place, options.recovery)
-    for row in rows(options.images, options.teaching):
+    for row in rows(options.images, options.teaching, options.trajectories):
         if row.name in found["rows"] or not any(row.name.startswith(prefix) for prefix in options.rows):
             continue
         found["rows"][row.name] = asdict(row) | taught(row, start, place)
         write_json(options.output, found)
         print(row.name, found["rows"][row.name]["frechet_distance"], flush=True)
-        if str(row.images) not in found["rivals"]:
-            found["rivals"][str(row.images)] = rivals(row.images, place)
-            write_json(options.output, found)
+    for count in (1000, options.images) if "rivals/" in options.rows else ():
+        found["rivals"].setdefault(str(count), rivals(count, place))
+        write_json(options.output, found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler
 
-from toolkit.diffusion.objective import timesteps_and_kind
 from toolkit.diffusion.sampling import build_scheduler
 
 TAUGHT = "_taught"
@@ -59,16 +58,12 @@ def step_rows(scheduler: Any, prediction: torch.Tensor, t: torch.Tensor, x: torc
 
 
 def landing_weights(scheduler: Any) -> torch.Tensor:
-    """What a squared error of each step's landing counts, (steps,).
+    """What a squared error of each step's landing counts, (steps,): that of the prediction which would land there.
 
-    It is the error of the clean image behind the landing, times max(SNR, 1): the truncated SNR weight of Salimans and
-    Ho (2022), section 4. A step that lands just below where it starts would else count next to nothing.
+    A landing is linear in the prediction. In v this is Salimans and Ho's SNR + 1 weight (2022, section 4).
     """
-    kind, zero = timesteps_and_kind(scheduler)[1], torch.zeros(1)
-    weights = []
-    for timestep in scheduler.timesteps.tolist():
-        kept = float(scheduler.alphas_cumprod[timestep])
-        change = scheduler.step(zero + 1, timestep, zero).prev_sample - scheduler.step(zero, timestep, zero).prev_sample
-        of_clean = {"epsilon": (1 / kept - 1) ** 0.5, "v_prediction": (1 - kept) ** 0.5, "sample": 1.0}[kind]
-        weights.append((of_clean / float(change)) ** 2 * max(kept / (1 - kept), 1.0))
-    return torch.tensor(weights)
+    zero, timesteps = torch.zeros(1), scheduler.timesteps.tolist()
+    changes = [
+        scheduler.step(zero + 1, t, zero).prev_sample - scheduler.step(zero, t, zero).prev_sample for t in timesteps
+    ]
+    return torch.cat(changes) ** -2
