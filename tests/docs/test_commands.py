@@ -35,7 +35,13 @@ SETTINGS: dict[str, list[type[BaseModel]]] = {
     "serve": [ServeSettings],
 }
 ALIASES = {"runner": "runners", "batch": "batches", "ready_timeout": "ready_timeout_s"}
-COMPUTED = {("profile", "device"), ("compress", "calibration_batch_size"), ("compress", "score_timesteps")}
+ALIASES["evaluation_steps"] = "sampling_steps"
+COMPUTED = {
+    ("handoff", "default_steps"),
+    ("profile", "device"),
+    ("compress", "calibration_batch_size"),
+    ("compress", "score_timesteps"),
+}
 
 
 def options() -> Iterator[tuple[str, click.Option]]:

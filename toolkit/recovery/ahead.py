@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ T = TypeVar("T")
 DEPTH = 2  # batches that wait: one hides how long a batch takes, the second that one takes longer than another
 
 
-def ahead(load: Callable[[range], T], parts: Iterable[range], device: torch.device) -> Iterator[T]:
+def ahead(load: Callable[[range], T], parts: Iterable[range], device: torch.device) -> Generator[T, None, None]:
     """``load(part)`` of each part in order, made by a thread up to ``DEPTH`` parts before it is taken.
 
     On a GPU it is made on a side stream, which the stream that takes it waits for: the host waits for neither. What

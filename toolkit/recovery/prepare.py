@@ -107,10 +107,8 @@ def prepare(
 def optimiser(network: nn.Module, settings: RecoverSettings) -> torch.optim.AdamW:
     """AdamW over all parameters, its update one kernel on a GPU."""
     on_gpu = all(parameter.is_cuda for parameter in network.parameters())
-    kernels = {"fused": True} if on_gpu else {"foreach": True}
-    return torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, **kernels
-    )
+    rate, decay = settings.learning_rate, settings.weight_decay
+    return torch.optim.AdamW(network.parameters(), rate, weight_decay=decay, foreach=not on_gpu, fused=on_gpu)
 
 
 def _accelerator(settings: RecoverSettings, device: str, folder: Path) -> Accelerator:

@@ -31,10 +31,10 @@ class Halves:
         self.device, conditioning = lesson.device, lesson.conditioner.conditioning
         self.weights = landing_weights(lesson.scheduler).to(self.device)
         self.first, self.second = (lesson.teacher_scheduler.timesteps[part::2].to(self.device) for part in (0, 1))
-        kinds = {"kind": conditioning.kind, "dropout": lesson.dropout}
-        self.batches = Batches(lesson.images, lesson.stage.steps, settings.seed, settings.flip, **kinds)
+        numbers, seed, flip = lesson.stage.steps, settings.seed, settings.flip
+        self.batches = Batches(lesson.images, numbers, seed, flip, kind=conditioning.kind, dropout=lesson.dropout)
         null = lesson.conditioner([None]) if guidance != 1 else {}
-        self.teacher = guided(lambda x, t, **given: lesson.prediction(lesson.teacher, x, t, **given), null, guidance)
+        self.teacher = guided(lesson.of_teacher, null, guidance)
 
     def load(self, samples: range) -> Batch:
         """Noisy images; ``t`` is the number of the student's step."""

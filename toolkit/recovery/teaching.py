@@ -78,6 +78,10 @@ class Lesson:
         predicted: torch.Tensor = network(x, t, return_dict=False, **conditioning)[0]
         return predicted[:, : self.shape[0]].float()
 
+    def of_teacher(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        """The teacher's prediction."""
+        return self.prediction(self.teacher, sample, timestep, **conditioning)
+
     @property
     def dropout(self) -> float:
         """The share of samples with the null condition, so that guidance still works if none is folded in."""

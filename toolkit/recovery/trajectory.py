@@ -79,7 +79,7 @@ class TrajectoryDistillation:
     ) -> OwnStates:
         settings, conditioner = lesson.settings, lesson.conditioner
         trajectories = Trajectories(
-            lambda x, t, **conditioning: lesson.prediction(lesson.teacher, x, t, **conditioning),
+            lesson.of_teacher,
             lesson.teacher_scheduler,
             lesson.stage.stride,
             lesson.shape,
