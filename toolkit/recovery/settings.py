@@ -59,4 +59,4 @@ class RecoverSettings(Settings):
     teacher_steps: int | None = Field(default=None, ge=2)
     teaching_guidance: float = Field(default=1.0, ge=0)
     trajectories: int = Field(default=4096, ge=1)
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = "v_prediction"
