@@ -74,7 +74,8 @@ class EngineSettings(Settings):
 class ExportSettings(Settings):
     """The settings of the export stage.
 
-    ``loop_steps`` DDIM steps of ``loop_images`` images are compared besides single predictions.
+    ``loop_steps`` DDIM steps (the model's own if it was taught some) of ``loop_images`` images are compared besides
+    single predictions.
     """
 
     dtype: DtypeName = "fp32"

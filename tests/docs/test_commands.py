@@ -34,8 +34,12 @@ SETTINGS: dict[str, list[type[BaseModel]]] = {
     "handoff": [HandoffSettings],
     "serve": [ServeSettings],
 }
-ALIASES = {"runner": "runners", "batch": "batches", "ready_timeout": "ready_timeout_s"}
-ALIASES["evaluation_steps"] = "sampling_steps"
+ALIASES = {
+    "runner": "runners",
+    "batch": "batches",
+    "ready_timeout": "ready_timeout_s",
+    "evaluation_steps": "sampling_steps",
+}
 COMPUTED = {
     ("handoff", "default_steps"),
     ("profile", "device"),

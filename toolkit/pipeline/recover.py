@@ -66,20 +66,16 @@ def recover(
     result = {"steps": state.step, "losses": state.losses, "images_seen": state.step * settings.batch_size}
     if curve := stopping_curve(folder / "held_out.json"):
         result["held_out"] = curve
-    seconds, after, scheduler = state.seconds, 0, None
-    for number, stage in enumerate(stages := stages_of(settings)):
-        identity = value_sha256([identity, state.step, {name: getattr(settings, name) for name in TEACHING}, number])
-        before, models, after = (training, state), (dense, pruned), after + state.step
-        training, state, scheduler = prepare_stage(
-            number, stages, settings, before, models, train_images, run.path / "cache", progress
-        )
-        _train(training, state, folder / stage.name, identity, progress, f"teaching {stage.steps} steps", after=after)
-        seconds += state.seconds
+    seconds, stages, models = state.seconds, stages_of(settings), (dense, pruned)
+    state, scheduler, taught_s = _teach(
+        run, settings, models, train_images, identity, progress, stages, training, state
+    )
+    if scheduler is not None:
         result["teaching"] = _taught(settings, stages, scheduler) | {"losses": state.losses}
     if training.accelerator.is_main_process:
         _publish(run, pruned, state, scheduler)
         facts = {"result": result, "processes": training.accelerator.num_processes}
-        run.finish(request, ("model",), seconds=seconds, device=device, facts=facts)
+        run.finish(request, ("model",), seconds=seconds + taught_s, device=device, facts=facts)
     stop_tracking(training.accelerator)
     training.accelerator.wait_for_everyone()
     return result
@@ -138,6 +134,33 @@ def _train(
             if judge:
                 judge(state.step, state.model, state.average)
         progress(work, state.step, settings.steps)
+
+
+def _teach(
+    run: RunFolder,
+    settings: RecoverSettings,
+    models: tuple[ModelFolder, ModelFolder],
+    images: Examples,
+    identity: str,
+    progress: Progress,
+    stages: list[Stage],
+    training: Training,
+    state: State,
+) -> tuple[State, Any, float]:
+    """Go through the stages, each from where the one before ended; the last state, its scheduler, and the seconds.
+
+    Without stages that is ``state`` itself, and no scheduler.
+    """
+    seconds, after, same, scheduler = 0.0, 0, {name: getattr(settings, name) for name in TEACHING}, None
+    for number, stage in enumerate(stages):
+        identity, after = value_sha256([identity, state.step, same, number]), after + state.step
+        training, state, scheduler = prepare_stage(
+            number, stages, settings, (training, state), models, images, run.path / "cache", progress
+        )
+        folder, work = run.path / "recover" / stage.name, f"teaching {stage.steps} steps"
+        _train(training, state, folder, identity, progress, work, after=after)
+        seconds += state.seconds
+    return state, scheduler, seconds
 
 
 def _taught(settings: RecoverSettings, stages: list[Stage], scheduler: Any) -> dict[str, Any]:

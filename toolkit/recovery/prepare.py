@@ -124,10 +124,12 @@ def _accelerator(settings: RecoverSettings, device: str, folder: Path) -> Accele
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision=settings.mixed_precision, log_with=settings.track, project_dir=folder
     )
-    if accelerator.num_processes > settings.batch_size:
+    passes = max((stage.passes for stage in stages_of(settings)), default=1)
+    if accelerator.num_processes > settings.batch_size // passes:
+        counted = f", {passes} of which are one trajectory" if passes > 1 else ""
         raise DtkError(
             "There are more processes than images in a batch.",
-            found=f"{accelerator.num_processes} processes, batch size {settings.batch_size}",
+            found=f"{accelerator.num_processes} processes, batch size {settings.batch_size}{counted}",
             do="start fewer processes, or give a larger --batch-size",
         )
     return accelerator

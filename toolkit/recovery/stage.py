@@ -34,10 +34,7 @@ def prepare_stage(
     accelerator, (dense, pruned), stage = before[0].accelerator, models, stages[number]
     device, of_stage = accelerator.device, stage.settings(settings)
     averaged = before[1].model.state_dict() | before[1].average
-    student, teacher = (
-        load_network(pruned, settings, device),
-        load_network(pruned if number else dense, settings, device),
-    )
+    student, teacher = (load_network(model, settings, device) for model in (pruned, pruned if number else dense))
     student.load_state_dict(averaged)
     if number:
         teacher.load_state_dict(averaged)
