@@ -18,8 +18,10 @@ from toolkit.core.files import file_sha256, write_json
 Wheel = tuple[str, str]
 """Python version and requirement."""
 DECODER: Wheel = ("3.12", "backports.zstd==1.8.0")  # for a machine without the command zstd
-LACKED = ("diffusers", "torch-pruning", "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "requests")
-LACKED += ("charset-normalizer", "importlib_metadata")  # by an image of torch and its friends
+LACKED = (  # by an image of torch and its friends
+    *("diffusers", "torch-pruning", "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "requests"),
+    *("charset-normalizer", "importlib_metadata"),
+)
 
 
 def pinned(name: str) -> str:
