@@ -18,7 +18,6 @@ from toolkit.core.registry import entries, entry
 from toolkit.models.folder import ModelFolder
 
 NAMES = ("dense", "compressed")
-STEP = "compressed_step"
 
 
 @dataclass(frozen=True)

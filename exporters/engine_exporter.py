@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exporters.base import NAMES, STEP, Exported
+from exporters.base import NAMES, Exported
 from exporters.component_parity import hold_engine
 from exporters.engine_cache import CachedEngine
 from exporters.engine_config import check, check_bf16, command, profile_shapes
@@ -21,6 +21,7 @@ from exporters.settings import BatchRange, ExportSettings
 from toolkit.core.errors import MissingToolError
 from toolkit.core.files import read_json, value_sha256
 from toolkit.core.progress import Progress
+from toolkit.diffusion.step_loop import STEP
 from toolkit.models.folder import ModelFolder
 from toolkit.runners.tensorrt_api import TensorRT, has_gpu, load_tensorrt
 

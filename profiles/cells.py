@@ -36,9 +36,10 @@ class Cells:
         steps: Mapping[str, int],
         table: Table,
         done: Callable[[], None],
+        step_graph: Mapping[str, Any] | None = None,
     ) -> None:
         self.runners, self._settings, self._table, self._done = runners, settings, table, done
-        self.loops = Loops(model, runners, settings, steps) if settings.loop_steps else None
+        self.loops = Loops(model, runners, settings, steps, step_graph) if settings.loop_steps else None
 
     def _kept(self, spec: str, batch: int, measure: Callable[[], Cell], **place: Any) -> Cell:
         """The cell at ``place``, measured if the table has none; one that was refused is not kept."""

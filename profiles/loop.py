@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +15,10 @@ from profiles.settings import ProfileSettings
 from toolkit.diffusion.guidance import check_guidance, guided
 from toolkit.diffusion.loop_graph import LoopGraph
 from toolkit.diffusion.sampling import Predict, sample
+from toolkit.diffusion.step_loop import SCALE, STEP, guided_inputs, refusal, sample_steps
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder, load_scheduler
-from toolkit.runners.base import Runner, RunnerSpec
+from toolkit.runners.base import Runner, RunnerSpec, runner_reads
 
 WARM_UP_LOOPS = 1  # of many calls each
 
@@ -23,16 +26,22 @@ WARM_UP_LOOPS = 1  # of many calls each
 class Loops:
     """The sampling loop in any runner, with the scheduler of ``model``, from the same noise.
 
-    ``steps`` are those of each model: ``settings.loop_steps``, or a taught model's own.
+    ``steps`` are those of each model: ``settings.loop_steps``, or a taught model's own. ``step_graph`` is what the
+    export says of the compressed model's step graph, None if there is none.
 
     With guidance the denoiser computes each step twice, in one batch of twice the size. An autoencoder is left out:
     compression does not touch it.
     """
 
     def __init__(
-        self, model: ModelFolder, runners: OpenRunners, settings: ProfileSettings, steps: Mapping[str, int]
+        self,
+        model: ModelFolder,
+        runners: OpenRunners,
+        settings: ProfileSettings,
+        steps: Mapping[str, int],
+        step_graph: Mapping[str, Any] | None = None,
     ) -> None:
-        self._steps = steps
+        self._steps, self._step_graph = steps, step_graph
         self._scheduler, self._runners, self._settings = load_scheduler(model), runners, settings
         if settings.guidance != 1:
             check_guidance(find_conditioning(model), settings.guidance)
@@ -55,11 +64,37 @@ class Loops:
         captured = getattr(runner, "uncaptured", None) and predict
         return Timed(self._loop(predict, captured, runner, batch, self._steps["compressed"]), batch)
 
+    def fused(self, spec: RunnerSpec, batch: int) -> dict[str, Timed]:
+        """The compressed loop with the sampler's arithmetic in the graph, and the same with a step that takes no time.
+
+        Nothing for a runner that reads no exported file, or if the export has no step graph of these steps and of this
+        guidance.
+        """
+        described, steps = self._step_graph, self._steps["compressed"]
+        if described is None or runner_reads(spec.name) == "model" or refusal(described, "ddim", steps):
+            return {}
+        if not Path(str(self._runners.sources(spec, STEP, batch))).is_file():
+            return {}
+        if self._settings.guidance != 1 and SCALE not in described["inputs"]:
+            return {}
+        runner = self._runners.runner(spec, STEP, batch)
+        conditioning = self._conditioning(batch)
+        inputs = guided_inputs(described, conditioning, _first_rows(conditioning), self._settings.guidance)
+
+        def loop(step: Callable[..., torch.Tensor]) -> Timed:
+            run = partial(sample_steps, step, described, range(batch), steps, inputs, device=runner.device)
+            return Timed(run, batch)
+
+        return {"fused": loop(runner), "fused_idle": loop(lambda sample, timestep, **rest: sample)}
+
+    def _conditioning(self, batch: int) -> dict[str, torch.Tensor]:
+        inputs = self._runners.inputs(batch)
+        return {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
+
     def _loop(self, predict: Predict, captured: Predict | None, runner: Runner, batch: int, steps: int) -> Call:
         """The loop over ``predict``; over ``captured`` as one graph, if a runner's launches can be."""
-        inputs = self._runners.inputs(batch)
-        conditioning = {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
-        null = {name: rows[:1] for name, rows in conditioning.items()}  # what it is does not change what it costs
+        conditioning = self._conditioning(batch)
+        null = _first_rows(conditioning)
         shape, device = self._runners.specs["sample"].shape, runner.device
         led = guided(captured or predict, null, self._settings.guidance)
         if captured:  # the loop is one graph, not a graph per step
@@ -82,14 +117,25 @@ class Loops:
     def measure(self, spec: RunnerSpec, batch: int) -> dict[str, Any]:
         """Both models' loops at ``batch`` in one runner, and the time outside the denoiser in each step.
 
-        ``outside_share`` is that time over the compressed model's loop.
+        ``outside_share`` is that time over the compressed model's loop. ``fused``: the same of its step graph.
         """
         timed = {which: self.timed(spec, which, batch) for which in ("dense", "compressed")}
         warm_up([one.call for one in timed.values()], self._runners.device)
-        found = self.compare(timed | {"idle": self.idle(spec, batch)})
-        idle_ms = found.pop("idle")["p50_ms"]
-        outside = {
+        found = self.compare(timed | {"idle": self.idle(spec, batch)} | self.fused(spec, batch))
+        found |= self._outside(found, "compressed", "idle")
+        if "fused" in found:
+            found["fused"] |= self._outside(found, "fused", "fused_idle")
+        return {"batch": batch} | found
+
+    def _outside(self, found: dict[str, Any], loop: str, idle: str) -> dict[str, float]:
+        """Takes the loop ``idle`` out of ``found``: all of the time of ``loop`` that its denoiser does not take."""
+        idle_ms = found.pop(idle)["p50_ms"]
+        return {
             "outside_ms_per_step": idle_ms / self._steps["compressed"],
-            "outside_share": idle_ms / found["compressed"]["p50_ms"],
+            "outside_share": idle_ms / found[loop]["p50_ms"],
         }
-        return {"batch": batch} | found | outside
+
+
+def _first_rows(conditioning: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What stands for the null condition: what it is does not change what it costs."""
+    return {name: rows[:1] for name, rows in conditioning.items()}

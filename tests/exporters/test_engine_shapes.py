@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from exporters import engine_exporter, engines
-from exporters.base import NAMES, STEP, Exported
+from exporters.base import NAMES, Exported
 from exporters.engine_exporter import batch_ranges, wanted
 from exporters.settings import BatchRange, EngineSettings, ExportSettings
 from toolkit.core.errors import UsageError
 from toolkit.core.files import write_json
 from toolkit.core.progress import silent
 from toolkit.core.run_folder import RunFolder
+from toolkit.diffusion.step_loop import STEP
 from toolkit.pipeline.export import _further
 from toolkit.runners import tensorrt_api
 from toolkit.runners.tensorrt_api import TensorRT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from exporters.settings import ExportSettings
 from tests.evaluation.pictures import SETTINGS, pictures
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError, UsageError
-from toolkit.core.run_folder import RunFolder
+from toolkit.core.files import files_sha256, read_json, write_json
+from toolkit.core.run_folder import Request, RunFolder
 from toolkit.evaluation import samples
 from toolkit.evaluation.artefact import SamplingSettings
 from toolkit.evaluation.features import Extractor
@@ -101,6 +103,20 @@ def test_what_was_not_exported_is_refused_with_what_was(run: RunFolder, models: 
     words = rf"{name} was not exported[\s\S]*exported: onnxruntime:fp32, openvino:fp32, openvino:bf16[\s\S]*or torch"
     with pytest.raises(UsageError, match=words):
         find_artefact(run, models[1], name)
+
+
+def test_an_engine_runs_the_steps_that_its_graph_was_exported_with(
+    run: RunFolder, models: Models, tmp_path: Path
+) -> None:
+    built = RunFolder(Path(shutil.copytree(run.path, tmp_path / "built")))
+    with built.writing(Request("tensorrt", {}, {})) as folder:
+        for name in ("dense", "compressed", "compressed_step"):
+            exported = read_json(built.path / "export" / "onnx" / f"{name}.json")["sha256"]
+            (folder / f"{name}.plan").write_bytes(name.encode())
+            write_json(folder / f"{name}.json", {"facts": {"onnx": files_sha256(exported), "dtype": "fp32"}})
+    artefact = find_artefact(built, models[1], "tensorrt")
+    loops = [artefact.loop(SamplingSettings(sampler, steps, 0)) for sampler, steps in (("ddim", 2), ("ddpm", 2))]
+    assert loops[0] == "step graph" and loops[1].startswith("scheduler: its step graph holds the sampler ddim")
 
 
 def test_nothing_exported_and_a_runner_that_is_none(models: Models, tmp_path: Path) -> None:

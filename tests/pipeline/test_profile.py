@@ -95,6 +95,11 @@ def test_the_whole_loop_the_start_and_the_parts_are_measured(finished: tuple[Run
         assert (
             0 < loop["outside_ms_per_step"] * 2 == pytest.approx(loop["outside_share"] * loop["compressed"]["p50_ms"])
         )
+    loops = {name: figures["loop"] for name, figures in result["runners"].items()}
+    assert "fused" not in loops["torch"], "there is no file to run"
+    fused = loops["onnxruntime:fp32"]["fused"]
+    assert fused["seconds_per_image"] == pytest.approx(fused["p50_ms"] / 3 / 1e3)
+    assert 0 < fused["outside_ms_per_step"] * 2 == pytest.approx(fused["outside_share"] * fused["p50_ms"])
     parts = result["parts"]
     assert {"conv_in", "down_blocks.1", "mid_block", "up_blocks.0", "conv_out"} <= set(parts["parts"])
     assert parts["batch"] == 3

@@ -10,6 +10,8 @@ from toolkit.core.noise import sample_noise
 if TYPE_CHECKING:
     import torch
 
+STEP = "compressed_step"
+"""The name of the compressed model's step graph among the files of a run."""
 UNCONDITIONAL = "unconditional_"
 """Before the name of a conditioning input: the same of the null condition."""
 SCALE = "guidance_scale"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.core.files import read_json, value_sha256
+from toolkit.core.files import value_sha256
 from toolkit.diffusion.guidance import guided
 from toolkit.diffusion.sampling import sample
 from toolkit.diffusion.step_loop import guided_inputs, refusal, sample_steps
@@ -47,8 +47,9 @@ class SamplingSettings:
 class Artefact:
     """A denoiser as it is deployed: ``source`` in a runner, and if it was exported as a step graph, that as ``step``.
 
-    ``name`` is the runner's with the precision (openvino:bf16), ``options`` make the runner compute in it. ``sha256``
-    stands for the files and for what runs them here; None for torch itself in float32.
+    ``name`` is the runner's with the precision (openvino:bf16), ``options`` make the runner compute in it.
+    ``described`` is what the export says of the step graph. ``sha256`` stands for the files and for what runs them
+    here; None for torch itself in float32.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Artefact:
     source: ModelFolder | Path
     options: Mapping[str, str] = field(default_factory=dict)
     step: Path | None = None
+    described: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
 
     def device(self, wanted: str) -> str:
@@ -66,7 +68,7 @@ class Artefact:
         """What does the sampler's arithmetic: the step graph, or the scheduler around the denoiser and why."""
         if self.step is None:
             return "scheduler"
-        reason = refusal(read_json(self.step.with_suffix(".json")), plan.sampler, plan.steps)
+        reason = refusal(self.described, plan.sampler, plan.steps)
         return f"scheduler: {reason}" if reason else "step graph"
 
     def open(self, model: ModelFolder, plan: SamplingSettings, device: str, null: Conditioning) -> tuple[Runner, Draw]:
@@ -84,10 +86,9 @@ class Artefact:
 
     def _by_steps(self, step: Path, plan: SamplingSettings, device: str, null: Conditioning) -> tuple[Runner, Draw]:
         runner = open_runner(self.runner, step, device=device, **self.options)
-        described = read_json(step.with_suffix(".json"))
 
         def draw(seeds: Sequence[int], conditioning: Conditioning) -> torch.Tensor:
-            inputs = guided_inputs(described, conditioning, null, plan.guidance)
-            return sample_steps(runner, described, seeds, plan.steps, inputs, device=runner.device)
+            inputs = guided_inputs(self.described, conditioning, null, plan.guidance)
+            return sample_steps(runner, self.described, seeds, plan.steps, inputs, device=runner.device)
 
         return runner, draw

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.base import NAMES, STEP
+from exporters.base import NAMES
 from exporters.ladder import OWN_PRECISIONS
 from toolkit.core.environment import processor_name, versions
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256, files_sha256, read_json, value_sha256
 from toolkit.core.run_folder import RunFolder
+from toolkit.diffusion.step_loop import STEP
 from toolkit.evaluation.artefact import Artefact
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.models.folder import ModelFolder
@@ -74,7 +75,8 @@ def find_artefact(run: RunFolder, compressed: ModelFolder, text: str) -> Artefac
         engines_of(run)
     folder, ending = PLACES[reads]
     denoiser, step = (run.path / folder / f"{name}{ending}" for name in ("compressed", STEP))
-    return _of_files(RunnerSpec(spec.name, spec.dtype or dtypes[0]), denoiser, step)
+    described = run.path / PLACES["onnx"][0] / f"{STEP}.json"
+    return _of_files(RunnerSpec(spec.name, spec.dtype or dtypes[0]), denoiser, step, described)
 
 
 def _exported(run: RunFolder) -> Iterator[tuple[str, Any]]:
@@ -106,10 +108,11 @@ def _of_model(spec: RunnerSpec, model: ModelFolder) -> Artefact:
     return Artefact(f"{spec.name}:{dtype}", spec.name, model, options, sha256=None if plain else _sha256(spec, []))
 
 
-def _of_files(spec: RunnerSpec, denoiser: Path, step: Path) -> Artefact:
+def _of_files(spec: RunnerSpec, denoiser: Path, step: Path, described: Path) -> Artefact:
     options = precision_options(spec.name, str(spec.dtype))
     files = [file_sha256(file) for path in (denoiser, step) for file in sorted(path.parent.glob(f"{path.name}*"))]
-    return Artefact(str(spec), spec.name, denoiser, options, step if step.is_file() else None, _sha256(spec, files))
+    steps = (step, read_json(described)) if step.is_file() else (None, {})
+    return Artefact(str(spec), spec.name, denoiser, options, *steps, _sha256(spec, files))
 
 
 def _sha256(spec: RunnerSpec, files: list[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exporters.base import NAMES, STEP, Exported, Exporter, exporter_called
+from exporters.base import NAMES, Exported, Exporter, exporter_called
 from exporters.component_parity import write_components
 from exporters.ladder import Ladder, rungs
 from exporters.settings import ExportSettings, requested_exporters
@@ -16,6 +16,7 @@ from toolkit.core.errors import UsageError
 from toolkit.core.files import value_sha256, write_json
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
+from toolkit.diffusion.step_loop import STEP
 from toolkit.models.folder import ModelFolder, build_model
 from toolkit.models.precision import matching
 from toolkit.pipeline.opset import choose_opset

@@ -20,6 +20,7 @@ from toolkit.core.numerics import TF32
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.diffusion.few_steps import own_steps
+from toolkit.diffusion.step_loop import STEP
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder, load_scheduler
 from toolkit.pipeline.artefacts import engines_of, export_of
@@ -68,6 +69,7 @@ def _measure(
     """All figures; every cell is kept in RUN/cache/profile as it comes."""
     specs = [parse_runner(text) for text in dict.fromkeys(settings.runners)]
     sources = _sources(run, models)
+    exports = any(runner_reads(spec.name) != "model" for spec in specs)
     exported = [spec for spec in specs if settings.parts and runner_reads(spec.name) != "model"]
     timed_parts = settings.parts and any(runner_reads(spec.name) == "model" for spec in specs)
     shapes = denoiser_inputs(models["dense"], settings.tokens)
@@ -88,7 +90,9 @@ def _measure(
     with closing(runners):
         looped = models if settings.loop_steps else {}
         steps = {name: own_steps(load_scheduler(model), settings.loop_steps) for name, model in looped.items()}
-        cells = Cells(runners, models["dense"], settings, steps, table, done)
+        described = run / "export" / "onnx" / f"{STEP}.json"
+        step_graph = read_json(described) if exports and described.is_file() else None
+        cells = Cells(runners, models["dense"], settings, steps, table, done, step_graph)
         figures |= compare_runners(cells, specs, figures["ratios"]["macs"], settings.batches)
     onnx = {which: run / "export" / "onnx" / f"{which}.onnx" for which in models}
     for spec in exported:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exporters.base import NAMES, STEP
+from exporters.base import NAMES
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json
 from toolkit.core.run_folder import RunFolder
+from toolkit.diffusion.step_loop import STEP
 from toolkit.pruning.plan import without_structure
 
 AROUND = ("decoder", "encoder", "conditioner")

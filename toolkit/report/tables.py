@@ -277,12 +277,19 @@ def loops(runners: dict[str, Any]) -> Iterator[Any]:
         seconds = [f"{loop[model]['seconds_per_image']:.3g}" for model in ("dense", "compressed")]
         faster = loop["speedup"]
         ratio = "inconclusive" if faster["verdict"] == "inconclusive" else f"{faster['value']:.2f}x"
-        outside = "-"
-        if "outside_share" in loop:
-            outside = f"{loop['outside_ms_per_step']:.2g} ms, {loop['outside_share']:.1%}"
         taken = " and ".join(dict.fromkeys(str(loop[key]) for key in ("steps", "compressed_steps") if key in loop))
-        table.add_row(runner, str(loop["batch"]), taken, *seconds, ratio, outside)
+        table.add_row(runner, str(loop["batch"]), taken, *seconds, ratio, outside(loop))
+        if fused := loop.get("fused"):
+            own_steps, seconds = str(loop["compressed_steps"]), ["", f"{fused['seconds_per_image']:.3g}"]
+            table.add_row(f"{runner}, step graph", str(loop["batch"]), own_steps, *seconds, "", outside(fused))
     yield table
+
+
+def outside(loop: dict[str, Any]) -> str:
+    """What a loop takes besides its denoiser."""
+    if "outside_share" not in loop:
+        return "-"
+    return f"{loop['outside_ms_per_step']:.2g} ms, {loop['outside_share']:.1%}"
 
 
 def verified(found: dict[str, Any]) -> Iterator[Any]:
