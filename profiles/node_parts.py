@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from profiles.latency import WARM_UP_CALLS, clock_of, rounds_that_fit
@@ -106,7 +107,7 @@ def compare_node_parts(
         places = places_of(files[which])
         calls = [by_part(times, places) for times in nodes.close()[-count:]]
         both.append([parts for parts, _ in calls])
-        certain = min(certain, *(share for _, share in calls))
+        certain = min(certain, float(np.median([share for _, share in calls])))
     if certain < LEAST_CERTAIN:
         return {"certain_share": certain, "rounds": count, "parts": {}, "no_faster": []}
     return {"certain_share": certain} | compared(list(zip(*both, strict=True)))

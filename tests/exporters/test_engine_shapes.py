@@ -57,9 +57,9 @@ SETTINGS = ExportSettings.model_validate({"batch": "1:2:4"})
 SAMPLE = {"inputs": {"sample": {"shape": ["batch", 4, 8, 8]}}}
 ONNX: dict[str, Any] = {n: {"file": f"{n}.onnx", "sha256": {}, "dtype": "fp32"} | SAMPLE for n in (*NAMES, STEP)}
 AROUND: dict[str, Any] = {
-    "decoder": {"inputs": {"latents": {"shape": ["batch", 4, "height", "width"]}}},
-    "encoder": {"inputs": {"images": {"shape": ["batch", 3, "height", "width"]}}},
-    "conditioner": {"inputs": {"input_ids": {"shape": ["batch", 10]}}},
+    "decoder": {"inputs": {"latents": {"shape": ["batch", 4, "height", "width"]}}, "outputs": {"images": {}}},
+    "encoder": {"inputs": {"images": {"shape": ["batch", 3, "height", "width"]}}, "outputs": {"latents": {}}},
+    "conditioner": {"inputs": {"input_ids": {"shape": ["batch", 10]}}, "outputs": {"encoder_hidden_states": {}}},
 }
 LATENT = ONNX | {name: {"file": f"{name}.onnx", "sha256": {}, "dtype": "fp32"} | one for name, one in AROUND.items()}
 
@@ -111,7 +111,9 @@ def test_decoder_and_text_encoder_have_engines_for_the_models_own_sides(
     assert set(found) == {*NAMES, STEP, "decoder", "conditioner"}, "no server encodes images"
     assert (found["decoder"]["batch"], found["decoder"]["items"]) == ("1:4:4", {"latents": [4, 8, 8]})
     assert (found["conditioner"]["batch"], found["conditioner"]["items"]) == ("1:4:4", {})
-    classes = {"conditioner": {"inputs": {"class_labels": {"shape": ["batch"]}}}}
+    classes = {
+        "conditioner": {"inputs": {"class_labels": {"shape": ["batch"]}}, "outputs": {"encoder_hidden_states": {}}}
+    }
     assert "conditioner" not in [one.name for one in wanted(Exported(tmp_path, ONNX | classes, {}, SETTINGS))]
 
 
