@@ -28,7 +28,7 @@ from toolkit.data.images import Images
 from toolkit.diffusion.objective import noisy, target, timesteps_and_kind
 from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.features import open_extractor
-from toolkit.evaluation.judging import features_of, floor_images
+from toolkit.evaluation.judging import Resources, features_of, floor_images
 from toolkit.evaluation.samples import SamplingSettings, sample_images
 from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
 from toolkit.pipeline import recipe, stages
@@ -85,7 +85,7 @@ class Place:
         return open_extractor("efficientnet-lite0")(images)
 
     def real(self, images: Images) -> np.ndarray:
-        return features_of(images, open_extractor("efficientnet-lite0"), self.folder / "cache")
+        return features_of(images, open_extractor("efficientnet-lite0"), Resources(self.folder / "cache"))
 
 
 def open_place(folder: Path) -> Place:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.evaluation.pictures import SETTINGS, pictures
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError
-from toolkit.evaluation import samples
+from toolkit.evaluation import judging, samples
 from toolkit.evaluation.artefact import SamplingSettings
+from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.image_maker import ImageMaker, to_pixels
+from toolkit.evaluation.judging import Resources, Subjects
 from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.evaluation.samples import sample_images, sample_share
 from toolkit.models.conditioning import Conditioning
@@ -142,3 +145,20 @@ def test_images_that_are_not_finite_are_an_error(model):
     with pytest.raises(DtkError, match="not finite") as error:
         to_pixels(broken, model, [7, 8, 9])
     assert "1 of 3 images, the first from seed 8" in str(error.value)
+
+
+def test_runs_of_one_dense_model_share_its_samples_and_all_features(model, tmp_path, monkeypatch):
+    made, taken = [], []
+    images = pictures(SETTINGS.images, seed=1).read_uint8(range(SETTINGS.images))
+    monkeypatch.setattr(
+        judging, "sample_images", lambda model, plan, count, cache, **rest: made.append(cache) or images
+    )
+    compute = Extractor.__call__
+    monkeypatch.setattr(Extractor, "__call__", lambda self, *given: taken.append(given[-1]) or compute(self, *given))
+    extractor = Extractor("quarters", "0" * 64, lambda: torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten()))
+    subjects = Subjects(model, model, pictures(30), None, extractor)
+    places = [Resources(tmp_path / run, shared=tmp_path / "shared") for run in ("first", "second")]
+    first, second = (judging.judge(subjects, SETTINGS, place).features for place in places)
+    assert made == [tmp_path / "shared", tmp_path / "first", tmp_path / "shared", tmp_path / "second"]
+    assert len(taken) == 3, "the reference, the floor, and the samples, which are the same for both models"
+    assert all(np.array_equal(first[name], second[name]) for name in first)

@@ -9,7 +9,7 @@ import numpy as np
 from profiles.macs import count_macs
 from toolkit.adapters.inputs import example_inputs
 from toolkit.evaluation.distances import frechet_distance
-from toolkit.evaluation.judging import Judged, Resources, Subjects, sampling_settings
+from toolkit.evaluation.judging import Judged, Resources, Subjects, sample_features, sampling_settings
 from toolkit.evaluation.samples import own_plan, sample_images
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.conditioning import denoiser_inputs
@@ -115,11 +115,11 @@ def _point(
             subjects.models[name],
             sampling_settings(settings, steps),
             settings.images,
-            place.cache,
+            place.samples(name),
             conditions=subjects.conditions(settings.seed),
             device=place.device,
             progress=place.progress,
             work=f"sampling the {name} model in {steps} steps",
         )
-        features = subjects.extractor(images, place.progress, f"features of {steps} steps")
+        features = sample_features(images, subjects.extractor, place, f"features of {steps} steps")
     return steps, frechet_distance(features, judged.features["reference"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +53,24 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where shards and features are kept, what computes, and what shows progress."""
+    """Where shards and features are kept, what computes, and what shows progress.
+
+    ``shared`` holds what several runs have in common: the dense model's samples, and features. None: ``cache``.
+    """
 
     cache: Path
     device: str = "cpu"
     progress: Progress = silent
+    shared: Path | None = None
+
+    @property
+    def common(self) -> Path:
+        """Where features are kept; they depend on their images and on nothing of the run."""
+        return self.shared or self.cache
+
+    def samples(self, name: str) -> Path:
+        """Where the samples of the model called ``name`` are kept."""
+        return self.common if name == "dense" else self.cache
 
 
 @dataclass(frozen=True)
@@ -82,14 +97,14 @@ def judge(subjects: Subjects, settings: EvaluateSettings, place: Resources) -> J
     """Sample both models from the same noise and take the features of all images, equally many on every side."""
     count, extractor = settings.images, subjects.extractor
     real = subjects.reference.subset(range(count))  # first: a broken extractor shows before an hour of sampling
-    features = {"reference": features_of(real, extractor, place.cache, place.progress)}
+    features = {"reference": features_of(real, extractor, place)}
     samples = {}
     for name in subjects.models:
         samples[name] = samples_of(name, subjects, settings, place)
-        features[name] = extractor(samples[name], place.progress, f"features of the {name} model's images")
+        features[name] = sample_features(samples[name], extractor, place, f"features of the {name} model's images")
     floor, what = floor_images(subjects.reference, subjects.train, count)
     if floor is not None:
-        features["floor"] = features_of(floor, extractor, place.cache, place.progress, "features of the floor's images")
+        features["floor"] = features_of(floor, extractor, place, "features of the floor's images")
     return Judged(samples, features, what, Setup(count, extractor.name, extractor.sha256, real.fingerprint))
 
 
@@ -101,7 +116,7 @@ def samples_of(
         subjects.models[name],
         sampling_settings(settings),
         settings.images,
-        place.cache,
+        place.samples(name),
         artefact=artefact,
         conditions=subjects.conditions(settings.seed),
         device=place.device,
@@ -124,19 +139,32 @@ def floor_images(reference: Images, train: Images | None, count: int) -> tuple[I
 
 
 def features_of(
-    images: Images,
-    extractor: Extractor,
-    cache: Path,
-    progress: Progress = silent,
-    work: str = "features of real images",
+    images: Images, extractor: Extractor, place: Resources, work: str = "features of real images"
 ) -> np.ndarray:
-    """Features float32 (N, D) of all ``images``, computed once and kept in ``cache``."""
-    key = value_sha256([extractor.name, extractor.sha256, images.fingerprint])
-    path = cache / "features" / f"{key[:16]}.npy"
+    """Features float32 (N, D) of all ``images``, computed once and kept."""
+
+    def read() -> np.ndarray:
+        return images.read_uint8(range(len(images)))
+
+    return _kept(images.fingerprint, read, extractor, place, work)
+
+
+def sample_features(samples: np.ndarray, extractor: Extractor, place: Resources, work: str) -> np.ndarray:
+    """Features float32 (N, D) of ``samples``, uint8 (N, H, W, C), computed once and kept."""
+    contents = hashlib.sha256(np.ascontiguousarray(samples).data).hexdigest()
+    return _kept([list(samples.shape), contents], lambda: samples, extractor, place, work)
+
+
+def _kept(
+    images: object, read: Callable[[], np.ndarray], extractor: Extractor, place: Resources, work: str
+) -> np.ndarray:
+    """The features of what ``images`` stands for and ``read`` gives, from where they are kept or computed now."""
+    key = value_sha256([extractor.name, extractor.sha256, images])
+    path = place.common / "features" / f"{key[:16]}.npy"
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError):  # absent or damaged
-        features = extractor(images.read_uint8(range(len(images))), progress, work)
+        features = extractor(read(), place.progress, work)
     with replacing(path) as temporary:
         np.save(temporary, features, allow_pickle=False)
     return features

@@ -11,7 +11,15 @@ import numpy as np
 from toolkit.evaluation import similarity
 from toolkit.evaluation.artefact import Artefact
 from toolkit.evaluation.distances import Distance, block_intervals, frechet_distance, interval, kernel_distance
-from toolkit.evaluation.judging import Judged, Resources, Subjects, features_of, samples_of, sampling_settings
+from toolkit.evaluation.judging import (
+    Judged,
+    Resources,
+    Subjects,
+    features_of,
+    sample_features,
+    samples_of,
+    sampling_settings,
+)
 from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.neighbours import NEIGHBOUR, precision_recall
 from toolkit.evaluation.settings import EvaluateSettings
@@ -48,8 +56,8 @@ def artefact_metrics(
     It samples from the same noise; the models' own samples are read from the cache.
     """
     made = samples_of("compressed", subjects, settings, place, artefact)
-    real = features_of(subjects.reference.subset(range(settings.images)), subjects.extractor, place.cache)
-    features = subjects.extractor(made, place.progress, f"features of the images of {artefact.name}")
+    real = features_of(subjects.reference.subset(range(settings.images)), subjects.extractor, place)
+    features = sample_features(made, subjects.extractor, place, f"features of the images of {artefact.name}")
     figures: dict[str, Any] = {"sha256": artefact.sha256, "loop": artefact.loop(sampling_settings(settings))}
     figures["device"] = artefact.device(place.device)
     for name, distance in (("frechet_distance", frechet_distance), ("kernel_distance", kernel_distance)):

@@ -28,8 +28,7 @@ def join(device: str) -> PartialState:
 def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Resources, state: PartialState) -> None:
     """Make this process's share of all the samples an evaluation needs, and wait for the other processes'.
 
-    The shards lie in the run folder's cache, which all processes must see; what one of them leaves out, the judging
-    process makes.
+    The shards lie in caches that all processes must see; what one of them leaves out, the judging process makes.
     """
     steps = {name: [settings.sampling_steps] for name in subjects.models}
     if settings.controls:
@@ -42,7 +41,7 @@ def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Resour
                 model,
                 sampling_settings(settings, taken),
                 settings.images,
-                place.cache,
+                place.samples(name),
                 (processes.index(), processes.count()),
                 conditions=subjects.conditions(settings.seed),
                 device=str(state.device),

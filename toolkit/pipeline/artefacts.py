@@ -111,8 +111,8 @@ def _of_model(spec: RunnerSpec, model: ModelFolder) -> Artefact:
 def _of_files(spec: RunnerSpec, denoiser: Path, step: Path, described: Path) -> Artefact:
     options = precision_options(spec.name, str(spec.dtype))
     files = [file_sha256(file) for path in (denoiser, step) for file in sorted(path.parent.glob(f"{path.name}*"))]
-    steps = (step, read_json(described)) if step.is_file() else (None, {})
-    return Artefact(str(spec), spec.name, denoiser, options, *steps, _sha256(spec, files))
+    steps: dict[str, Any] = {"step": step, "described": read_json(described)} if step.is_file() else {}
+    return Artefact(str(spec), spec.name, denoiser, options, sha256=_sha256(spec, files), **steps)
 
 
 def _sha256(spec: RunnerSpec, files: list[str]) -> str:

@@ -47,13 +47,14 @@ def evaluate(
     artefacts: Sequence[Artefact] = (),
     device: str = "cpu",
     progress: Progress = silent,
+    shared: Path | None = None,
 ) -> dict[str, Any]:
     """Judge ``compressed`` by ``dense`` and both by ``reference``; write RUN/evaluate and return its metrics.json.
 
     ``reference`` must hold no image that was trained on. ``train`` holds those that recovery trained on: samples are
     compared with them, and the floor is taken from them if the reference is too small. ``extractor`` takes the place
     of the one the settings name. ``artefacts`` of the compressed model are judged as well. Finished samples and
-    features are kept in RUN/cache.
+    features are kept in RUN/cache; the dense model's samples, and features, in ``shared`` if that is given.
     Raises DtkError for too few reference images or models that do not match, MissingToolError without the extra
     ``metrics``. Under a launcher every process makes its share of the samples; the main one judges them and writes, the
     others return nothing.
@@ -64,7 +65,7 @@ def evaluate(
     similarity.check_installed()
     subjects = Subjects(dense, compressed, reference, train, extractor or open_extractor(settings.features, device))
     request = Request("evaluate", settings.model_dump(exclude={"batch_size"}), subjects.hashes())
-    place = Resources(run.path / "cache", device, progress)
+    place = Resources(run.path / "cache", device, progress, shared)
     if run.is_current(request):
         return _with_artefacts(run, request, subjects, settings, place, artefacts)
     if processes.count() > 1:

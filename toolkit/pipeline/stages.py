@@ -11,7 +11,7 @@ from typing import Any
 from exporters.settings import ExportSettings
 from profiles.settings import ProfileSettings
 from toolkit.core.errors import DtkError
-from toolkit.core.files import write_json
+from toolkit.core.files import user_cache, write_json
 from toolkit.core.run_folder import RunFolder
 from toolkit.evaluation.features import open_extractor
 from toolkit.evaluation.judging import Resources, Subjects
@@ -37,6 +37,8 @@ from toolkit.report.page import write
 from toolkit.runners.base import parse_runner, runner_reads
 
 logger = logging.getLogger(__name__)
+SAMPLES = "evaluation"
+"""In the user's cache: the dense model's samples, which runs of one model share, and features."""
 
 
 def prune(job: Job) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def evaluate(job: Job, artefacts: Sequence[str] = ()) -> dict[str, Any]:
         artefacts=exported,
         device=job.device,
         progress=job.progress,
+        shared=user_cache(SAMPLES),
     )
 
 
@@ -113,7 +116,7 @@ def verify(job: Job) -> dict[str, Any]:
     artefact = find_artefact(job.run, job.compressed, settings.artefact or deployed(job.run))
     extractor = open_extractor(sampling.features, job.device)
     subjects = Subjects(job.dense, job.compressed, job.images[1], None, extractor)
-    place = Resources(job.run.path / "cache", job.device, job.progress)
+    place = Resources(job.run.path / "cache", job.device, job.progress, user_cache(SAMPLES))
     return verify_stage.verify(job.run, settings, sampling, artefact, subjects, place)
 
 

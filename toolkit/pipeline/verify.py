@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.core.files import read_json, write_json
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.evaluation.artefact import Artefact
-from toolkit.evaluation.judging import Resources, Subjects, features_of, samples_of, sampling_settings
+from toolkit.evaluation.judging import Resources, Subjects, features_of, sample_features, samples_of, sampling_settings
 from toolkit.evaluation.noninferiority import ALPHA, decide, measure_excess
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 
@@ -49,11 +49,14 @@ def _tested(
 ) -> dict[str, Any]:
     extractor, reference = subjects.extractor, subjects.reference
     real = reference.subset(range(min(len(reference), MOST_REAL)))
-    of_real = features_of(real, extractor, place.cache, place.progress)
-    dense = extractor(samples_of("dense", subjects, sampling, place), place.progress, "features of the dense model")
-    made = samples_of("compressed", subjects, sampling, place, artefact)
-    other = extractor(made, place.progress, f"features of {artefact.name}")
-    excess = measure_excess(dense, other, of_real)
+    of_real = features_of(real, extractor, place)
+    dense, made = (
+        samples_of("dense", subjects, sampling, place),
+        samples_of("compressed", subjects, sampling, place, artefact),
+    )
+    of_dense = sample_features(dense, extractor, place, "features of the dense model's images")
+    of_made = sample_features(made, extractor, place, f"features of the images of {artefact.name}")
+    excess = measure_excess(of_dense, of_made, of_real)
     return {
         "artefact": artefact.name,
         "loop": artefact.loop(sampling_settings(sampling)),
