@@ -11,7 +11,7 @@ from exporters.component_parity import write_components
 from exporters.settings import ExportSettings
 from exporters.step import export_step
 from tests.latent import FOLDERS
-from toolkit.adapters.inputs import input_specs
+from toolkit.adapters.inputs import input_specs, keywords
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.diffusion.guidance import guided
 from toolkit.diffusion.sampling import sample
@@ -48,7 +48,7 @@ def expected(model: ModelFolder, seed: int, steps: int, condition: Condition, sc
     assert stage is not None
 
     def predict(sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
-        prediction: torch.Tensor = denoiser(sample, timestep, **given).sample
+        prediction: torch.Tensor = denoiser(sample, timestep, **keywords(given)).sample
         return prediction
 
     null = conditioner([None]) if find_conditioning(model).has_null else {}
