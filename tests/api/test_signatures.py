@@ -14,6 +14,7 @@ from profiles.settings import ProfileSettings, Rounds
 from toolkit.api import options, results
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings, ServeSettings
+from toolkit.pipeline.options import MEASURING
 from toolkit.pruning.settings import PruneSettings
 from toolkit.recovery.settings import RecoverSettings
 
@@ -61,4 +62,4 @@ def test_the_options_are_those_of_the_settings(typed: Any) -> None:
 
 def test_the_options_of_pruning_are_its_settings_and_how_a_latency_is_measured() -> None:
     settings = set(PruneSettings.model_fields) - {"latency"}
-    assert set(options.PruneOptions.__annotations__) == settings | {"runner", "batch"}
+    assert set(options.PruneOptions.__annotations__) == settings | set(MEASURING)

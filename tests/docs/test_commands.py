@@ -17,7 +17,7 @@ from exporters.settings import EngineSettings, ExportSettings
 from profiles.settings import ProfileSettings, Rounds
 from tests.architecture.source import ROOT
 from toolkit.cli import app
-from toolkit.evaluation.settings import EvaluateSettings
+from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings, ServeSettings
 from toolkit.pipeline.recipe import Recipe
 from toolkit.pruning.settings import LatencySettings, PruneSettings
@@ -31,6 +31,7 @@ SETTINGS: dict[str, list[type[BaseModel]]] = {
     "evaluate": [EvaluateSettings],
     "export": [ExportSettings, EngineSettings],
     "profile": [ProfileSettings, Rounds],
+    "verify": [VerifySettings],
     "handoff": [HandoffSettings],
     "serve": [ServeSettings],
 }
@@ -45,6 +46,9 @@ COMPUTED = {
     ("profile", "device"),
     ("compress", "calibration_batch_size"),
     ("compress", "score_timesteps"),
+    ("compress", "build_budget_s"),
+    ("verify", "artefact"),
+    ("verify", "images"),
 }
 
 

@@ -71,7 +71,7 @@ def test_a_decoders_engine_computes_batches_of_several_sizes(tmp_path: Path, mon
     graph = opened_graph(tmp_path, part(tmp_path, "sm75", "sm89"))
     for count in (2, 5, 1):
         latents = np.random.default_rng(count).standard_normal((count, *SHAPE)).astype(np.float32)
-        np.testing.assert_array_equal(graph({"latents": latents}), 2 * latents.repeat(2, axis=-1))
+        np.testing.assert_array_equal(graph({"latents": latents})["images"], 2 * latents.repeat(2, axis=-1))
     assert len(gpu.memory) == 2, "memory is taken once, for the largest batch"
     with pytest.raises(RuntimeError, match="takes no latents of shape"):
         graph({"latents": np.zeros((6, *SHAPE), np.float32)})

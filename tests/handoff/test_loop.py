@@ -81,7 +81,7 @@ def tensorrt_stepper(graph: Path, monkeypatch: pytest.MonkeyPatch) -> Stepper:
     Gpu().install(monkeypatch)
     (graph.parent / "linear.plan").write_bytes(PLAN)
     stored = {"package": "tensorrt_rtx", "version": VERSION, "compute_capability": ["sm89"]}
-    return TensorRTStepper(graph.parent / "linear.plan", stored, device_id=0, image=SHAPE, batch=BATCH)
+    return TensorRTStepper(graph.parent / "linear.plan", stored, device_id=0, image=SHAPE, batch=BATCH, weights=graph)
 
 
 @pytest.fixture(params=[onnx_stepper, openvino_stepper, tensorrt_stepper])

@@ -150,7 +150,9 @@ def export(
 @app.command()
 def verify(
     run: RunArgument,
-    margin: Annotated[str | None, option("by how much it may be farther from real images", default="5%")] = None,
+    margin: Annotated[
+        str | None, option("by how much it may be farther from real images: 5% or 0.05", default="0.05")
+    ] = None,
     artefact: Annotated[
         str | None, option("what is tested, such as openvino:bf16 or torch", default="what the handoff holds")
     ] = None,
