@@ -18,12 +18,20 @@ FILES = ["exporters/tensorrt.py", "exporters/engine_config.py", "exporters/preci
 FILES += ["toolkit/runners/tensorrt.py", "toolkit/runners/tensorrt_api.py"]
 FILES += ["toolkit/handoff/dtk_server/tensorrt_engine.py"]
 LISTS = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "data").glob("*.json"))}
-RTX_ONLY = {"ComputeCapability", "IBuilderConfig.set_compute_capability", "IBuilderConfig.num_compute_capabilities"}
+RTX_ONLY = {
+    "ComputeCapability",
+    "IBuilderConfig.set_compute_capability",
+    "IBuilderConfig.num_compute_capabilities",
+    "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+}
 CLASSES = {  # what the code's variables hold
     "builder": "Builder",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "config": "IBuilderConfig",
+    "runtime_config": "IRuntimeConfig",
     "profile": "IOptimizationProfile",
     "layer": "ILayer",
     "tensor": "ITensor",

@@ -57,9 +57,10 @@ class TensorRTRunner:
         """An execution context with memory of its own."""
         options = []
         if self._api.rtx:  # by itself it compiles kernels in the background, and computes with others meanwhile
-            config, trt = self._engine.create_runtime_config(), self._api.module
-            config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            options = [config]
+            runtime_config, trt = self._engine.create_runtime_config(), self._api.module
+            eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+            options = [runtime_config]
         context = self._engine.create_execution_context(*options)
         if context is None:
             raise self._refusal()
