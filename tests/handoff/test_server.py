@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from tests.handoff.asking import LEVEL, PROTOCOLS, ask, client, reference, tensor
 from tests.handoff.conftest import SETTINGS
 from toolkit.handoff.server import ADMIN_HEADER, Server
-from toolkit.handoff.settings import HandoffSettings
+from toolkit.pipeline.handoff import DEFAULT_STEPS
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def _each(steps: int | list[int], seeds: Sequence[int]) -> list[int]:
 
 def test_steps_left_out_are_the_default(server: Server) -> None:
     image = ask(client(server), [5])["IMAGE"][0]
-    assert np.abs(image - reference(5, HandoffSettings().default_steps)).max() <= LEVEL
+    assert np.abs(image - reference(5, DEFAULT_STEPS)).max() <= LEVEL
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

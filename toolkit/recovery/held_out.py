@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from toolkit.adapters.inputs import keywords
 from toolkit.core.files import read_json, write_json
 from toolkit.data.examples import Examples
 from toolkit.diffusion.objective import noisy, predicted, target, timesteps_and_kind
@@ -47,8 +48,8 @@ class HeldOut:
 
     def _prediction(self, network: nn.Module, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         with torch.compiler.set_stance("force_eager"), torch.no_grad():
-            keywords = {"return_dict": False, **self.conditioning}
-            made = torch.func.functional_call(network, dict(weights), self.given, keywords)[0]
+            named = {"return_dict": False, **keywords(self.conditioning)}
+            made = torch.func.functional_call(network, dict(weights), self.given, named)[0]
         return predicted(made, self.given[0].shape[1]).float()
 
 

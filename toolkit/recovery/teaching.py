@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import toolkit.recovery
+from toolkit.adapters.inputs import keywords
 from toolkit.core.errors import UsageError
 from toolkit.core.files import value_sha256
 from toolkit.core.progress import Progress
@@ -75,7 +76,7 @@ class Lesson:
 
     def prediction(self, network: nn.Module, x: torch.Tensor, t: torch.Tensor, **conditioning: Any) -> torch.Tensor:
         """What ``network`` predicts at x (B, C, H, W) and t (B,), in float32, a learned variance left out."""
-        predicted: torch.Tensor = network(x, t, return_dict=False, **conditioning)[0]
+        predicted: torch.Tensor = network(x, t, return_dict=False, **keywords(conditioning))[0]
         return predicted[:, : self.shape[0]].float()
 
     def of_teacher(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
