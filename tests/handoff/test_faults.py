@@ -67,7 +67,8 @@ def test_a_stopped_server_answers_what_is_under_way(
 ) -> None:
     answers: list[np.ndarray] = []
     with running(handed_off.path / "handoff" / REPOSITORY, serve_settings, tmp_path / "serve.log") as server:
-        asking = threading.Thread(target=lambda: answers.append(ask(client(server), range(8), 40)["IMAGE"]))
+        connection = client(server)
+        asking = threading.Thread(target=lambda: answers.append(ask(connection, range(8), 40)["IMAGE"]))
         asking.start()
         time.sleep(0.15)
         stop(server, drain_s=30)
