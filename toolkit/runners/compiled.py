@@ -82,13 +82,12 @@ def unavailable(device: str) -> str | None:
 
 
 def _only_on_a_gpu(device: str) -> str | None:
-    return (
-        "on a CPU it is the runner 'compile': there are no launches to save" if device == "cpu" else unavailable(device)
-    )
+    """CUDA graphs save launches, and it is a GPU's kernels that are worth minutes of search."""
+    return "on a CPU use the runner 'compile': this mode is for a GPU" if device == "cpu" else unavailable(device)
 
 
 RUNNER = (
     RunnerKind("compile", "model", CompiledRunner, unavailable, takes_dtype=True),
     RunnerKind("compile-reduce-overhead", "model", ReduceOverheadRunner, _only_on_a_gpu, takes_dtype=True),
-    RunnerKind("compile-max-autotune", "model", MaxAutotuneRunner, unavailable, takes_dtype=True),
+    RunnerKind("compile-max-autotune", "model", MaxAutotuneRunner, _only_on_a_gpu, takes_dtype=True),
 )
