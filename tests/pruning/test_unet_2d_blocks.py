@@ -54,14 +54,14 @@ def cut_by_hand(dense: UNet2DModel, gone: dict[str, set[int]]) -> UNet2DModel:
                 if hasattr(block, part):
                     kept = [m for i, m in enumerate(getattr(block, part)) if i not in missing]
                     setattr(block, part, nn.ModuleList(kept))
-    for name in gone:
+    for name in (name for name, blocks in gone.items() if blocks):
         if name.startswith("attention of the"):
             model.mid_block.attentions = nn.ModuleList([Skipped()])
         elif name.startswith("attention of"):
             way, _, number = name.removeprefix("attention of ").split()
             block = getattr(model, f"{way}_blocks")[int(number)]
             block.attentions = nn.ModuleList(Skipped() for _ in block.attentions)
-    if MIDDLE in gone:
+    if gone.get(MIDDLE):
         model.mid_block = None
     return model
 
