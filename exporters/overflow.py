@@ -16,6 +16,7 @@ from torch import nn
 
 from exporters.settings import DtypeName
 from toolkit.core.errors import DtkError
+from toolkit.core.numerics import torch_numerics
 from toolkit.models.folder import ModelFolder, load_denoiser
 from toolkit.models.precision import DTYPES, BorderedDenoiser, kept_names
 
@@ -50,7 +51,7 @@ class RangeWatch:
 
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         given = {name: tensor.to(self._place) for name, tensor in conditioning.items()}
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), torch_numerics():
             prediction: torch.Tensor = self._denoiser(sample.to(self._place), timestep.to(self._place), **given)
         return prediction.cpu()
 

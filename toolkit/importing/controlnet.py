@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 from scipy.linalg import qr
-from torch.nn.functional import pad, silu
+from torch.nn.functional import silu
 
 from toolkit.adapters.space import Config
 from toolkit.core.errors import DtkError
@@ -28,10 +28,10 @@ from toolkit.models.folder import build_model, full_config, load_scheduler, plai
 from toolkit.models.weights import load_module
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.surgery import query_scales, renamed, slice_state
+from toolkit.pruning.time_embedding import Layer, refit
 
 KIND = "ControlNet"
 ZERO, MIDDLE = "controlnet_down_blocks.", "controlnet_mid_block."
-RIDGE = 1e-8  # relative to the largest singular value squared
 State = dict[str, torch.Tensor]
 
 
@@ -135,15 +135,15 @@ def _fit_time(dense: Any, narrow: Any, state: State, pruned: Pruned) -> tuple[St
     old, new = (model.time_proj(steps).double() for model in (dense, narrow))
     fitted: State = {}
     for layer in ("time_embedding.linear_1", "time_embedding.linear_2"):
-        wanted = _applied(state, layer, old)
-        rows = _independent(silu(wanted), widths[1])
-        fitted |= _solved(state, layer, new, wanted[:, rows])
-        old, new = silu(wanted), silu(_applied(fitted, layer, new))
+        wanted = silu(_applied(state, layer, old))
+        weight, bias = (tensor[_independent(wanted, widths[1])] for tensor in _layer(state, layer))
+        fitted |= _named(layer, refit((weight, bias), old, new)[0])
+        old, new = wanted, silu(_applied(fitted, layer, new))
     errors = []
     for layer in _readers(state):
-        wanted = _applied(state, layer, old)
-        fitted |= _solved(state, layer, new, wanted)
-        errors.append(float((_applied(fitted, layer, new) - wanted).abs().max() / wanted.abs().max()))
+        solution, error = refit(_layer(state, layer), old, new)
+        fitted |= _named(layer, solution)
+        errors.append(error)
     return fitted, max(errors)
 
 
@@ -161,22 +161,20 @@ def _readers(state: State) -> Iterator[str]:
     yield from (name.removesuffix(".weight") for name in state if name.endswith(".time_emb_proj.weight"))
 
 
-def _applied(state: State, layer: str, inputs: torch.Tensor) -> torch.Tensor:
-    return inputs @ state[f"{layer}.weight"].double().T + state[f"{layer}.bias"].double()
+def _layer(state: State, name: str) -> Layer:
+    return state[f"{name}.weight"], state[f"{name}.bias"]
+
+
+def _named(name: str, layer: Layer) -> State:
+    return {f"{name}.weight": layer[0], f"{name}.bias": layer[1]}
+
+
+def _applied(state: State, name: str, inputs: torch.Tensor) -> torch.Tensor:
+    weight, bias = _layer(state, name)
+    return inputs @ weight.double().T + bias.double()
 
 
 def _independent(channels: torch.Tensor, count: int) -> torch.Tensor:
     """The numbers of the ``count`` columns of (T, N) that say most of the others: pivots of a QR decomposition."""
     pivots = qr(channels.numpy(), mode="r", pivoting=True)[1]
     return torch.from_numpy(pivots[:count]).long().sort().values
-
-
-def _solved(state: State, layer: str, inputs: torch.Tensor, wanted: torch.Tensor) -> State:
-    """Weight and bias with which the layer makes ``wanted`` (T, M) of ``inputs`` (T, N)."""
-    u, s, vh = torch.linalg.svd(pad(inputs, (0, 1), value=1.0), full_matrices=False)
-    solution = (vh.T @ ((s / (s.square() + RIDGE * s[0].square()))[:, None] * (u.T @ wanted))).T
-    dtype = state[f"{layer}.weight"].dtype
-    return {
-        f"{layer}.weight": solution[:, :-1].to(dtype).contiguous(),
-        f"{layer}.bias": solution[:, -1].to(dtype).contiguous(),
-    }
