@@ -16,7 +16,7 @@ from PIL import Image
 from tests.handoff.asking import LEVEL, reference
 from tests.handoff.conftest import SETTINGS
 from toolkit.core.errors import DtkError, UsageError
-from toolkit.core.files import file_sha256, folder_sha256
+from toolkit.core.files import file_sha256, folder_sha256, write_json
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
@@ -87,6 +87,15 @@ def test_an_export_without_a_step_graph_is_told_what_to_do(tmp_path: Path) -> No
         pass
     with pytest.raises(DtkError, match="no exported step graph"):
         handoff(run, SETTINGS)
+
+
+def test_a_refiner_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "compressed_step.onnx"
+    path.write_bytes(b"graph")
+    inputs = {"sample": {"shape": ["batch", 4, 8, 8]}, "time_ids": {"shape": ["batch", 5]}}
+    write_json(path.with_suffix(".json"), {"inputs": inputs, "sha256": {path.name: file_sha256(path)}})
+    with pytest.raises(DtkError, match=r"a refiner goes on from the latents[\s\S]*time_ids of 5 numbers"):
+        StepGraph.read(path)
 
 
 @pytest.mark.parametrize(("exported_max", "pixels", "batch"), [(None, 2**26, 8), (4, 2**26, 4), (64, 3 * 256, 3)])

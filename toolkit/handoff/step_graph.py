@@ -15,6 +15,7 @@ from toolkit.handoff.settings import HandoffSettings
 CONTEXT, LABELS, SCALE = "encoder_hidden_states", "class_labels", "guidance_scale"
 CONDITIONS = (CONTEXT, LABELS, "text_embeds", "time_ids")
 NULLS = tuple(f"unconditional_{name}" for name in CONDITIONS)
+REFINER_IDS = 5  # sizes, crop, aesthetic score; SDXL itself has six ids
 CARRIED = {"sample", "timestep", "coefficients", "noise", SCALE, *CONDITIONS, *NULLS}
 
 
@@ -47,6 +48,13 @@ class StepGraph:
                 "The server cannot feed this step graph.",
                 found=f"inputs {', '.join(sorted(unknown))}",
                 expected=f"only {', '.join(sorted(CARRIED))}",
+            )
+        ids = graph.description["inputs"].get("time_ids")
+        if ids and ids["shape"][-1] == REFINER_IDS:
+            raise DtkError(
+                "A server samples from noise, and a refiner goes on from the latents of another model.",
+                found=f"time_ids of {REFINER_IDS} numbers, which is SDXL's refiner",
+                do="hand off the base model, and run the refiner in its stock pipeline",
             )
         if CONTEXT in graph.description["inputs"] and graph.conditioner is None:
             raise DtkError(
