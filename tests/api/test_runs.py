@@ -71,6 +71,8 @@ def test_every_stage_returns_what_its_command_prints(run: toolkit.Run) -> None:
     speedup = profile.speedup("torch", 1)
     assert speedup.low <= speedup.value <= speedup.high
     assert (profile.runners, profile.batches) == (["torch"], [1]) and min(profile.latency_ms("torch", 1)) > 0
+    assert set(run.report().missing) == {"verify"}
+    run.verify(artefact="torch", images=20, margin="50%")
     report = run.report()
     assert report.verdict in dtk("report", run.folder).out and report.page and report.page.is_file()
     assert report.missing == {}

@@ -82,7 +82,7 @@ class Means(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path) -> None:
+def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = generator("processes", 0).integers(0, 256, (620, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", images=pixels)
     torch.jit.script(Means()).save(str(tmp_path / "means.pt"))
@@ -98,11 +98,13 @@ def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path) -> None
     assert here("run", path, "-o", one).code == 0
     shutil.copytree(one, two)
     settings = ["--images", "300", "--sampling-steps", "2", "--features", str(tmp_path / "means.pt"), "--controls"]
+    monkeypatch.setenv("DTK_CACHE", str(one / "dense"))  # else the second takes the dense model's images of the first
     assert here("evaluate", one, *settings).code == 0
+    monkeypatch.setenv("DTK_CACHE", str(two / "dense"))
     dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "evaluate", str(two), *settings)
     assert json.loads((two / "run.json").read_text())["stages"]["evaluate"]["processes"] == 2
     shards = [
-        {file.relative_to(run): np.load(file) for file in run.rglob("cache/samples/*/*.npy")} for run in (one, two)
+        {file.relative_to(run): np.load(file) for file in run.rglob("samples/*/*.npy")} for run in (one, two)
     ]
     assert len(shards[0]) == 2 * 2 * 2, "two shards of each model in 2 and in 1 steps"
     assert shards[0].keys() == shards[1].keys()

@@ -68,7 +68,12 @@ def test_a_stopped_server_answers_what_is_under_way(
     answers: list[np.ndarray] = []
     with running(handed_off.path / "handoff" / REPOSITORY, serve_settings, tmp_path / "serve.log") as server:
         connection = client(server)
-        asking = threading.Thread(target=lambda: answers.append(ask(connection, range(8), 40)["IMAGE"]))
+
+        def ask_once() -> None:
+            answers.append(ask(connection, range(8), 40)["IMAGE"])
+            connection.close()  # the server waits for connections that are kept, and ends with 1 if it waited in vain
+
+        asking = threading.Thread(target=ask_once)
         asking.start()
         time.sleep(0.15)
         stop(server, drain_s=30)
