@@ -14,6 +14,11 @@ from toolkit.adapters.inputs import input_specs
 from toolkit.models.folder import ModelFolder, load_denoiser
 
 _folder = tempfile.TemporaryDirectory(prefix="dtk-tests-")
+SMALL: dict[str, object] = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}  # an export takes as long as its graph has nodes
 TIMESTEPS = 100  # of tiny_folder's scheduler
 
 
@@ -24,7 +29,7 @@ def tiny_model(classes: int | None = None) -> ModelFolder:
 
 @cache
 def _tiny_model(classes: int | None) -> ModelFolder:
-    return tiny_folder(Path(_folder.name) / f"model-{classes}", num_class_embeds=classes)
+    return tiny_folder(Path(_folder.name) / f"model-{classes}", num_class_embeds=classes, **SMALL)
 
 
 def specs_of(model: ModelFolder) -> dict[str, InputSpec]:

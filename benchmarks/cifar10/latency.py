@@ -42,11 +42,13 @@ def profiled(
     """The profile of one shape, dense and three quarters as wide, in ``runners``; WORK keeps what was finished."""
     run, batches = compressed_run(name, work, pieces, device=device, toy=toy), (1, 2) if toy else BATCHES[name]
     reads = {runner_reads(runner) for runner in runners}
+    if toy:
+        _write(run, export={"loop_steps": 2, "loop_images": 2})
     if reads - {"model"}:
         trt = ["--trt"] if "engine" in reads else []
         opset = ["--opset", NEWEST_OPSET] if dtype == "bf16" else []
         pieces.dtk("export", run, "--dtype", dtype, "--batch", f"1:{batches[-2]}:{batches[-1]}", *opset, *trt)
-    pieces.dtk("run", _recipe(run, dtype, runners, batches, device, toy))
+    pieces.dtk("run", _write(run, profile=_profile(dtype, runners, batches, device, toy)))
     profile = read_json(run / "profile" / "profile.json")
     return {"shape": name, "toy": toy, "weights": "random", "dtype": dtype, "profile": profile}
 
@@ -87,10 +89,8 @@ def _noise(dense: Path, path: Path) -> Path:
     return path
 
 
-def _recipe(run: Path, dtype: str, runners: Sequence[str], batches: tuple[int, ...], device: str, toy: bool) -> Path:
-    path = run / "recipe.yaml"
-    recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    recipe["profile"] = {
+def _profile(dtype: str, runners: Sequence[str], batches: tuple[int, ...], device: str, toy: bool) -> dict[str, Any]:
+    return {
         "runners": list(runners),
         "batches": list(batches),
         "baseline": "torch" if toy else "auto",
@@ -99,5 +99,11 @@ def _recipe(run: Path, dtype: str, runners: Sequence[str], batches: tuple[int, .
         "loop_steps": 2 if toy else 50,
         "rounds": {"seconds": 0.1, "least": 6, "most": 6} if toy else {"seconds": 4},
     }
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+
+
+def _write(run: Path, **stages: dict[str, Any]) -> Path:
+    """The run's recipe, once it holds these settings of ``stages``."""
+    path = run / "recipe.yaml"
+    recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(recipe | stages, sort_keys=False), encoding="utf-8")
     return path

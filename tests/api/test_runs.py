@@ -23,7 +23,8 @@ from toolkit.report.gates import GateFailedError
 
 PIXELS = generator("api images", 0).integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
 SCHEDULER = DDPMScheduler(num_train_timesteps=100)
-FAST = {"target": "macs=0.45", "align": 4, "calibration_images": 6, "threshold": 0.5, "steps": 3, "batch_size": 4}
+SCORED = {"target": "macs=0.45", "align": 4, "calibration_images": 6, "threshold": 0.5, "score_timesteps": 8}
+FAST = {**SCORED, "steps": 3, "batch_size": 4}
 BRIEF = {"runners": ("torch",), "baseline": "torch", "batches": (1,), "loop_steps": 0, "parts": False}
 
 
@@ -100,7 +101,7 @@ def test_notes_go_to_the_logger_and_nothing_is_printed(
     with caplog.at_level(logging.WARNING, logger="toolkit"):
         toolkit.compress(
             tiny_folder(tmp_path / "model").root, data=images, out=tmp_path / "run", recover=False,
-            target="macs=0.45", align=4, calibration_images=4, threshold=0.5,
+            target="macs=0.45", align=4, calibration_images=4, threshold=0.5, score_timesteps=8,
         )  # fmt: skip
     assert "Skipped notes.txt" in caplog.text
     assert capsys.readouterr().out == ""

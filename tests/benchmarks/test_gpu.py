@@ -18,6 +18,7 @@ from benchmarks.gpu import trt86 as older
 from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.pack import pack
 from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
+from tests import forked
 from toolkit.core.files import read_json
 from toolkit.core.noise import generator
 from toolkit.models.folder import find_model
@@ -122,12 +123,23 @@ def test_parts_are_small_and_join_to_what_was_packed(tmp_path: Path) -> None:
     assert f"part-01 of {len(parts)} parts is missing" in missing.stderr
 
 
+def forked_piece(command: list[str], log: Path, limit_s: float) -> int:
+    """``process.ended`` in a process that is forked, which spares it its imports."""
+    piece = forked.start(command[3:], log, program="benchmarks.gpu.__main__", output=log)
+    piece.join(limit_s)
+    assert piece.exitcode is not None
+    return piece.exitcode
+
+
 @pytest.mark.slow
-def test_all_pieces_at_toy_size(tmp_path: Path) -> None:
+def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But those of two shapes that are UNets on pixels, as the embedded model is."""
+    monkeypatch.setattr(process, "ended", forked_piece)
+    asked = {n: piece for n, piece in numbered().items() if not piece.name.startswith(("cifar10-32", "lsun-256"))}
     places = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--toy"]
-    answer = command("run", *places, "--minutes", 60)
+    answer = command("run", *asked, *places, "--minutes", 60)
     assert answer.exit_code == 0, (answer.output, answer.exception)
-    found = {piece.name: read_json(tmp_path / "results" / f"{piece.file(n)}.json") for n, piece in numbered().items()}
+    found = {piece.name: read_json(tmp_path / "results" / f"{piece.file(n)}.json") for n, piece in asked.items()}
     assert not {name: record["log"] for name, record in found.items() if "failed" in record}
     assert found["doctor"]["doctor"]["runners"]["cpu"]["torch"] is None
     for name, record in found.items():
@@ -137,7 +149,6 @@ def test_all_pieces_at_toy_size(tmp_path: Path) -> None:
             assert record["skipped"]
     assert "equal to torch" in found["ldm4-64-trt86"]["skipped"]
     assert "| ldm4-64 (toy) | fp32 | onnxruntime | 2 |" in answer.output
-    assert command("run", *places, "--minutes", 60).exit_code == 0, "there is nothing left to do"
 
 
 def test_training_without_its_data_says_how_to_prepare_it(tmp_path: Path) -> None:

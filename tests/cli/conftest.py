@@ -14,20 +14,16 @@ from tests.tiny import tiny_folder
 from toolkit.cli import app
 from toolkit.core.noise import generator
 
-FAST = [
-    "--target",
-    "macs=0.45",
-    "--calibration-images",
-    "4",
-    "--threshold",
-    "0.5",
-    "--align",
-    "4",
-    "--steps",
-    "2",
-    "--batch-size",
-    "4",
-]
+SETTINGS = {
+    "target": "macs=0.45",
+    "align": 4,
+    "calibration-images": 4,
+    "threshold": 0.5,
+    "score-timesteps": 8,
+    "steps": 2,
+    "batch-size": 4,
+}
+FAST = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,7 @@ def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("DTK_CACHE", str(two / "dense"))
     dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "evaluate", str(two), *settings)
     assert json.loads((two / "run.json").read_text())["stages"]["evaluate"]["processes"] == 2
-    shards = [
-        {file.relative_to(run): np.load(file) for file in run.rglob("samples/*/*.npy")} for run in (one, two)
-    ]
+    shards = [{file.relative_to(run): np.load(file) for file in run.rglob("samples/*/*.npy")} for run in (one, two)]
     assert len(shards[0]) == 2 * 2 * 2, "two shards of each model in 2 and in 1 steps"
     assert shards[0].keys() == shards[1].keys()
     for name, images in shards[0].items():

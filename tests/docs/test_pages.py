@@ -33,6 +33,7 @@ FEWER = {
         part
         for change in (
             "prune.score_timesteps=4",
+            "prune.calibration_images=8",
             "recover.steps=2",
             "evaluate.images=12",
             "evaluate.sampling_steps=2",
@@ -45,10 +46,11 @@ FEWER = {
         )
         for part in ("--set", change)
     ],
+    "compress": ["--score-timesteps", "4", "--calibration-images", "8"],
     "evaluate": ["--sampling-steps", "2"],
     "export": ["--batch", "1:2:4"],
     "profile": ["--seconds", "0.1", "--baseline", "torch"],
-    "sweep": ["--steps", "2", "--images", "12", "--evaluation-steps", "2"],
+    "sweep": ["--calibration-images", "8", "--steps", "2", "--images", "12", "--evaluation-steps", "2"],
 }
 
 

@@ -43,6 +43,7 @@ def built(
     return network, plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [(), ("sm75",), ("sm89", "sm120")])
 def test_a_half_precision_engine_is_built_and_proven(api: TensorRT, targets: tuple[str, ...]) -> None:
     path = exported("fp16", 21)

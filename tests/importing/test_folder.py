@@ -40,7 +40,8 @@ def test_the_weights_are_those_of_the_folder(saved: str, tmp_path: Path) -> None
     assert (answer.json["class"], answer.json["sample_size"]) == ("UNet2DModel", 8)
     network = load_denoiser(find_model(tmp_path / "new"))
     assert answer.json["params"] == network.num_parameters()
-    assert all(torch.equal(tiny_unet().state_dict()[name], tensor) for name, tensor in network.state_dict().items())
+    weights = tiny_unet().state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
     names = {path.name for path in (tmp_path / "new" / "unet").iterdir()}
     assert not [name for name in names if "fp16" in name or name.endswith(".bin")]
     assert ("shards" in saved) == any("-of-" in name for name in names)

@@ -58,7 +58,8 @@ def test_another_choice_in_any_group_shows(name: str) -> None:
     inputs = inputs_of(dense)
     expected = run(silenced(dense, prunable.layout, kept, pruned), inputs)
     tolerance = 1e-5 * float(expected.abs().max())
-    for group in [group for group, indices in kept.items() if len(indices) < prunable.layout.groups[group].size][::4]:
+    narrowed = [group for group, indices in kept.items() if len(indices) < prunable.layout.groups[group].size]
+    for group in narrowed[:: len(narrowed) // 5]:
         dropped = np.setdiff1d(np.arange(prunable.layout.groups[group].size), kept[group])
         swapped = {**kept, group: np.sort(np.append(kept[group][1:], dropped[0]))}
         wrong = run(surgery.slice_model(dense, config, prunable.layout, swapped, T)[0], inputs)
