@@ -30,6 +30,7 @@ from toolkit.core.files import read_json, write_json
 from toolkit.runners.base import known_runners, open_spec, parse_runner, runner_reads, unavailable
 
 BATCHES = {"default": 16, "cifar10-32": 4}
+LOOP_STEPS = {"default": 20, "cifar10-32": 0}  # a loop of the large shape takes a minute on a processor
 HAD = "torch:fp32"
 
 
@@ -63,7 +64,7 @@ def _shape_run(work: Path, toy: bool) -> Path:
     """The CIFAR-10 shape at width 0.75 as a run; latency needs no training."""
     dense, run = write_shape("cifar10-32", work / "shapes" / "cifar10-32", toy), work / "cifar10-32"
     size = read_json(dense / "unet" / "config.json")["sample_size"]
-    images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 3, size, size), dtype=np.uint8)
     plan: dict[str, Any] = {"target": "width=0.75", "criterion": "random", "calibration_images": 2}
     compress(str(dense), data=images, out=run, recover=False, **(plan | ({"align": 4} if toy else {})))
     return run
@@ -78,7 +79,7 @@ def _measure(options: argparse.Namespace) -> None:
             runners=_specs(run),
             baseline=HAD,
             batches=(batch,),
-            loop_steps=2 if options.toy else 20,
+            loop_steps=2 if options.toy else LOOP_STEPS[name],
             rounds={"seconds": options.seconds, "least": 6 if options.toy else 31},
         )
         found[name] = named(profile.to_json())
@@ -93,9 +94,15 @@ def _specs(run: Path) -> tuple[str, ...]:
     for name in known_runners():
         if unavailable(name, device) or runner_reads(name) == "engine":
             continue
-        every = ("fp32", "bf16") if name in ("compile", "openvino", "torch") else ("fp32",)
+        bf16 = name == "openvino" or (name in ("compile", "torch") and _has_bf16(device))
+        every = ("fp32", "bf16") if bf16 else ("fp32",)
         specs += [f"{name}:{dtype}" for dtype in every if runner_reads(name) == "model" or _opens(name, dtype, onnx)]
     return tuple(specs)
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether torch has bfloat16 kernels here; emulated it takes some hundred times as long as float32."""
+    return device == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _opens(name: str, dtype: str, onnx: Path) -> bool:

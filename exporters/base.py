@@ -67,4 +67,4 @@ def exporter_called(name: str) -> Exporter:
 def known_exporters() -> dict[str, str]:
     """Names of what `dtk export` writes, with a description, or with the reason why it cannot be written here."""
     onnx = f"denoiser, sampling step and what stands around them; opset {OLDEST_OPSET} to {NEWEST_OPSET}"
-    return {"onnx": onnx} | {name: found.description() for name, found in entries(exporters, "EXPORTER").items()}
+    return {"onnx": onnx} | {name: exporter.description() for name, exporter in entries(exporters, "EXPORTER").items()}

@@ -55,11 +55,11 @@ def write_components(
 
 def components(model: ModelFolder) -> list[Component]:
     """The other networks of the pipeline that ``model`` lies in."""
-    folder, found = find_autoencoder(model), []
+    folder, known = find_autoencoder(model), []
     if folder is not None:
         channels, height, width = model.input_specs()["sample"].shape
-        found += autoencoder_components(lambda: Autoencoder.load(folder), (channels, height, width))
-    return found + (conditioner_components(lambda: open_conditioner(model)) if has_conditioner(model) else [])
+        known += autoencoder_components(lambda: Autoencoder.load(folder), (channels, height, width))
+    return known + (conditioner_components(lambda: open_conditioner(model)) if has_conditioner(model) else [])
 
 
 def has_conditioner(model: ModelFolder) -> bool:

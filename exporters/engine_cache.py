@@ -40,8 +40,8 @@ class CachedEngine:
     def finding(self, name: str, find: Callable[[], Any]) -> Any:
         """What is known about the engine under ``name``: found now if it is not, and kept, so that it is found once."""
         if name not in self.description:
-            found = find()  # another process may add its own meanwhile
-            write_json(self.folder / DESCRIPTION, self.description | {name: found})
+            value = find()  # another process may add its own meanwhile
+            write_json(self.folder / DESCRIPTION, self.description | {name: value})
         return self.description[name]
 
 
@@ -79,8 +79,8 @@ class EngineCache:
         with replacing(entry) as folder:
             folder.mkdir()
             (folder / PLAN).write_bytes(plan)
-            found = {"facts": dict(facts), "sha256": file_sha256(folder / PLAN), "size_bytes": len(plan)}
-            write_json(folder / DESCRIPTION, found | {"built_because": reason} | description)
+            written = {"facts": dict(facts), "sha256": file_sha256(folder / PLAN), "size_bytes": len(plan)}
+            write_json(folder / DESCRIPTION, written | {"built_because": reason} | description)
 
     def _reason(self, entry: Path, facts: Mapping[str, Any]) -> str | None:
         """Why the engine must be built, None if a whole one is there."""

@@ -139,8 +139,8 @@ class TensorRTExporter:
                 layers = differing_layers(path, shapes, TOLERANCES[settings.dtype], log, rtx=rtx)
                 raise ParityError(str(error), do=layers) from error
 
-        found: dict[str, Any] = engine.finding(f"parity {key[:16]}", held)
-        return found
+        compared: dict[str, Any] = engine.finding(f"parity {key[:16]}", held)
+        return compared
 
     def result(self, exported: Exported, record: Mapping[str, Any]) -> dict[str, Any]:
         folder = exported.run / self.folder

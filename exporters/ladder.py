@@ -84,7 +84,7 @@ class Ladder:
         By runner and precision (openvino:bf16). What a machine lacks, a runner refuses or is out of tolerance there is
         said in words under ``not_run``: the file itself is whole.
         """
-        found: dict[str, Any] = {}
+        by_runner: dict[str, Any] = {}
         others = [name for name in known_runners() if runner_reads(name) == "onnx" and name != "onnxruntime"]
         for name in (name for name in others if not unavailable(name)):
             for dtype in OWN_PRECISIONS if precision_options(name, "fp32") else (self.settings.dtype,):
@@ -93,10 +93,10 @@ class Ladder:
                     with closing(open_runner(name, path, **precision_options(name, dtype))) as runner:
                         images = self._images(runner, "ddim")
                     compared = self._compare_images(self._ddim_images, images, "ddim", f"ONNX in {name}", least)
-                    found[f"{name}:{dtype}"] = compared
+                    by_runner[f"{name}:{dtype}"] = compared
                 except DtkError as fault:
-                    found[f"{name}:{dtype}"] = {"not_run": str(fault).replace("\n ", ";")}
-        return found
+                    by_runner[f"{name}:{dtype}"] = {"not_run": str(fault).replace("\n ", ";")}
+        return by_runner
 
     def _check_range(self, dtype: DtypeName) -> None:
         """Refuse a precision that does not reach as far as the numbers of the rungs so far."""

@@ -46,9 +46,9 @@ def prove(
     """
     least = LEAST_SHARE * half_bytes_share(kept_share)
     typed = typed_share(api, network)
-    stored, found = stored_share(graph, plan)
-    proof = {"typed_share": typed, "stored_share": stored, "stored_found": found}
-    shares = [typed, *([stored] if found >= LEAST_FOUND else [])]
+    stored, covered = stored_share(graph, plan)
+    proof = {"typed_share": typed, "stored_share": stored, "stored_found": covered}
+    shares = [typed, *([stored] if covered >= LEAST_FOUND else [])]
     if layers:
         inspected, described = inspected_share(layers, graph)
         proof |= {"inspected_share": inspected, "inspected_told": described}
@@ -107,8 +107,8 @@ def inspected_share(layers: Sequence[Any], graph: Path) -> tuple[float, float]:
     """
     weights = [layer["Weights"] for layer in layers if isinstance(layer, dict) and "Weights" in layer]
     size = dict.fromkeys({1, *INSPECTED.values()}, 0)
-    for found in weights:
-        size[INSPECTED.get(found["Type"], 1)] += found["Count"]
+    for weight in weights:
+        size[INSPECTED.get(weight["Type"], 1)] += weight["Count"]
     total = sum(array.size for array in _arrays(graph))
     told_bytes = sum(bytes_each * count for bytes_each, count in size.items())
     return (2 * size[2] / told_bytes if told_bytes else 0.0), (sum(size.values()) / total if total else 0.0)
@@ -130,8 +130,8 @@ def stored_share(graph: Path, plan: bytes) -> tuple[float, float]:
             if _lies_in(plan, array.astype(kind), number):
                 size[kind.itemsize] += array.size
     total = sum(array.size for array in largest)
-    found = size[2] + size[4]
-    return (size[2] / found if found else 0.0), (found / total if total else 0.0)
+    covered = size[2] + size[4]
+    return (size[2] / covered if covered else 0.0), (covered / total if total else 0.0)
 
 
 def _lies_in(plan: bytes, array: np.ndarray, number: int) -> bool:

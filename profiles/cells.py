@@ -100,13 +100,13 @@ class Cells:
             if self.runners.named(spec) != baseline:
                 timed["baseline"] = self.runners.timed(parse_runner(baseline), "dense", batch)
             warm_up([one.call for one in timed.values()], device)
-            found = compare_calls(timed, device, self._settings.rounds)
-            found["back_to_back"] = back_to_back(timed, device, self._settings.rounds)
+            cell = compare_calls(timed, device, self._settings.rounds)
+            cell["back_to_back"] = back_to_back(timed, device, self._settings.rounds)
             if "baseline" not in timed:  # it is the dense model in this very runner
-                found |= {"baseline": found["dense"], "over_baseline": found["speedup"]}
+                cell |= {"baseline": cell["dense"], "over_baseline": cell["speedup"]}
             if device.startswith("cuda"):
-                found["enqueue_ms"] = {name: enqueue_ms(one.call, device) for name, one in timed.items()}
-            return found | {"baseline_runner": baseline} | self.runners.start(spec, batch)
+                cell["enqueue_ms"] = {name: enqueue_ms(one.call, device) for name, one in timed.items()}
+            return cell | {"baseline_runner": baseline} | self.runners.start(spec, batch)
 
         return self._kept(str(spec), batch, lambda: steadily(measure, self.runners.device), baseline=baseline)
 

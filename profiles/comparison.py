@@ -91,18 +91,18 @@ def _compare_runner(cells: Cells, spec: RunnerSpec, macs_ratio: float, baselines
 def _refuse_unmeasured(baselines: Figures) -> None:
     """Raise DtkError if a baseline was refused: nothing could be compared with it."""
     for dtype, by_batch in baselines.items():
-        for batch, found in by_batch.items():
-            if "refused" in found:
+        for batch, measured in by_batch.items():
+            if "refused" in measured:
                 raise DtkError(
                     f"The dense baselines in {dtype} at batch {batch} could not be measured.",
-                    found=found["refused"],
+                    found=measured["refused"],
                     do="let the GPU cool down and lock its clocks (nvidia-smi --lock-gpu-clocks), then profile again",
                 )
 
 
 def _headline(cells: Cells, runners: Figures, baselines: Figures) -> Figures | None:
     """``had`` and ``now``: the best dense baseline and the best compressed cell of its precision, and their ratio."""
-    places = [(found["latency"][batch], name, batch) for name, found in runners.items() for batch in found["latency"]]
+    places = [(timed["latency"][batch], name, batch) for name, timed in runners.items() for batch in timed["latency"]]
     if not places:
         return None
     _, name, batch = max(places, key=lambda place: place[0]["compressed"]["images_per_s"])

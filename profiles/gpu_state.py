@@ -68,10 +68,10 @@ class GpuWatch:
 
     def refusal(self) -> str | None:
         """Why figures of this time are worth nothing, None if they are."""
-        found = self.record().get("gpu", {})
-        if worthless := [reason for reason in found.get("held_back_by", ()) if reason in HELD_BACK]:
+        state = self.record().get("gpu", {})
+        if worthless := [reason for reason in state.get("held_back_by", ()) if reason in HELD_BACK]:
             return f"the GPU was held back by {', '.join(worthless)}"
-        low, high = found.get("sm_clock_mhz", (1, 1))
+        low, high = state.get("sm_clock_mhz", (1, 1))
         return f"the SM clock moved between {low} and {high} MHz" if low < (1 - MOVED) * high else None
 
 
@@ -79,9 +79,9 @@ def steadily(measure: Callable[[], dict[str, Any]], device: str) -> dict[str, An
     """What ``measure`` finds, and ``gpu``; measured again if the GPU was unsteady, then ``refused`` in words."""
     for _ in range(TRIES):
         with GpuWatch(device) as watch:
-            found = measure()
+            measured = measure()
         if (refusal := watch.refusal()) is None:
-            return found | watch.record()
+            return measured | watch.record()
     return {"refused": refusal, **watch.record()}
 
 

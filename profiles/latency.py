@@ -136,8 +136,8 @@ def back_to_back(calls: Mapping[str, Timed], device: str, rounds: Rounds) -> dic
         blocks.append((_repeated(timed.call, count), count))
     times_ms = interleave([block for block, _ in blocks], clock, rounds.model_copy(update={"least": FEWEST_ROUNDS}), 1)
     each = {name: times / count for name, times, (_, count) in zip(calls, times_ms, blocks, strict=True)}
-    found: dict[str, Any] = {name: float(np.median(times)) for name, times in each.items()}
-    return found | {"speedup": asdict(speedup(each["dense"], each["compressed"]))}
+    medians: dict[str, Any] = {name: float(np.median(times)) for name, times in each.items()}
+    return medians | {"speedup": asdict(speedup(each["dense"], each["compressed"]))}
 
 
 def _repeated(call: Call, count: int) -> Call:

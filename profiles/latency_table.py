@@ -93,8 +93,8 @@ class LatencyTable:
         entry = self._table.get(
             config,
             measured,
-            is_whole=lambda found: bool(Timing(**found)),
-            is_worth_keeping=lambda found: Timing(**found).noise <= NOISIEST,
+            is_whole=lambda timing: bool(Timing(**timing)),
+            is_worth_keeping=lambda timing: Timing(**timing).noise <= NOISIEST,
         )
         return Timing(**entry)
 

@@ -107,12 +107,12 @@ class Loops:
     def compare(self, timed: Mapping[str, Timed]) -> dict[str, Any]:
         """Loops by name in turns: seconds per image, images per second, and what ``compressed`` won."""
         settings = self._settings
-        found = compare_calls(timed, self._runners.device, settings.rounds, WARM_UP_LOOPS)
+        compared = compare_calls(timed, self._runners.device, settings.rounds, WARM_UP_LOOPS)
         for name in timed:
-            found[name]["seconds_per_image"] = 1 / found[name]["images_per_s"]
+            compared[name]["seconds_per_image"] = 1 / compared[name]["images_per_s"]
         calls = 1 if settings.guidance == 1 else 2
         steps = {"steps": self._steps["dense"], "compressed_steps": self._steps["compressed"]}
-        return {"sampler": "ddim", **steps, "calls_a_step": calls} | found
+        return {"sampler": "ddim", **steps, "calls_a_step": calls} | compared
 
     def measure(self, spec: RunnerSpec, batch: int) -> dict[str, Any]:
         """Both models' loops at ``batch`` in one runner, and the time outside the denoiser in each step.
@@ -121,18 +121,18 @@ class Loops:
         """
         timed = {which: self.timed(spec, which, batch) for which in ("dense", "compressed")}
         warm_up([one.call for one in timed.values()], self._runners.device)
-        found = self.compare(timed | {"idle": self.idle(spec, batch)} | self.fused(spec, batch))
-        found |= self._outside(found, "compressed", "idle")
-        if "fused" in found:
-            found["fused"] |= self._outside(found, "fused", "fused_idle")
-        return {"batch": batch} | found
+        loops = self.compare(timed | {"idle": self.idle(spec, batch)} | self.fused(spec, batch))
+        loops |= self._outside(loops, "compressed", "idle")
+        if "fused" in loops:
+            loops["fused"] |= self._outside(loops, "fused", "fused_idle")
+        return {"batch": batch} | loops
 
-    def _outside(self, found: dict[str, Any], loop: str, idle: str) -> dict[str, float]:
+    def _outside(self, loops: dict[str, Any], loop: str, idle: str) -> dict[str, float]:
         """Takes the loop ``idle`` out of ``found``: all of the time of ``loop`` that its denoiser does not take."""
-        idle_ms = found.pop(idle)["p50_ms"]
+        idle_ms = loops.pop(idle)["p50_ms"]
         return {
             "outside_ms_per_step": idle_ms / self._steps["compressed"],
-            "outside_share": idle_ms / found[loop]["p50_ms"],
+            "outside_share": idle_ms / loops[loop]["p50_ms"],
         }
 
 

@@ -52,7 +52,7 @@ class PartClock:
         """Milliseconds each part took since the last call of this; a part that is called twice counts twice."""
         wait(self.device)
         marks, self._marks = self._marks, {}
-        return {name: sum(map(self._between_ms, found[::2], found[1::2])) for name, found in marks.items()}
+        return {name: sum(map(self._between_ms, times[::2], times[1::2])) for name, times in marks.items()}
 
     def _between_ms(self, before: Any, after: Any) -> float:
         return before.elapsed_time(after) if self.device.startswith("cuda") else (after - before) * 1e3

@@ -33,11 +33,11 @@ class Table:
     ) -> Entry:
         """The entry of ``place``, measured if the table has none that is whole. One process measures at a time."""
         path = self.folder / f"{value_sha256(dict(place))[:16]}.json"
-        if (found := _read(path, is_whole)) is not None:
-            return found
+        if (value := _read(path, is_whole)) is not None:
+            return value
         with self._alone():
-            if (found := _read(path, is_whole)) is not None:  # another process measured it meanwhile
-                return found
+            if (value := _read(path, is_whole)) is not None:  # another process measured it meanwhile
+                return value
             entry = measure()
         if is_worth_keeping(entry):
             write_json(path, {"place": dict(place), "entry": entry})

@@ -8,17 +8,12 @@ from pathlib import Path
 
 from exporters.onnx import export_onnx
 from exporters.settings import DtypeName
-from tests.tiny import tiny_folder
+from tests.tiny import TWO_LEVELS, tiny_folder
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import input_specs
 from toolkit.models.folder import ModelFolder, load_denoiser
 
 _folder = tempfile.TemporaryDirectory(prefix="dtk-tests-")
-SMALL: dict[str, object] = {
-    "block_out_channels": (16, 32),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-}  # an export takes as long as its graph has nodes
 TIMESTEPS = 100  # of tiny_folder's scheduler
 
 
@@ -29,7 +24,7 @@ def tiny_model(classes: int | None = None) -> ModelFolder:
 
 @cache
 def _tiny_model(classes: int | None) -> ModelFolder:
-    return tiny_folder(Path(_folder.name) / f"model-{classes}", num_class_embeds=classes, **SMALL)
+    return tiny_folder(Path(_folder.name) / f"model-{classes}", num_class_embeds=classes, **TWO_LEVELS)
 
 
 def specs_of(model: ModelFolder) -> dict[str, InputSpec]:

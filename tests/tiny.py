@@ -22,6 +22,18 @@ PLAIN: dict[str, object] = {
 }
 """Overrides of ``tiny_unet`` for tests of what stands around a network: its graph is half as large, and so is the time
 of an export."""
+TWO_LEVELS: dict[str, object] = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+"""The same with attention, where operators matter and levels do not."""
+TWO_CONTEXT_LEVELS: dict[str, object] = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+"""The same for ``tiny_conditional_unet``."""
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

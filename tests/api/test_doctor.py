@@ -203,6 +203,7 @@ def test_the_command_says_it_and_its_exit_code_too(monkeypatch: pytest.MonkeyPat
     assert ("CONFLICT" in told.out) == (not ok)
 
 
+@pytest.mark.slow
 def test_a_real_second_onnxruntime_is_seen_by_the_real_command(tmp_path: Path) -> None:
     """Metadata as pip leaves it, in a folder of its own on the path."""
     metadata = tmp_path / "onnxruntime_gpu-1.31.0.dist-info" / "METADATA"

@@ -58,6 +58,7 @@ CLASSES: dict[str, tuple[Callable[[], ModelMixin], str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_every_class_in_memory_becomes_a_smaller_stock_module(
     class_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +99,7 @@ def _stored(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_same_images_in_any_form_give_the_same_model(source: str, small: ModelMixin, tmp_path: Path) -> None:
     pruned = toolkit.prune(tiny_unet(), scheduler=SCHEDULER, **FAST, **SOURCES[source](tmp_path))
@@ -105,6 +107,7 @@ def test_the_same_images_in_any_form_give_the_same_model(source: str, small: Mod
         torch.testing.assert_close(tensor, small.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_module_pipeline_and_folder_give_the_same_model(small: ModelMixin, tmp_path: Path) -> None:
     pipeline = DDPMPipeline(tiny_unet(), SCHEDULER)
     folder = tiny_folder(tmp_path / "model").root
@@ -112,6 +115,7 @@ def test_module_pipeline_and_folder_give_the_same_model(small: ModelMixin, tmp_p
         assert equal(weights(toolkit.prune(model, data=PIXELS, **FAST)), weights(small))
 
 
+@pytest.mark.slow
 def test_the_prune_stage_of_a_run_gives_the_same_model(small: ModelMixin, tmp_path: Path) -> None:
     folder, data = tiny_folder(tmp_path / "model").root, _stored(tmp_path / "images.npz")
     run = toolkit.compress(folder, data=data, out=tmp_path / "run", recover=False, **FAST | {"calibration_images": 7})
@@ -119,6 +123,7 @@ def test_the_prune_stage_of_a_run_gives_the_same_model(small: ModelMixin, tmp_pa
     assert run.plan().achieved == again.plan.achieved == small.plan.achieved
 
 
+@pytest.mark.slow
 def test_a_plan_reads_no_weights_and_is_what_pruning_achieves(small: ModelMixin, tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "model").root
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -180,6 +185,7 @@ def test_results_are_frozen_and_json_is_a_copy(small: ModelMixin) -> None:
     assert "level 0" in plan._repr_html_()
 
 
+@pytest.mark.slow
 def test_progress_is_reported_to_whoever_asks() -> None:
     seen: list[tuple[str, int, int]] = []
     toolkit.prune(tiny_unet(), data=PIXELS, scheduler=SCHEDULER, progress=lambda *report: seen.append(report), **FAST)

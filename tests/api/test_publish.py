@@ -60,6 +60,7 @@ class FakeHub:
         return call
 
 
+@pytest.mark.slow
 def test_publishing_makes_no_stage_stale(run: toolkit.Run) -> None:
     model = run.folder / "model"
     assert not (model / "README.md").exists(), "the dense model's card is not the compressed one's"
@@ -97,6 +98,7 @@ def test_a_hub_that_refuses_is_an_error_in_words(run: toolkit.Run, monkeypatch: 
         run.publish("someone/small")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("published", [False, True], ids=["a run", "a published folder"])
 def test_recovery_resumes_from_a_compressed_model(
     run: toolkit.Run, root: Path, published: bool, tmp_path: Path

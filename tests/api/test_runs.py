@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> toolkit.Run:
     return toolkit.compress(tiny_unet(), scheduler=SCHEDULER, data=PIXELS, out=out, **FAST)
 
 
+@pytest.mark.slow
 def test_a_model_and_data_in_memory_make_a_run_that_repeats_itself(run: toolkit.Run, tmp_path: Path) -> None:
     assert run.model().num_parameters() == run.plan().achieved.params
     assert DDPMPipeline.from_pretrained(run.folder / "model").unet.num_parameters() == run.model().num_parameters()
@@ -42,6 +43,7 @@ def test_a_model_and_data_in_memory_make_a_run_that_repeats_itself(run: toolkit.
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
 
 
+@pytest.mark.slow
 def test_folder_and_pipeline_give_the_same_run(run: toolkit.Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=PIXELS)
     folder = tiny_folder(tmp_path / "model").root
@@ -82,12 +84,14 @@ def test_every_stage_returns_what_its_command_prints(run: toolkit.Run) -> None:
     assert isinstance(failed.value.profile, results.Profile)
 
 
+@pytest.mark.slow
 def test_recovery_resumes_to_more_steps(run: toolkit.Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     longer = toolkit.compress(tiny_unet(), scheduler=SCHEDULER, data=PIXELS, out=out, **FAST).recover(steps=5)
     assert longer.steps == 5 and longer.losses["total"] > 0
 
 
+@pytest.mark.slow
 def test_notes_go_to_the_logger_and_nothing_is_printed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +120,7 @@ def test_what_is_no_run_is_refused_in_words(tmp_path: Path) -> None:
         toolkit.compress(tiny_unet(), data=PIXELS, out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_a_verb_is_used() -> None:
     code = (
         "import sys, toolkit; dir(toolkit); light = 'torch' not in sys.modules; "

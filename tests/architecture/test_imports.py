@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.architecture.source import FILES, ROOT, name
 
 HEAVY = {"accelerate", "diffusers", "onnx", "onnxruntime", "onnxscript", "openvino", "scipy", "tensorrt"}
@@ -40,5 +42,6 @@ def test_light_modules_bring_no_framework() -> None:
     assert not found
 
 
+@pytest.mark.slow
 def test_the_measurement_sees_a_framework() -> None:
     assert "torch" in brought_by("torch")["torch"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.tiny import randomise
 from tests.without_dtk import TOLERANCE, difference_without_dtk, store_probes
 from toolkit.models.folder import find_model, load_denoiser, save_model
 
 
+@pytest.mark.slow
 def test_a_saved_model_opens_in_an_environment_without_dtk(tmp_path: Path) -> None:
     folder = find_model(None)
     denoiser = load_denoiser(folder)
@@ -20,6 +22,7 @@ def test_a_saved_model_opens_in_an_environment_without_dtk(tmp_path: Path) -> No
     assert difference_without_dtk(tmp_path / "model", tmp_path / "probes.safetensors") < TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_other_weights(tmp_path: Path) -> None:
     folder = find_model(None)
     denoiser = load_denoiser(folder)

@@ -25,6 +25,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data.npz"
 
 
+@pytest.mark.slow
 def test_the_plain_loop_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[float] = []
     np.savez(tmp_path / "grey.npz", images=np.full((12, 8, 8, 3), 128, np.uint8))  # all that is not grey is noise
@@ -48,6 +49,7 @@ def test_pictures_are_what_recovery_reads(data: Path) -> None:
     np.testing.assert_allclose(np.stack([pictures[n] for n in range(len(pictures))]), images.read(range(12)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_mix_is_compared_with_it(tmp_path: Path, data: Path) -> None:
     folder = tiny_folder(tmp_path / "model").root
     short = ["--batch", "4", "--steps", "1", "--seconds", "0.01", "--rounds", "6"]

@@ -189,6 +189,7 @@ def test_an_empty_data_folder(model: Path, tmp_path: Path) -> None:
     assert_words("No images in .*[\\s\\S]*no files", answer.err)
 
 
+@pytest.mark.slow
 def test_bad_files_among_images_are_named_and_counted(model: Path, tmp_path: Path) -> None:
     folder = images_in(tmp_path / "images", 40)
     (folder / "notes.txt").write_text("not an image")
@@ -201,6 +202,7 @@ def test_bad_files_among_images_are_named_and_counted(model: Path, tmp_path: Pat
     assert plan["calibration"]["skipped"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_another_recipe_is_refused_and_kept(model: Path, data: Path, compressed: Path, tmp_path: Path) -> None:
     out = shutil.copytree(compressed, tmp_path / "run")
     before = folder_sha256(out)
@@ -212,6 +214,7 @@ def test_a_run_of_another_recipe_is_refused_and_kept(model: Path, data: Path, co
     assert json.loads((out / "prune" / "plan.json").read_text())["requested"]["target"] == "width=0.75"
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_things_is_not_taken(model: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
@@ -250,6 +253,7 @@ def test_profile_before_export_says_what_to_do(compressed: Path) -> None:
     assert_words("no finished export stage[\\s\\S]*dtk export", answer.err)
 
 
+@pytest.mark.slow
 def test_a_model_whose_context_nothing_makes_is_planned_but_not_pruned(data: Path, tmp_path: Path) -> None:
     from diffusers import DDPMScheduler
 
@@ -275,6 +279,7 @@ def test_an_overwrite_that_cannot_succeed_loses_nothing(
     assert folder_sha256(out) == before
 
 
+@pytest.mark.slow
 def test_a_refused_command_does_not_stand_in_the_way_of_the_right_one(model: Path, data: Path, tmp_path: Path) -> None:
     assert compress(model, data, tmp_path / "run", "--criterion", "fisher").code == 2
     assert compress(model, data, tmp_path / "run", "--calibration-images", "50").code == 1
@@ -283,6 +288,7 @@ def test_a_refused_command_does_not_stand_in_the_way_of_the_right_one(model: Pat
     assert dtk("recover", tmp_path / "run").code == 0
 
 
+@pytest.mark.slow
 def test_folders_of_the_user_in_a_run_are_left_alone(model: Path, data: Path, compressed: Path, tmp_path: Path) -> None:
     shutil.copytree(compressed, tmp_path / "run")
     (tmp_path / "run" / ".git").mkdir()

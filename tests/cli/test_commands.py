@@ -33,6 +33,7 @@ def test_compress_leaves_a_stock_pipeline(compressed: Path, model: Path) -> None
     assert len(pipeline(batch_size=2, num_inference_steps=2).images) == 2
 
 
+@pytest.mark.slow
 def test_the_result_computes_the_same_where_dtk_is_not_installed(compressed: Path, tmp_path: Path) -> None:
     result = shutil.copytree(compressed / "model", tmp_path / "model")
     store_probes(load_denoiser(find_model(result)), (3, 8, 8), tmp_path / "probes.safetensors")
@@ -49,6 +50,7 @@ def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Pa
     assert all(torch.equal(stored[name], tensor) for name, tensor in rebuilt.state_dict().items())
 
 
+@pytest.mark.slow
 def test_reconstruction_is_taken_if_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
     options = [*FAST, "--criterion", "magnitude", "--no-recover", "--reconstruct"]
     answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *options, "--json")
@@ -66,6 +68,7 @@ def test_reconstruction_is_taken_if_it_helps(model: Path, data: Path, tmp_path: 
     assert told in dtk("report", tmp_path / "run").out.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing(compressed: Path, model: Path, data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")}
     answer = dtk("compress", model, "--data", data, "-o", compressed, *FAST)
@@ -74,6 +77,7 @@ def test_the_same_command_again_does_nothing(compressed: Path, model: Path, data
     assert {path: path.stat().st_mtime_ns for path in compressed.rglob("*.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_threshold_auto_takes_the_stop_with_the_least_one_shot_loss(model: Path, data: Path, tmp_path: Path) -> None:
     plans = {}
     for threshold in ("auto", "0.0"):
@@ -88,6 +92,7 @@ def test_threshold_auto_takes_the_stop_with_the_least_one_shot_loss(model: Path,
     assert set(scored) == set(AUTO_THRESHOLDS) and all(len(one.halves) == 2 for one in scored.values())
 
 
+@pytest.mark.slow
 def test_the_norm_term_is_asked_for_on_the_command_line(model: Path, tmp_path: Path) -> None:
     found = {}
     for option in ("--norm-term", "--no-norm-term"):
@@ -107,6 +112,7 @@ def test_stability_of_the_scores_is_in_the_plan_and_said(compressed: Path) -> No
     assert told in dtk("report", compressed).out.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_scores_outlive_a_run_that_was_cut_short_after_them(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +125,7 @@ def test_scores_outlive_a_run_that_was_cut_short_after_them(
     assert again.code == 0 and "scoring" not in again.err
 
 
+@pytest.mark.slow
 def test_another_target_needs_no_second_scoring(model: Path, data: Path, compressed: Path, tmp_path: Path) -> None:
     out = shutil.copytree(compressed, tmp_path / "run")
     answer = dtk("run", out / "recipe.yaml", "--set", "prune.target=width=0.75", "--overwrite")
@@ -129,6 +136,7 @@ def test_another_target_needs_no_second_scoring(model: Path, data: Path, compres
     assert not (out / "evaluate").exists() and "recover" in json.loads((out / "run.json").read_text())["stages"]
 
 
+@pytest.mark.slow
 def test_a_recipe_repeats_a_run_bit_by_bit(compressed: Path, tmp_path: Path) -> None:
     answer = dtk("run", compressed / "recipe.yaml", "-o", tmp_path / "again")
     assert answer.code == 0, answer.err
@@ -201,6 +209,7 @@ def test_list_of_something_else_names_the_kinds() -> None:
     assert "criteria" in answer.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", known_criteria())
 def test_images_are_asked_for_only_where_some_are_read(criterion: str, model: Path, tmp_path: Path) -> None:
     reads = known_criteria()[criterion].reads_images
@@ -216,6 +225,7 @@ def test_images_are_asked_for_only_where_some_are_read(criterion: str, model: Pa
     assert DDPMPipeline.from_pretrained(tmp_path / "run" / "model").unet.num_parameters() == plan["achieved"]["params"]
 
 
+@pytest.mark.slow
 def test_scratch_is_a_trainer(model: Path, data: Path, tmp_path: Path) -> None:
     """Full width and fresh weights: the dense structure, trained by recovery from nothing."""
     options = ["--criterion", "scratch", "--target", "width=1.0"]

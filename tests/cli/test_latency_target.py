@@ -41,6 +41,7 @@ def _by_params(dense, other, inputs, rounds) -> Timing:
     return Timing(10.0, 10 * fraction, fraction, fraction, fraction, 11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["torch", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_any_configuration_and_the_model_itself_can_be_measured(dense: ModelFolder, runner: str) -> None:
     settings = FAST.model_copy(update={"runner": runner})
@@ -54,6 +55,7 @@ def test_any_configuration_and_the_model_itself_can_be_measured(dense: ModelFold
         assert one.dense_ms > 0 and one.ms > 0
 
 
+@pytest.mark.slow
 def test_compress_to_a_latency(dense: ModelFolder, data: Path, tmp_path: Path, by_width: None) -> None:
     target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2, "--align", 4, "--device", "cpu"]
     options = ["--calibration-images", 4, "--threshold", 0.5, "--no-recover"]
@@ -74,6 +76,7 @@ def test_compress_to_a_latency(dense: ModelFolder, data: Path, tmp_path: Path, b
     assert "torch, batch 2" in table.out and "5.49 ms" in table.out
 
 
+@pytest.mark.slow
 def test_bounds_on_latency_and_size_reach_the_plan(
     dense: ModelFolder, data: Path, tmp_path: Path, by_width: None
 ) -> None:
@@ -95,6 +98,7 @@ def test_bounds_on_latency_and_size_reach_the_plan(
     assert plans[1]["widths"] == plans[2]["widths"] and plans[1]["latency"]["missed"] is None
 
 
+@pytest.mark.slow
 def test_a_model_that_misses_when_measured_again_is_told(
     dense: ModelFolder, data: Path, tmp_path: Path, by_width: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

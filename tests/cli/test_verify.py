@@ -6,9 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import dtk
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_the_answer_in_one_line_and_its_code(compressed: Path, tmp_path: Path) -> None:
     run = shutil.copytree(compressed, tmp_path / "run")
     options = ["verify", run, "--artefact", "torch", "--images", 20, "--margin", "50%"]

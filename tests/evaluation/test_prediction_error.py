@@ -48,5 +48,6 @@ def test_a_model_does_not_differ_from_itself(models, images):
     assert found["dense"] == found["compressed"]
 
 
+@pytest.mark.slow
 def test_timesteps_do_not_repeat(models, images):
     assert len(prediction_errors(models[0], models[0], images, seed=0, points=200)["timesteps"]) == 100

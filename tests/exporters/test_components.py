@@ -100,6 +100,7 @@ def test_a_table_gives_a_context_of_one_token_and_only_captions_have_a_tokenizer
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_component_that_computes_something_else_is_refused(tmp_path: Path) -> None:
     (table,) = (c for c in components(FOLDERS["class"](tmp_path / "model")) if c.name == "conditioner")
     path = table.write(tmp_path, dtype="fp32", opset=21)

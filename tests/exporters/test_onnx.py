@@ -36,6 +36,7 @@ def graph(dtype: DtypeName, opset: int) -> onnx.ModelProto:
     return onnx.load(exported(dtype, opset))
 
 
+@pytest.mark.slow
 @kinds
 def test_borders_are_named_dynamic_and_float32(dtype: DtypeName, opset: int) -> None:
     found = describe(exported(dtype, opset))

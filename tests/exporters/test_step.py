@@ -119,6 +119,7 @@ def test_only_the_last_ancestral_step_adds_no_noise() -> None:
     assert rows[-1, -1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "classes"), [("ddim", None), pytest.param("ddpm", 5, marks=pytest.mark.slow)])
 def test_the_loop_on_the_exported_graph_is_the_loop_in_torch(sampler: Any, classes: int | None, tmp_path: Path) -> None:
     model, scheduler = tiny_model(classes), DDPMScheduler(num_train_timesteps=100)

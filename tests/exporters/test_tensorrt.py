@@ -53,6 +53,7 @@ def test_a_half_precision_engine_is_built_and_proven(api: TensorRT, targets: tup
     assert proof["stored_found"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_float32_graph_is_never_taken_for_half_precision(api: TensorRT) -> None:
     """The silent fault this proof is for: half precision asked, a float32 graph given, an engine built all the same."""
     path = exported("fp32", 21)
@@ -68,6 +69,7 @@ def test_a_float32_graph_is_never_taken_for_half_precision(api: TensorRT) -> Non
     assert prove(api, network, path, plan, "fp32")["typed_share"] == 0.0
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_in_a_plan_are_not_found(api: TensorRT) -> None:
     _, plan = built(api, exported("fp32", 21))
     assert stored_share(exported("fp16", 21), plan)[1] == 0.0, "rounded weights are other weights"
@@ -103,6 +105,7 @@ def test_an_operator_the_parser_refuses_is_named(api: TensorRT, tmp_path: Path) 
         built(api, tmp_path / "refused.onnx")
 
 
+@pytest.mark.slow
 def test_a_build_says_how_far_it_is_once_around(api: TensorRT) -> None:
     told: list[tuple[str, int, int]] = []
     built(api, exported(), progress=lambda work, done, total: told.append((work, done, total)))
@@ -143,6 +146,7 @@ def test_with_no_tensorrt_it_is_said_what_to_install(monkeypatch: pytest.MonkeyP
     assert raised.value.exit_code == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_proof_costs_no_second_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DTK_CACHE", str(tmp_path / "cache"))
     path, settings = exported(), ExportSettings.model_validate({"batch": "1:2:4"})

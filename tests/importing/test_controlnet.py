@@ -54,6 +54,7 @@ def readers(dense: ControlNetModel, both: Pair) -> Iterator[tuple[str, torch.nn.
                 yield name, module, new.removesuffix(".time_emb_proj.weight")
 
 
+@pytest.mark.slow
 def test_residuals_are_the_dense_ones_on_the_kept_channels(
     both: Pair, control: tuple[ControlNetModel, ControlNetModel, dict]
 ) -> None:

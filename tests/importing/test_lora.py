@@ -119,6 +119,7 @@ def case(dense: nn.Module, layout: str, seed: int) -> Factors:
     return made if layout in ("peft", "kohya") else {name: (up, down, 1.0) for name, (up, down, _) in made.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_stock_pipeline_with_the_carried_lora_is_the_slice_of_the_merged_model(
     both: Pair, pipeline: StableDiffusionPipeline, layout: str, tmp_path: Path
@@ -144,6 +145,7 @@ def text_of(pipeline: StableDiffusionPipeline) -> torch.Tensor:
         return pipeline.text_encoder(torch.tensor([[1, 2, 3]]))[0]
 
 
+@pytest.mark.slow
 def test_several_loras_add_up(both: Pair, pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
     dense = both.dense
     made = {layout: case(dense, layout, seed) for seed, layout in enumerate(("peft", "kohya"))}

@@ -27,6 +27,7 @@ def embedding(path: Path, width: int = WIDTH) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_stock_pipeline_reads_the_same_vectors(both: Pair, tmp_path: Path) -> None:
     source = embedding(tmp_path / "learned_embeds.safetensors")
     result = carry(source, tmp_path / "out", both.pruned)

@@ -70,6 +70,7 @@ def test_a_model_against_itself_is_perfect_in_pairs(run, models, extractor):
     assert distances["dense"]["value"] == distances["compressed"]["value"]
 
 
+@pytest.mark.slow
 def test_is_not_run_again_unless_something_changed(run, models, extractor, monkeypatch):
     reference = pictures(30)
     first = evaluate(run, SETTINGS, *models, reference, extractor=extractor)
@@ -132,6 +133,7 @@ def test_samples_are_compared_with_the_training_images(run, models, extractor):
     assert (run.path / "evaluate" / "nearest.png").is_file()
 
 
+@pytest.mark.slow
 def test_controls_are_drawn_when_asked(run, models, extractor):
     settings = SETTINGS.model_copy(update={"controls": True, "sampling_steps": 8})
     found = evaluate(run, settings, *models, pictures(30), extractor=extractor)["controls"]
@@ -143,6 +145,7 @@ def test_controls_are_drawn_when_asked(run, models, extractor):
     assert "dense" in found["verdict"]
 
 
+@pytest.mark.slow
 def test_the_embedded_default_with_its_own_extractor(run):
     dense = find_model(None)
     train, reference = split(open_images(None, (1, 16, 16)), 0.5, 0)

@@ -28,8 +28,6 @@ from toolkit.pipeline.job import Job, open_job, start_job
 from toolkit.pipeline.options import with_options
 from toolkit.runners.base import open_runner
 
-pytestmark = pytest.mark.slow
-
 IMAGES = 40
 WHOLE = "sdxl"  # exported and profiled, too: the others' export is tests/handoff/test_latent.py's
 EXPORT = {"dtype": "fp16", "batch": "1:2:2", "loop_steps": 2, "loop_images": 2, "longest": 4}
@@ -56,7 +54,13 @@ def data(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=list(FOLDERS))
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.long if kind in ("unconditional", "labels") else pytest.mark.slow)
+    for kind in FOLDERS
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Job]:
     """A run of the whole chain."""
     root = tmp_path_factory.mktemp(request.param)

@@ -79,6 +79,7 @@ def test_a_precision_of_one_opset_is_not_measured(measurements: list[dict[str, A
     assert chosen(dtype="bf16") == {"opset": 23}
 
 
+@pytest.mark.slow
 def test_a_file_that_a_runner_refuses_is_noted_and_the_others_are_timed(tmp_path: Path) -> None:
     broken = tmp_path / "18.onnx"
     broken.write_bytes(b"no model")

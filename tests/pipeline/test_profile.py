@@ -128,6 +128,7 @@ def test_the_headline_is_the_best_of_both_at_their_own_batch_sizes_in_turns(
     assert headline["steps"] == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_profile_resumes_at_the_next_cell(
     models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_an_interrupted_profile_resumes_at_the_next_cell(
     assert len(measured) in (6, 7), "another runner's cells are added, and the headline if that one is the faster"
 
 
+@pytest.mark.slow
 def test_other_threads_make_other_figures(
     models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +166,7 @@ def test_other_threads_make_other_figures(
         assert profile(run, settings, *models)["runners"]["torch"]["threads"] == threads
 
 
+@pytest.mark.slow
 def test_a_baseline_that_fails_is_said_beside_those_that_do_not(
     models: tuple[ModelFolder, ModelFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +184,7 @@ def test_a_baseline_that_fails_is_said_beside_those_that_do_not(
         profile(RunFolder.create(tmp_path / "other"), settings.model_copy(update={"baseline": BASELINE}), *models)
 
 
+@pytest.mark.slow
 def test_loop_and_parts_can_be_left_out(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"runners": ("torch",), "batches": (1,), "loop_steps": 0, "parts": False})
     with pytest.MonkeyPatch.context() as patch:

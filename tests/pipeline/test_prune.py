@@ -42,6 +42,7 @@ def batches() -> Iterator[list[int]]:
         hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reconstruct", "score_timesteps"), [(False, 8), pytest.param(True, 4, marks=pytest.mark.slow)]
 )

@@ -69,6 +69,7 @@ def log_of(run: RunFolder) -> list[dict]:
     return [{key: value for key, value in json.loads(line).items() if key != "images_per_s"} for line in lines]
 
 
+@pytest.mark.slow
 def test_resumed_weights_equal_uninterrupted_ones_bit_by_bit(run, tmp_path: Path) -> None:
     folder, dense = run
     other = again(folder, tmp_path / "other")
@@ -93,6 +94,7 @@ def test_resumed_weights_equal_uninterrupted_ones_bit_by_bit(run, tmp_path: Path
     assert log_of(folder) == log_of(other)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_memory_and_not_the_result(run, tmp_path: Path) -> None:
     folder, dense = run
     other = again(folder, tmp_path / "other")
@@ -103,6 +105,7 @@ def test_micro_batches_change_memory_and_not_the_result(run, tmp_path: Path) -> 
         torch.testing.assert_close(weights(other)[name], tensor, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_where_it_was(run) -> None:
     folder, dense = run
     settings = {**SETTINGS, "schedule": "constant"}
@@ -113,6 +116,7 @@ def test_more_steps_go_on_from_where_it_was(run) -> None:
     assert seen == [13, 14, 15, 16]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_recovery_do_not_crowd_out_new_ones(run, caplog) -> None:
     folder, dense = run
     recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
@@ -139,6 +143,7 @@ def test_losses_survive_a_kill_after_the_last_checkpoint(run) -> None:
     assert recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images()) == first
 
 
+@pytest.mark.slow
 def test_dropout_does_not_make_it_a_game_of_chance(tmp_path: Path) -> None:
     found = []
     for name in ("one", "other"):
@@ -170,6 +175,7 @@ def test_a_finished_recovery_is_not_repeated(run) -> None:
     assert seen == []
 
 
+@pytest.mark.slow
 def test_training_helps(run) -> None:
     folder, dense = run
     recover(
@@ -217,6 +223,7 @@ def test_out_of_memory_says_what_fits(fits: int, run, monkeypatch: pytest.Monkey
         assert recover(folder, settings, dense, tiny_images())["steps"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"channels_last": True}, {"mixed_precision": "bf16"}])
 def test_other_ways_to_compute_train_alike_and_resume_exactly(change: dict, run, tmp_path: Path) -> None:
     folder, dense = run
@@ -237,6 +244,7 @@ def test_other_ways_to_compute_train_alike_and_resume_exactly(change: dict, run,
     assert all(torch.equal(weights(parts)[name], tensor) for name, tensor in weights(whole).items())
 
 
+@pytest.mark.slow
 def test_training_never_goes_back(run) -> None:
     folder, dense = run
     recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())

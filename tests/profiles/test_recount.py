@@ -34,6 +34,7 @@ def test_other_widths(name: str) -> None:
     assert_equal_after(dense, prunable.space.configure(min(prunable.space)))
 
 
+@pytest.mark.slow
 def test_fewer_blocks() -> None:
     assert_equal_after(tiny_dit(), {**tiny_dit().config, "num_layers": 2})
     dense = tiny_conditional_unet(layers_per_block=2)

@@ -10,7 +10,7 @@ import pytest
 from diffusers import ModelMixin
 
 from profiles.macs import count_macs, count_params
-from tests.tiny import text_time, tiny_conditional_unet, tiny_unet
+from tests.tiny import TWO_CONTEXT_LEVELS, text_time, tiny_conditional_unet, tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.inputs import example_inputs, input_specs, keywords
 from toolkit.core.noise import generator
@@ -44,16 +44,18 @@ CONDITIONAL: dict[str, dict[str, object]] = {
         "layers_per_block": 2,
         "transformer_layers_per_block": 2,
         "attention_head_dim": 1,
-        "block_out_channels": (16, 32),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        **TWO_CONTEXT_LEVELS,
     },
     "context-and-classes": {"num_class_embeds": 5},
     "sizes": {**text_time(6), "use_linear_projection": True},
 }
 QUICK = ("heads", "classes", "context")
-CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*UNETS, *CONDITIONAL)]
-"""All architectures; laws that follow a network through its graph are stated for the quick ones at once."""
+LONG = ("two-layers", "attention-norms", "linear-projections", "context-and-classes")
+CASES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow)
+    for name in (*UNETS, *CONDITIONAL)
+]
+"""All architectures; laws that follow a network through its graph are stated for the quick ones in `make test`."""
 
 
 def dense_model(name: str) -> ModelMixin:

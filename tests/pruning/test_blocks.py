@@ -139,6 +139,7 @@ def naive_order(dense: DiTTransformer2DModel, calibration: Calibration, count: i
     return gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "batch_size"), [(0, None), (1, 1)])
 def test_the_blocks_that_go_are_those_a_naive_loop_finds(seed: int, batch_size: int | None) -> None:
     dense = tiny_dit(seed)
@@ -181,6 +182,7 @@ def test_a_removal_is_judged_with_the_earlier_ones_gone() -> None:
     assert found == [Removal("a", 2, 0.0), Removal("a", 3, 2.0)]
 
 
+@pytest.mark.slow
 def test_published_size_of_dit_xl_2() -> None:
     """675 M parameters with one embedder (Peebles and Xie 2023, table 4); this class holds one per block."""
     dense = build_model("DiTTransformer2DModel", {"out_channels": 8})
@@ -235,6 +237,7 @@ def test_a_unet_without_blocks_is_the_dense_one_that_skips_them(gone: dict[int, 
     assert not torch.allclose(expected, run(dense), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_widths_and_blocks_go_together(tmp_path) -> None:
     """Cut as far as it goes in both: equal to the dense net without the blocks, silenced but for the kept channels."""
     dense = tiny_conditional_unet(**THREE)
@@ -253,6 +256,7 @@ def test_widths_and_blocks_go_together(tmp_path) -> None:
     assert torch.equal(run(UNet2DConditionModel.from_pretrained(tmp_path).eval()), run(pruned))
 
 
+@pytest.mark.slow
 def test_prices_with_blocks_are_exact() -> None:
     prunable = prunable_of(tiny_conditional_unet(**THREE), blocks=True)
     counted = partial(count, class_name=prunable.class_name)
@@ -309,6 +313,7 @@ def sdxl_without(dense: UNet2DConditionModel, kept: Mapping[str, tuple[int, ...]
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gone",
     [BELOW, {**BELOW, "attention of the middle block": ()}, {"middle block": (), "attention of the middle block": ()}],

@@ -51,6 +51,7 @@ def chosen(
     return choose(prunable, TARGET, count, {0.0: scored}, build, loss, by_scores=by_scores, unit=unit)
 
 
+@pytest.mark.slow
 def test_finalists_are_the_most_even_and_those_that_retain_most(prunable: Prunable, scored: Scored) -> None:
     share = {values: prunable.retained(scored.scores, values) for values in meet(prunable.space, TARGET, count)}
     finalists = solve(prunable.space, TARGET, count, share.__getitem__).finalists
@@ -73,6 +74,7 @@ def test_where_nothing_is_better_the_most_even_is_taken(prunable: Prunable, scor
     assert chosen(prunable, scored, loss, by_scores).uniform
 
 
+@pytest.mark.slow
 def test_of_those_as_good_the_one_that_suits_the_chip_is_taken(prunable: Prunable, scored: Scored) -> None:
     """Within AS_GOOD of the least loss the fewest padded channels, beyond it the loss."""
     share = partial(prunable.retained, scored.scores)

@@ -93,6 +93,7 @@ def test_a_bound_is_met_where_nothing_lies_near_it() -> None:
     assert values in cost.timings and cost.fraction(values) <= 0.6
 
 
+@pytest.mark.slow
 def test_bounds_on_latency_and_size_go_together() -> None:
     space = two_levels()
     machine, target = Machine(space), parse_target("latency<=0.8,params<=0.5")
@@ -172,6 +173,7 @@ def test_noise_is_said_not_hidden() -> None:
         solve(space, parse_target("latency=0.6"), no_count, None, noisy)
 
 
+@pytest.mark.slow
 def test_a_machine_that_answers_anything_ends() -> None:
     space = four_levels()
     draw = generator("anything", 0)

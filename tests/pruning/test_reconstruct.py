@@ -71,6 +71,7 @@ def test_where_the_data_say_nothing_nothing_changes() -> None:
     torch.testing.assert_close(layer.weight[:, 2:], weight[:, 2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["dense", "sliced"])
 def test_a_pruned_model_comes_nearer_to_the_dense_one(inputs: str) -> None:
     dense = dense_model("heads")
@@ -93,6 +94,7 @@ def test_a_pruned_model_comes_nearer_to_the_dense_one(inputs: str) -> None:
     assert torch.equal(pruned.time_embedding.linear_1.weight, embedding)
 
 
+@pytest.mark.slow
 def test_a_model_that_lost_nothing_stays_as_it_is() -> None:
     dense = dense_model("heads")
     prunable = prunable_of(dense)

@@ -53,7 +53,7 @@ def stop_between(model, calibration) -> float:
     return float(np.mean(middle[len(middle) // 2 - 1 : len(middle) // 2 + 1])) if len(middle) > 1 else 0.0
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [CASES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in CASES[1:])])
 @pytest.mark.parametrize("stops", [False, True], ids=["to the end", "stops"])
 def test_diff_pruning_equals_the_formula(name: str, stops: bool) -> None:
     asked, prunable = task(name)
@@ -102,6 +102,7 @@ def test_norm_term_adds_the_norms_unsquared() -> None:
     np.testing.assert_allclose(added[segment.group] - without[segment.group], weight, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["diff-pruning", "taylor"])
 def test_norm_term_of_a_gradient_criterion_is_weight_times_gradient(criterion: str) -> None:
     with_term, prunable = task("heads", thresholds=(0.0,), norm_term=True)
@@ -165,6 +166,7 @@ def test_scores_that_are_not_finite_name_the_tensor() -> None:
         )
 
 
+@pytest.mark.slow
 def test_scores_survive_the_disk_and_know_what_they_are_of(tmp_path) -> None:
     asked, _ = task("heads", thresholds=(0.5, 0.0))
     scorings = criterion_called("diff-pruning").score(asked)

@@ -110,6 +110,7 @@ def test_widths_and_blocks_go_together_into_a_stock_model(shape: str, middle: in
     assert torch.equal(computed(UNet2DModel.from_pretrained(tmp_path).eval()), computed(pruned))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", ["within", "whole"])
 @pytest.mark.parametrize(
     "shape",
@@ -145,6 +146,7 @@ def test_what_a_stock_configuration_can_say_is_free_and_nothing_else() -> None:
     assert free(prunable_of(build_model("UNet2DModel", bare), blocks=True)) == []
 
 
+@pytest.mark.slow
 def test_all_blocks_come_before_fewer_and_the_dense_configuration_is_unchanged() -> None:
     dense = tiny_unet(**SHAPES["attention-everywhere"])
     prunable = prunable_of(dense, blocks=True)

@@ -39,6 +39,7 @@ def a_run(path: Path) -> tuple[RunFolder, ModelFolder]:
     return folder, dense
 
 
+@pytest.mark.slow
 def test_it_is_the_error_to_the_dense_model_and_changes_nothing(tmp_path: Path) -> None:
     judged, dense = a_run(tmp_path / "judged")
     plain, _ = a_run(tmp_path / "plain")

@@ -171,6 +171,7 @@ def kill_at(number: int):
     return progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_taught_weights_are_the_same_however_interrupted(method: str, pruned, tmp_path: Path) -> None:
     whole, parts = (run_of(pruned, tmp_path / name) for name in ("whole", "parts"))
@@ -184,6 +185,7 @@ def test_taught_weights_are_the_same_however_interrupted(method: str, pruned, tm
     assert all(torch.equal(weights(parts)[name], tensor) for name, tensor in weights(whole).items())
 
 
+@pytest.mark.slow
 def test_teaching_follows_recovery_and_starts_again_when_that_goes_on(pruned, tmp_path: Path) -> None:
     one, other = (run_of(pruned, tmp_path / name) for name in ("one", "other"))
     longer = SETTINGS | {"steps": 4}
@@ -197,6 +199,7 @@ def test_teaching_follows_recovery_and_starts_again_when_that_goes_on(pruned, tm
     assert taught_steps(load_scheduler(find_model(one.path / "model"))) == [], "not taught any more"
 
 
+@pytest.mark.slow
 def test_a_stock_pipeline_samples_as_it_was_taught(pruned, tmp_path: Path) -> None:
     run = run_of(pruned, tmp_path / "run")
     recover(run, RecoverSettings(**SETTINGS, **TAUGHT), pruned[1], images())
@@ -223,6 +226,7 @@ def labelled(count: int = 12) -> Images:
     return Images("test", (3, 16, 16), "0" * 64, tuple(range(count)), lambda n: pixels[n], described=described)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_latent_model_with_classes_learns_its_guided_trajectories(guidance: float, tmp_path: Path) -> None:
     """Diffusers' scheduler, and guidance written out, along the path of number 5; at 1 some conditions are dropped."""

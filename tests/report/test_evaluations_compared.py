@@ -40,6 +40,7 @@ def first(evaluated) -> RunFolder:
     return evaluated("one")
 
 
+@pytest.mark.slow
 def test_differences_are_to_the_first_run(evaluated, first: RunFolder) -> None:
     found = compare_evaluations([first, evaluated("two", seed=2, sampling_steps=3)])
     assert [run["sampling_steps"] for run in found["runs"]] == [2, 3]
@@ -49,6 +50,7 @@ def test_differences_are_to_the_first_run(evaluated, first: RunFolder) -> None:
     assert found["rows"][0]["differences"] != [0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

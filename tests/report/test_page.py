@@ -87,10 +87,12 @@ def test_drawings_take_their_colours_from_the_page() -> None:
     assert roles <= dark
 
 
+@pytest.mark.slow
 def test_the_same_figures_make_the_same_page() -> None:
     assert render(example(), {}, "") == render(example(), {}, "")
 
 
+@pytest.mark.slow
 def test_outliers_and_parts_that_gained_nothing_are_said() -> None:
     page = render(example(), {}, "")
     assert "torch at batch 16: 2 of 100, up to 131 ms" in page
@@ -133,6 +135,7 @@ def test_older_stages_without_the_newer_figures_are_shown() -> None:
     assert "SSIM" in render(value, {}, "")
 
 
+@pytest.mark.slow
 def test_every_machine_is_named_with_what_ran_there() -> None:
     value = example()
     here, gpu = value["machine"], {**value["machine"], "device": "cuda", "gpu": "NVIDIA H200"}
@@ -144,6 +147,7 @@ def test_every_machine_is_named_with_what_ran_there() -> None:
     assert "(prune" not in render(value, {}, "") and "ran here" not in render(value, {}, "")
 
 
+@pytest.mark.slow
 def test_a_stale_stage_and_an_absent_dense_model_are_said() -> None:
     page = render(example() | {"stale": ["profile"], "dense_missing": True}, {}, "")
     assert "figures are of an earlier model" in page and "no longer at" in page

@@ -45,6 +45,7 @@ def opened(name: str, classes: int | None = None) -> Runner:
     return open_runner(name, sources[runner_reads(name)])
 
 
+@pytest.mark.slow
 @each_runner
 @pytest.mark.parametrize("classes", [None, 5])
 def test_agrees_with_the_diffusers_model(name: str, classes: int | None) -> None:

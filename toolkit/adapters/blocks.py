@@ -120,9 +120,9 @@ def default_orders(stacks: Mapping[str, Stack]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(reversed(stack.removable)) for name, stack in stacks.items()}
 
 
-def orders_from(stacks: Mapping[str, Stack], found: list[Removal]) -> dict[str, tuple[int, ...]]:
+def orders_from(stacks: Mapping[str, Stack], removals: list[Removal]) -> dict[str, tuple[int, ...]]:
     """The orders that these removals begin; blocks that were not tried come last."""
-    first = {name: tuple(r.block for r in found if r.stack == name) for name in stacks}
+    first = {name: tuple(r.block for r in removals if r.stack == name) for name in stacks}
     return {
         name: (*first[name], *(b for b in default if b not in first[name]))
         for name, default in default_orders(stacks).items()

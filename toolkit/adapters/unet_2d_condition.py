@@ -48,12 +48,12 @@ class LevelBlocks:
 
     def stacks(self, config: Config) -> dict[str, Stack]:
         """A stack of a single transformer block, which stays, is left out."""
-        deep = {level: {n: d for n, d in found.items() if d > 1} for level, found in depths(config).items()}
+        deep = {level: {n: d for n, d in inner.items() if d > 1} for level, inner in depths(config).items()}
         levels = {
             _stack(level): Stack(n, () if deep[level] else tuple(range(1, n)))
             for level, n in enumerate(layers_of(config))
         }
-        inside = {name: Stack(d, tuple(range(d))) for found in deep.values() for name, d in found.items()}
+        inside = {name: Stack(d, tuple(range(d))) for inner in deep.values() for name, d in inner.items()}
         middle = config["mid_block_type"]
         present = {MIDDLE: middle is not None, MIDDLE_ATTENTION: middle == CROSS_MIDDLE}
         return levels | inside | {name: Stack(int(there), (0,) if there else ()) for name, there in present.items()}
@@ -62,7 +62,7 @@ class LevelBlocks:
         layers = layers_of(config)
         wanted = [sizes.get(_stack(level), n) for level, n in enumerate(layers)]
         deep = {level: sizes[_depth(level)] for level in range(len(layers)) if _depth(level) in sizes}
-        inside = {name: deep[level] for level, found in depths(config).items() if level in deep for name in found}
+        inside = {name: deep[level] for level, inner in depths(config).items() if level in deep for name in inner}
         shallow = with_depths(config, {**inside, **sizes})
         equal = len(set(wanted)) == 1  # diffusers weighs several LoRAs, and builds ControlNets, only with one number
         changed: Config = {} if wanted == layers else {"layers_per_block": wanted[0] if equal else wanted}
@@ -84,8 +84,8 @@ class LevelBlocks:
         def renamed(tensor: str) -> str | None:
             if tensor.startswith(gone):
                 return None
-            head, found, _ = tensor.partition(BLOCKS)
-            if found and f"{head}{BLOCKS}" in inside:  # the blocks of such a level stay where they are
+            head, separator, _ = tensor.partition(BLOCKS)
+            if separator and f"{head}{BLOCKS}" in inside:  # the blocks of such a level stay where they are
                 return renumber(tensor, f"{head}{BLOCKS}", inside[f"{head}{BLOCKS}"])
             return of_levels(tensor)
 

@@ -38,18 +38,18 @@ def depths(config: Config) -> dict[int, dict[str, int]]:
     """Level -> attention -> its number of transformer blocks; the middle's own only where it is not another's part."""
     levels = len(config["block_out_channels"])
     down, up = _numbers(config)
-    found: dict[int, dict[str, int]] = {}
+    by_level: dict[int, dict[str, int]] = {}
     for level in range(levels):
         names = attentions_of(config, level)
         numbers = (down[level], up[levels - 1 - level])
-        found[level] = {
+        by_level[level] = {
             name: number if isinstance(number, int) else number[i]
             for part, number in zip(names, numbers, strict=True)
             for i, name in enumerate(part)
         }
     if middle_of(config) == MIDDLE_ATTENTION and config["mid_block_type"] == "UNetMidBlock2DCrossAttn":
-        found[levels - 1][MIDDLE_ATTENTION] = down[-1] if isinstance(down[-1], int) else down[-1][0]
-    return found
+        by_level[levels - 1][MIDDLE_ATTENTION] = down[-1] if isinstance(down[-1], int) else down[-1][0]
+    return by_level
 
 
 def middle_of(config: Config) -> str:

@@ -145,7 +145,7 @@ class Evaluation(Result):
     def artefacts(self) -> dict[str, float]:
         """Frechet distances of what was exported and judged as well, such as ``openvino:bf16``."""
         judged = self._record.get("artefacts", {})
-        return {name: float(found["frechet_distance"]["value"]) for name, found in judged.items()}
+        return {name: float(figures["frechet_distance"]["value"]) for name, figures in judged.items()}
 
     @property
     def ssim(self) -> float:
@@ -173,7 +173,7 @@ class Export(Result):
     def relative_error(self) -> float:
         """The largest error of the compressed model's files, relative to the largest value."""
         compared = self._record["parity"]["compressed"].values()
-        return max(found["predictions"]["worst"]["relative_error"] for found in compared if "predictions" in found)
+        return max(rung["predictions"]["worst"]["relative_error"] for rung in compared if "predictions" in rung)
 
 
 @dataclass(frozen=True)

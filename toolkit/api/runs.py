@@ -78,8 +78,8 @@ class Run:
 
         ``artefact``: what was exported and is judged as well, such as "openvino:bf16".
         """
-        found = self._stage("evaluate", options, artefacts=artefact)
-        return results.Evaluation(found, self.folder / "evaluate")
+        evaluation = self._stage("evaluate", options, artefacts=artefact)
+        return results.Evaluation(evaluation, self.folder / "evaluate")
 
     def export(self, **options: Unpack[ExportOptions]) -> results.Export:
         """Write ONNX files and prove them equal to torch; with trt=True build TensorRT engines of them."""

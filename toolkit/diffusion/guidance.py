@@ -36,11 +36,11 @@ def guided(predict: Predict, null: Mapping[str, torch.Tensor], scale: float) -> 
     return call
 
 
-def check_guidance(found: Conditioning, scale: float) -> None:
+def check_guidance(conditioning: Conditioning, scale: float) -> None:
     """Raise UsageError if a model is to be guided that has nothing to be led away from."""
-    if scale != 1 and not found.has_null:
+    if scale != 1 and not conditioning.has_null:
         raise UsageError(
             f"This model cannot be sampled with guidance {scale:g}.",
-            found="a model without conditions" if found.kind == "none" else "a model without a null class",
+            found="a model without conditions" if conditioning.kind == "none" else "a model without a null class",
             expected="guidance 1, which is none",
         )

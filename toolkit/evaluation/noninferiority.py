@@ -92,12 +92,12 @@ def decide(excess: Excess, margin: float, *, power: float = 0.8, alpha: float = 
     low, high = _ratio_bounds(excess, reach)
     dense = float(excess.values[1])
     equal = float(norm.cdf(margin * dense / error - reach)) if error else float(dense > 0)
-    found = Verdict(answer, float(excess.values[0]) / dense if dense > 0 else None, low, high, equal)
+    decided = Verdict(answer, float(excess.values[0]) / dense if dense > 0 else None, low, high, equal)
     if answer != "inconclusive":
-        return found
+        return decided
     allowed = (gap / (reach + float(norm.ppf(power)))) ** 2  # the variance at which this gap decides
     pairs, real = _counts(excess, of_pairs, of_real, allowed)
-    return replace(found, pairs_to_decide=pairs, real_to_decide=real)
+    return replace(decided, pairs_to_decide=pairs, real_to_decide=real)
 
 
 def _counts(excess: Excess, of_pairs: float, of_real: float, allowed: float) -> tuple[int | None, int | None]:

@@ -35,7 +35,7 @@ NUMPY = "1.24"  # the Philox and ziggurat streams are the same from there on; tr
 
 def onnxruntime_version() -> str:
     """The installed version of ONNX Runtime, under either of its two names. Raises MissingToolError for none."""
-    installed = [found for name in ("onnxruntime", "onnxruntime-gpu") if (found := installed_version(name))]
+    installed = [version for name in ("onnxruntime", "onnxruntime-gpu") if (version := installed_version(name))]
     if not installed:
         raise MissingToolError("A handoff needs ONNX Runtime.", do='pip install ".[cpu]" or ".[gpu]"')
     return installed[0]

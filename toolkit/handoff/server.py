@@ -117,7 +117,7 @@ def ports_of(settings: ServeSettings) -> list[int]:
 
 
 def _command(
-    found: tritonserver.TritonServer, repository: Path, settings: ServeSettings, ports: list[int], admin_key: str
+    server: tritonserver.TritonServer, repository: Path, settings: ServeSettings, ports: list[int], admin_key: str
 ) -> list[str]:
     listening = [
         option
@@ -126,7 +126,7 @@ def _command(
     ]
     models = sorted(path.name for path in repository.iterdir() if path.is_dir())
     return [
-        str(found.program),
+        str(server.program),
         f"--model-repository={repository.absolute()}",
         "--model-control-mode=explicit",  # a new model is served when it is requested, not when a file appears
         *(f"--load-model={name}" for name in models),
@@ -134,7 +134,7 @@ def _command(
         f"--http-restricted-api={GUARDED}:{ADMIN_HEADER}={admin_key}",
         f"--grpc-restricted-protocol={GUARDED}:{ADMIN_HEADER}={admin_key}",
         f"--exit-timeout-secs={settings.drain_s}",
-        *([f"--backend-directory={found.backends}"] if found.backends else []),
+        *([f"--backend-directory={server.backends}"] if server.backends else []),
         *listening,
     ]
 

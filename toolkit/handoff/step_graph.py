@@ -104,8 +104,8 @@ class StepGraph:
     def classes(self) -> int | None:
         """How many classes a request may ask for, None if the model takes none."""
         if self.conditioner and not self.tokenizers:
-            found: int = self.conditioner.description["classes"]
-            return found
+            count: int = self.conditioner.description["classes"]
+            return count
         classes: int | None = self.description.get("classes")
         return classes
 

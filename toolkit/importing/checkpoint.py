@@ -52,17 +52,17 @@ def load(path: Path) -> Any:
         raise DtkError(f"{path} is no checkpoint of torch, or is damaged.", found=first_line(error)) from error
 
 
-def _chosen(found: Any, weights: Weights, path: Path) -> list[tuple[str, torch.Tensor]]:
-    if isinstance(found, list | tuple) and found and isinstance(found[0], dict):
-        averages = [state for state in found[2:] if tensors_of(state)]
-        found = averages[-1] if weights == "ema" and averages else found[0]
-    elif isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    tensors = tensors_of(found)
+def _chosen(content: Any, weights: Weights, path: Path) -> list[tuple[str, torch.Tensor]]:
+    if isinstance(content, list | tuple) and content and isinstance(content[0], dict):
+        averages = [state for state in content[2:] if tensors_of(state)]
+        content = averages[-1] if weights == "ema" and averages else content[0]
+    elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    tensors = tensors_of(content)
     if not tensors:
         raise DtkError(
             f"{path} holds no tensors by name.",
-            found=type(found).__name__,
+            found=type(content).__name__,
             expected="a state dict, a list of states, or a mapping with state_dict",
         )
     return tensors

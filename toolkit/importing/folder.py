@@ -103,4 +103,4 @@ def _convert(file: _File, target: Path) -> None:
 
 def _renamed(weight_map: Mapping[str, str]) -> dict[str, str]:
     files = {name: _File.of(Path(name)) for name in set(weight_map.values())}
-    return {tensor: found.plain if (found := files[name]) else name for tensor, name in weight_map.items()}
+    return {tensor: saved.plain if (saved := files[name]) else name for tensor, name in weight_map.items()}

@@ -140,7 +140,7 @@ class CaptionEncoder:
             )
             for name, tokenizer in self.tokenizers.items()
         }
-        return {name: torch.tensor(found["input_ids"], device=self.device) for name, found in encoded.items()}
+        return {name: torch.tensor(encoding["input_ids"], device=self.device) for name, encoding in encoded.items()}
 
 
 def sizes_of(config: Mapping[str, Any], pipeline: Mapping[str, Any], image: Size) -> SizeIds | None:

@@ -79,27 +79,27 @@ def text_encoders(root: Path) -> list[str]:
     return [name for name in ENCODERS if (root / name / "config.json").is_file()]
 
 
-def check_data(found: Conditioning, images: Images) -> str | None:
+def check_data(conditioning: Conditioning, images: Images) -> str | None:
     """Refuse data whose conditions the model does not take; returns what a user should know, None if nothing.
 
     Raises DtkError for a class the model does not have, for subfolders that may be other classes than the model's, and
     for data without classes if the model has no null class.
     """
-    if found.kind == "none":
+    if conditioning.kind == "none":
         return None
-    values = images.conditions(found.kind, range(len(images)))
-    if found.kind == "class":
+    values = images.conditions(conditioning.kind, range(len(images)))
+    if conditioning.kind == "class":
         names = images.described.class_names
-        if names and len(names) != found.classes:
+        if names and len(names) != conditioning.classes:
             raise DtkError(
                 f"The subfolders of {images.source} are not the model's classes.",
                 found=f"{len(names)} subfolders: {', '.join(names[:3])}, ...",
-                expected=f"{found.classes}, one per class in the order of their ids",
+                expected=f"{conditioning.classes}, one per class in the order of their ids",
                 do="name each subfolder by its class id, or write the ids into metadata.jsonl as label",
             )
-        class_ids(values, found)
+        class_ids(values, conditioning)
     missing = sum(value is None for value in values)
-    things = {"class": "classes", "caption": "captions"}[found.kind]
+    things = {"class": "classes", "caption": "captions"}[conditioning.kind]
     share = "no" if missing == len(values) else f"{len(values) - missing:,} of {len(values):,}"
     return f"{images.source} brings {share} {things}: the null condition stands in for them." if missing else None
 

@@ -66,12 +66,12 @@ def with_best(recipe: Recipe, run: Path, choice: Choice, device: str) -> Recipe:
 
 def _cells(profile: dict[str, Any], goal: Goal) -> Iterator[Choice]:
     """What was measured well, of the smallest batch size if the goal is latency."""
-    sizes = [int(size) for found in profile["runners"].values() for size in found["latency"]]
-    for name, found in profile["runners"].items():
-        for size, cell in found["latency"].items():
+    sizes = [int(size) for measured in profile["runners"].values() for size in measured["latency"]]
+    for name, measured in profile["runners"].items():
+        for size, cell in measured["latency"].items():
             if goal == "throughput" or int(size) == min(sizes):
                 latency_ms, made = cell["compressed"]["p50_ms"], cell["compressed"]["images_per_s"]
-                place = {"runner": name, "dtype": found["dtype"], "batch": int(size)}
+                place = {"runner": name, "dtype": measured["dtype"], "batch": int(size)}
                 yield place | {"latency_ms": latency_ms, "images_per_s": made}
 
 

@@ -121,8 +121,8 @@ def dry_run(requested: Recipe, progress: Progress = silent) -> dict[str, Any]:
     A target in latency is measured, which fills the table of latencies in the user's cache.
     """
     dense = find_model(requested.model)
-    with measured(requested, dense, progress) as found:
-        return prune_stage.dry_run(dense, requested.prune, latencies=found, progress=progress)
+    with measured(requested, dense, progress) as latencies:
+        return prune_stage.dry_run(dense, requested.prune, latencies=latencies, progress=progress)
 
 
 def measured(requested: Recipe, dense: ModelFolder, progress: Progress) -> AbstractContextManager[Latencies | None]:

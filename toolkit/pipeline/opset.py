@@ -53,8 +53,8 @@ def choose_opset(model: ModelFolder, settings: ExportSettings, device: str, prog
     entry = user_cache("opsets") / f"{value_sha256([*place, versions()])[:16]}.json"
     if not entry.is_file():
         write_json(entry, _chosen(candidates, _measured(model, settings, candidates, device, progress)))
-    found: Measured = read_json(entry)
-    return found
+    speeds: Measured = read_json(entry)
+    return speeds
 
 
 def _measured(
@@ -69,14 +69,14 @@ def _measured(
         for done, (opset, path) in enumerate(files.items(), start=1):
             export_onnx(load_denoiser(model), specs, path, opset=opset, **how)
             progress(work, done, len(files) + 1)
-        found = {}
+        speeds = {}
         for name, at in _runners(device):
             inputs = example_inputs(specs, settings.batch.opt, device=at)
-            found[name] = _speeds(name, at, files, inputs)
+            speeds[name] = _speeds(name, at, files, inputs)
         if settings.trt:
-            found["tensorrt"] = _parsed(files)
+            speeds["tensorrt"] = _parsed(files)
         progress(work, len(files) + 1, len(files) + 1)
-    return found
+    return speeds
 
 
 def _runners(device: str) -> Iterator[tuple[str, str]]:
@@ -88,7 +88,7 @@ def _runners(device: str) -> Iterator[tuple[str, str]]:
 
 
 def _speeds(name: str, device: str, files: Mapping[int, Path], inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    speeds: dict[str, Any] = {}
     with ExitStack() as stack:
         opened: dict[int, Runner] = {}
         for opset, path in files.items():
@@ -97,12 +97,12 @@ def _speeds(name: str, device: str, files: Mapping[int, Path], inputs: Mapping[s
                 runner(**inputs)
                 opened[opset] = runner
             except DtkError as refusal:
-                found[str(opset)] = {"refused": first_line(refusal)}
+                speeds[str(opset)] = {"refused": first_line(refusal)}
         calls = [partial(runner, **inputs) for runner in opened.values()]
         times_ms = list(interleave(calls, clock_of(device), ROUNDS)) if calls else []
         for opset, own_ms in zip(opened, times_ms, strict=True):
-            found[str(opset)] = asdict(speedup(times_ms[0], own_ms))
-    return found
+            speeds[str(opset)] = asdict(speedup(times_ms[0], own_ms))
+    return speeds
 
 
 def _parsed(files: Mapping[int, Path]) -> dict[str, Any]:
@@ -111,14 +111,14 @@ def _parsed(files: Mapping[int, Path]) -> dict[str, Any]:
         api = load_tensorrt()
     except MissingToolError:  # the exporter of engines says so when the ONNX files are there
         return {}
-    found = {}
+    parsed = {}
     for opset, path in files.items():
         logger = collecting_logger(api)
         try:
             parse(api, path, api.module.Builder(logger), logger)
         except DtkError as refusal:
-            found[str(opset)] = {"refused": str(refusal).replace("\n ", ";")}
-    return found
+            parsed[str(opset)] = {"refused": str(refusal).replace("\n ", ";")}
+    return parsed
 
 
 def _chosen(candidates: list[int], measured: Mapping[str, Mapping[str, Any]]) -> Measured:

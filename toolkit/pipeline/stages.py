@@ -47,13 +47,13 @@ def prune(job: Job) -> dict[str, Any]:
         check(job.recipe.recover, job.examples)
     if job.recipe.resume_from is not None:
         return resume(job.run, job.dense, job.recipe.resume_from)
-    with measured(job.recipe, job.dense, job.progress) as found:
+    with measured(job.recipe, job.dense, job.progress) as latencies:
         facts = prune_stage.prune(
             job.run,
             job.recipe.prune,
             job.dense,
             job.examples if job.reads_images else None,
-            latencies=found,
+            latencies=latencies,
             device=job.device,
             progress=job.progress,
         )

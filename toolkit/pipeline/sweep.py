@@ -91,11 +91,11 @@ def sweep(
             refused[name] = str(error)
             logger.warning("%s is left out. %s", name, error)
     timings = _timings(folder, {name: requested[name] for name in reports}, progress)
-    found = _points(reports, timings)
+    placed = _points(reports, timings)
 
     metric = next(iter(reports.values()))["stages"]["evaluate"]["frechet_distance"]["dense"]["metric"]
-    draw(found, metric, folder / PICTURE)
-    points = [asdict(point) | {"dominated_by": by} for point, by in zip(found, dominated(found), strict=True)]
+    draw(placed, metric, folder / PICTURE)
+    points = [asdict(point) | {"dominated_by": by} for point, by in zip(placed, dominated(placed), strict=True)]
     value = {
         "schema_version": SCHEMA_VERSION,
         "metric": metric,
@@ -116,13 +116,13 @@ def _timings(folder: Path, requested: dict[str, Recipe], progress: Progress) -> 
     measured: dict[str, dict[str, Any]] = {}
     dense, device = find_model(first.model), resolve_device(first.device)
     specs, settings = denoiser_inputs(dense), first.prune.latency
-    with latencies(dense.class_name, full_config(dense), specs, settings, device, progress) as found:
+    with latencies(dense.class_name, full_config(dense), specs, settings, device, progress) as table:
         progress("latency", 0, len(requested))
         for done, name in enumerate(requested, start=1):
             model = find_model(folder / name / "model")
             known = earlier.get(name, {}).get("timing", {})
             if known.get("model_sha256") != model.sha256:
-                known = asdict(found.check(load_denoiser(model))) | {"model_sha256": model.sha256}
+                known = asdict(table.check(load_denoiser(model))) | {"model_sha256": model.sha256}
             measured[name] = known
             progress("latency", done, len(requested))
     return measured

@@ -40,8 +40,8 @@ def verify(
     if not run.is_current(request):
         with run.writing(request, device=place.device) as folder:
             write_json(folder / "verify.json", _tested(settings, sampling, artefact, subjects, place))
-    found: dict[str, Any] = read_json(run.path / "verify" / "verify.json")
-    return found
+    stored: dict[str, Any] = read_json(run.path / "verify" / "verify.json")
+    return stored
 
 
 def _tested(

@@ -69,10 +69,10 @@ def refuse(space: Space, bounds: Sequence[Bound], costs: Costs, dense: Dense, of
     for bound in bounds:
         if not _meeting([bound], costs[bound.figure], costs, dense):
             _refuse_alone(space, bound, costs, dense, f" with {of}" if of else "")
-    found = [_compromise(bound, bounds, costs, dense) for bound in bounds]
+    compromises = [_compromise(bound, bounds, costs, dense) for bound in bounds]
     raise UnreachableError(
         f"The bounds {' and '.join(bound.text for bound in bounds)} contradict each other.",
-        found="; ".join(line for line in found if line) or "no two of them can be met at once",
+        found="; ".join(line for line in compromises if line) or "no two of them can be met at once",
         do="relax one of them",
     )
 
@@ -83,8 +83,8 @@ def _refuse_alone(space: Space, bound: Bound, costs: Costs, dense: Dense, of: st
     beside = [cost[values] for values in _beside(bound, [bound], costs, dense)]
     below, above = ([c for c in beside if c < goal], [c for c in beside if c > goal])
 
-    def listed(found: list[float]) -> str:
-        return f"{bound.figure}={found[0] / one:.4f} ({bound.shown(found[0])})" if found else "none"
+    def listed(nearest: list[float]) -> str:
+        return f"{bound.figure}={nearest[0] / one:.4f} ({bound.shown(nearest[0])})" if nearest else "none"
 
     blocks = all(variable.kind == "blocks" for variable in space.variables)
     narrower = "" if below else f", allow {'fewer blocks' if blocks else 'narrower levels'} with --min-width"

@@ -43,16 +43,16 @@ def run(
     pass as the prediction; it carries gradients to the parameters.
     """
     given = keywords(conditioning)
-    with recorded(module, features) as found:
+    with recorded(module, features) as by_block:
         if direction is None:
-            return Pass(predict(x_t, t, return_dict=False, **given)[0], features=found)
+            return Pass(predict(x_t, t, return_dict=False, **given)[0], features=by_block)
         with WrittenOutAttention(), contiguous_norms(module), forward_ad.dual_level():
             dual = forward_ad.make_dual(x_t, direction.to(x_t))
             prediction, derivative = forward_ad.unpack_dual(predict(dual, t, return_dict=False, **given)[0])
-            found = {name: forward_ad.unpack_dual(feature).primal for name, feature in found.items()}
+            by_block = {name: forward_ad.unpack_dual(feature).primal for name, feature in by_block.items()}
     if derivative is None:
         derivative = torch.zeros_like(prediction)
-    return Pass(prediction, derivative, found)
+    return Pass(prediction, derivative, by_block)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class Identity:
 
 def card(value: dict[str, Any], identity: Identity, *, picture: bool) -> ModelCard:
     """The card for the value of RUN/report.json; figures of an earlier model of the run are left out."""
-    stages = {name: found for name, found in value["stages"].items() if name not in value["stale"]}
+    stages = {name: figures for name, figures in value["stages"].items() if name not in value["stale"]}
     plan = stages["prune"]
     template = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, undefined=StrictUndefined)
     text = template.render(
@@ -71,9 +71,9 @@ def _data(value: dict[str, Any], stages: dict[str, Any], identity: Identity) -> 
     )
 
 
-def _results(found: dict[str, Any], data: str, task: str) -> list[EvalResult]:
-    sampled = f"{found['settings']['sampler']}, {found['settings']['sampling_steps']} steps"
-    compressed = {name: found[name]["compressed"] for name in DISTANCES if name in found}
+def _results(evaluation: dict[str, Any], data: str, task: str) -> list[EvalResult]:
+    sampled = f"{evaluation['settings']['sampler']}, {evaluation['settings']['sampling_steps']} steps"
+    compressed = {name: evaluation[name]["compressed"] for name in DISTANCES if name in evaluation}
     return [
         EvalResult(
             task_type=task,

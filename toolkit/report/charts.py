@@ -65,12 +65,12 @@ def speedups(profile: dict[str, Any]) -> Markup | None:
     return chart.svg
 
 
-def _interval(axes: Axes, row: int, found: dict[str, Any], right: float) -> None:
+def _interval(axes: Axes, row: int, speedup: dict[str, Any], right: float) -> None:
     """A dot with its interval, hollow and pale if the run was too noisy; cut at the edge if it is very wide."""
-    sure = found["verdict"] != "inconclusive"
+    sure = speedup["verdict"] != "inconclusive"
     colour = COMPRESSED if sure else MUTED
-    axes.plot([found["low"], min(found["high"], right)], [row, row], color=colour, linewidth=2.4, alpha=0.55)
-    axes.plot([found["value"]], [row], "o", color=colour, markerfacecolor=colour if sure else "none", markersize=7)
+    axes.plot([speedup["low"], min(speedup["high"], right)], [row, row], color=colour, linewidth=2.4, alpha=0.55)
+    axes.plot([speedup["value"]], [row], "o", color=colour, markerfacecolor=colour if sure else "none", markersize=7)
 
 
 def parts(models: dict[str, Any]) -> Markup | None:
@@ -82,18 +82,18 @@ def parts(models: dict[str, Any]) -> Markup | None:
     return _pairs("parts", "MACs of each part of the network", dense, compressed, "million MACs at batch 1", 1e6)
 
 
-def blocks(found: dict[str, Any]) -> Markup | None:
+def blocks(profile: dict[str, Any]) -> Markup | None:
     """Milliseconds of each part of the network in both models; parts that take next to nothing are left out.
 
     One drawing a runner: ``found`` names it.
     """
-    parts = found["parts"]
+    parts = profile["parts"]
     least = WORTH_DRAWING * sum(part["dense_ms"] for part in parts.values())
     names = [name for name, part in parts.items() if part["dense_ms"] >= least]
     dense, compressed = ({name: parts[name][f"{which}_ms"] for name in names} for which in ("dense", "compressed"))
-    runner = found["runner"]
+    runner = profile["runner"]
     name, where = ("blocks", "eager torch") if runner == "torch" else (f"blocks-{runner}", f"{runner}, by its profiler")
-    unit = f"ms in {where}, at batch {found['batch']}"
+    unit = f"ms in {where}, at batch {profile['batch']}"
     return _pairs(name, "Time of each part of the network", dense, compressed, unit, 1.0)
 
 
@@ -118,23 +118,23 @@ def _pairs(
     return chart.svg
 
 
-def distances(found: dict[str, Any], name: str) -> Markup | None:
+def distances(evaluation: dict[str, Any], name: str) -> Markup | None:
     """A distance of floor, dense and compressed: with its interval over blocks if there is one, else the value."""
-    rows = [(side, colour) for side, colour in _SIDES if side in found]
-    by_block = found.get("intervals") or {}
-    chart = Chart(name, f"{found['dense']['metric']} of the two models and of real images")
+    rows = [(side, colour) for side, colour in _SIDES if side in evaluation]
+    by_block = evaluation.get("intervals") or {}
+    chart = Chart(name, f"{evaluation['dense']['metric']} of the two models and of real images")
     with chart.axes(WIDTH, FRAME + ROW * len(rows)) as axes:
         for row, (side, colour) in enumerate(rows):
             spread = by_block.get(side)
-            middle = spread["mean"] if spread else found[side]["value"]
+            middle = spread["mean"] if spread else evaluation[side]["value"]
             if spread:
                 axes.plot([spread["low"], spread["high"]], [row, row], color=colour, linewidth=2.4, alpha=0.55)
             axes.plot([middle], [row], "o", color=colour, markersize=8)
         axes.set_yticks(range(len(rows)), [_NAMES[side] for side, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        count = by_block["count_per_block"] if by_block else found["dense"]["count"]
+        count = by_block["count_per_block"] if by_block else evaluation["dense"]["count"]
         blocks_of = f"{by_block['blocks']} blocks of {count:,} images" if by_block else f"{count:,} images"
-        axes.set_xlabel(f"{found['dense']['metric']}, {blocks_of}; less is better")
+        axes.set_xlabel(f"{evaluation['dense']['metric']}, {blocks_of}; less is better")
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))  # an unbiased kernel distance can lie below zero
         _only_x(axes)
     return chart.svg
@@ -144,7 +144,7 @@ _SIDES = (("floor", FLOOR), ("dense", DENSE), ("compressed", COMPRESSED))
 _NAMES = {"floor": "real against real", "dense": "dense", "compressed": "compressed"}
 
 
-def errors(found: dict[str, Any]) -> Markup | None:
+def errors(curves: dict[str, Any]) -> Markup | None:
     """The error of the prediction along the trajectory, on a logarithmic scale."""
     chart = Chart("errors", "Mean squared error of the prediction at each timestep")
     with chart.axes(WIDTH, 3.1) as axes:
@@ -153,25 +153,25 @@ def errors(found: dict[str, Any]) -> Markup | None:
             ("compressed", COMPRESSED, "-", "compressed, against the training target"),
             ("compressed_against_dense", FLOOR, "--", "compressed, against dense"),
         ):
-            axes.plot(found["timesteps"], found[curve], style, color=colour, linewidth=2, label=label)
+            axes.plot(curves["timesteps"], curves[curve], style, color=colour, linewidth=2, label=label)
         axes.set_yscale("log")
         axes.minorticks_off()
         axes.grid(axis="y")
         axes.tick_params(axis="y", labelcolor=MUTED, length=0)
-        axes.set_xlabel(f"timestep (0 = clean image); mean over {found['images']} images")
+        axes.set_xlabel(f"timestep (0 = clean image); mean over {curves['images']} images")
         axes.legend(loc="best")
     return chart.svg
 
 
-def stopping(found: dict[str, Any]) -> Markup | None:
+def stopping(curve: dict[str, Any]) -> Markup | None:
     """The error on held-out images against the steps of recovery so far."""
     chart = Chart("stopping", "Error of the prediction on held-out images against recovery steps")
     with chart.axes(WIDTH, 2.6) as axes:
-        axes.plot(found["steps"], found["errors"], "o-", color=COMPRESSED, linewidth=2, markersize=4)
+        axes.plot(curve["steps"], curve["errors"], "o-", color=COMPRESSED, linewidth=2, markersize=4)
         axes.set_yscale("log")
         axes.minorticks_off()
         axes.grid(axis="y")
-        axes.set_xlabel(f"recovery steps; mean squared error over {found['images']} held-out images")
+        axes.set_xlabel(f"recovery steps; mean squared error over {curve['images']} held-out images")
     return chart.svg
 
 

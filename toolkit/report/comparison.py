@@ -25,7 +25,7 @@ def compare_runs(runs: Sequence[RunFolder], *, across_machines: bool = False) ->
         raise UsageError("A run is named twice.", expected="different run folders")
     records = [run.require("profile", f"dtk profile {run.path}") for run in runs]
     figures = [read_json(run.path / "profile" / "profile.json") for run in runs]
-    machines = [{name: found["machine"].get(name) for name in HARDWARE} for found in figures]
+    machines = [{name: profile["machine"].get(name) for name in HARDWARE} for profile in figures]
     notes = [NOT_INTERLEAVED]
     if any(machine != machines[0] for machine in machines):
         _refuse_unless(across_machines, runs, machines)
@@ -72,12 +72,12 @@ def _rows(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each runner and batch size that any run has, in the order of the first to have it."""
     places = dict.fromkeys(
         (runner, batch)
-        for found in figures
-        for runner, measured in found["runners"].items()
+        for profile in figures
+        for runner, measured in profile["runners"].items()
         for batch in measured["latency"]
     )
     return [
-        {"runner": runner, "batch": int(batch), "runs": [_cell(found, runner, batch) for found in figures]}
+        {"runner": runner, "batch": int(batch), "runs": [_cell(profile, runner, batch) for profile in figures]}
         for runner, batch in places
     ]
 

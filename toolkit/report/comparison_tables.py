@@ -8,56 +8,58 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.report.tables import SIZES, table_of
+from toolkit.report.profile_tables import SIZES, table_of
 
 MARKS = {"fits": ("fits", "green"), "note": ("note", "yellow"), "conflict": ("CONFLICT", "bold red")}
 
 
-def doctor(found: dict[str, Any]) -> Iterator[Any]:
+def doctor(diagnosis: dict[str, Any]) -> Iterator[Any]:
     """What fits and what does not, then which runner would run on which device."""
     table = Table("", "", "found", title="Installation", title_justify="left")
-    for finding in found["findings"]:
+    for finding in diagnosis["findings"]:
         text = finding["found"] + (f"\n-> {finding['do']}" if finding["do"] else "")
         table.add_row(finding["name"], Text(*MARKS[finding["status"]]), Text(text))
     yield table
-    for device, reasons in found["runners"].items():
+    for device, reasons in diagnosis["runners"].items():
         table = Table("runner", "runs here", title=f"Runners on {device}", title_justify="left")
         for name, reason in reasons.items():
             table.add_row(name, Text("yes", "green") if reason is None else Text(f"no: {reason}"))
         yield table
-    yield "Nothing is in conflict." if found["ok"] else "Fix the conflicts above first."
+    yield "Nothing is in conflict." if diagnosis["ok"] else "Fix the conflicts above first."
 
 
-def runs(found: dict[str, Any]) -> Iterator[Any]:
+def runs(compared: dict[str, Any]) -> Iterator[Any]:
     """The profiles of several runs side by side, with what keeps them from being compared plainly."""
-    yield "\n".join(f"{number}: {run['name']} ({_machine(run['machine'])})" for number, run in _numbered(found["runs"]))
-    size = Table("", *(str(number) for number, _ in _numbered(found["runs"])), title="Size", title_justify="left")
+    yield "\n".join(
+        f"{number}: {run['name']} ({_machine(run['machine'])})" for number, run in _numbered(compared["runs"])
+    )
+    size = Table("", *(str(number) for number, _ in _numbered(compared["runs"])), title="Size", title_justify="left")
     for label, name in SIZES.items():
-        size.add_row(label, *(f"{run[name]:,}" for run in found["runs"]))
+        size.add_row(label, *(f"{run[name]:,}" for run in compared["runs"]))
     yield size
-    columns = [f"{number}: ms (speed-up over its dense)" for number, _ in _numbered(found["runs"])]
+    columns = [f"{number}: ms (speed-up over its dense)" for number, _ in _numbered(compared["runs"])]
     table = Table("runner", "batch", *columns, title="Latency of the compressed models (p50)", title_justify="left")
-    for row in found["rows"]:
+    for row in compared["rows"]:
         table.add_row(row["runner"], str(row["batch"]), *(_latency(cell) for cell in row["runs"]))
     yield table
-    yield from (f"note: {note}" for note in found["notes"])
-    yield _most_images(found)
+    yield from (f"note: {note}" for note in compared["notes"])
+    yield _most_images(compared)
 
 
-def _most_images(found: dict[str, Any]) -> str:
+def _most_images(compared: dict[str, Any]) -> str:
     """The run whose best cell makes the most images per second; there is no interval between runs."""
     cells = [
         (row["batch"] / cell["compressed_ms"] * 1e3, run["name"], f"{row['runner']} at batch {row['batch']}")
-        for row in found["rows"]
-        for run, cell in zip(found["runs"], row["runs"], strict=True)
+        for row in compared["rows"]
+        for run, cell in zip(compared["runs"], row["runs"], strict=True)
         if cell
     ]
     images_per_s, name, where = max(cells)
     return f"Most images per second: {name}, {images_per_s:,.0f} in {where}."
 
 
-def _numbered(found: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    return list(enumerate(found, start=1))
+def _numbered(runs: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    return list(enumerate(runs, start=1))
 
 
 def _machine(machine: dict[str, Any]) -> str:

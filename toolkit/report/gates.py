@@ -152,10 +152,10 @@ def hold(gates: list[Gate], stages: Stages) -> None:
         raise GateFailedError("The run fails --fail-if.", found="; ".join(failed))
 
 
-def _entry(found: dict[str, Any], name: str, text: str) -> dict[str, Any]:
-    if name not in found:
-        raise DtkError(f"Cannot decide {text!r}.", found=f"measured: {', '.join(found)}", expected=name)
-    entry: dict[str, Any] = found[name]
+def _entry(measured: dict[str, Any], name: str, text: str) -> dict[str, Any]:
+    if name not in measured:
+        raise DtkError(f"Cannot decide {text!r}.", found=f"measured: {', '.join(measured)}", expected=name)
+    entry: dict[str, Any] = measured[name]
     return entry
 
 

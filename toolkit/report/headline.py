@@ -56,7 +56,7 @@ def launch_bound(runners: dict[str, Any]) -> list[str]:
 
     Only those count if both were measured well enough for their intervals not to touch.
     """
-    return [name for name, found in runners.items() if _small_wins_less(found["latency"])]
+    return [name for name, figures in runners.items() if _small_wins_less(figures["latency"])]
 
 
 def _small_wins_less(latency: dict[str, Any]) -> bool:
@@ -70,8 +70,8 @@ def _small_wins_less(latency: dict[str, Any]) -> bool:
 def outlying(runners: dict[str, Any]) -> list[str]:
     """The outliers among the times of each runner and batch size, with the largest of them."""
     described = []
-    for name, found in runners.items():
-        for batch, cell in found["latency"].items():
+    for name, figures in runners.items():
+        for batch, cell in figures["latency"].items():
             far = [one for model in ("dense", "compressed") for one in cell[model].get("outliers_ms", ())]
             if far:
                 described.append(
@@ -84,8 +84,8 @@ def refused(runners: dict[str, Any]) -> list[str]:
     """The cells whose figures are not shown, and why."""
     return [
         f"{name}, {'the whole loop' if place == 'loop' else f'batch {place}'}: {cell['refused']}, so no figure is shown"
-        for name, found in runners.items()
-        for place, cell in found.get("refused", {}).items()
+        for name, figures in runners.items()
+        for place, cell in figures.get("refused", {}).items()
     ]
 
 
@@ -101,8 +101,8 @@ def sentence(stages: dict[str, Any]) -> str:
 
 def measured_gain(stages: dict[str, Any]) -> dict[str, Any] | None:
     """What the compressed model makes at its best, beside the best dense baseline; None if that was not measured."""
-    found: dict[str, Any] | None = stages.get("profile", {}).get("headline")
-    return found if found and "refused" not in found else None
+    headline: dict[str, Any] | None = stages.get("profile", {}).get("headline")
+    return headline if headline and "refused" not in headline else None
 
 
 def in_steps(gain: dict[str, Any]) -> str:
@@ -148,9 +148,9 @@ def _quality(stages: dict[str, Any]) -> str:
     return f"{compressed['metric']} over {compressed['count']:,} images {values}{_difference(distances)}"
 
 
-def _difference(found: dict[str, Any]) -> str:
+def _difference(evaluation: dict[str, Any]) -> str:
     """What the paired interval of dense minus compressed lets one say; nothing if there is none."""
-    blocks = found.get("intervals")
+    blocks = evaluation.get("intervals")
     if not blocks:
         return ""
     gap = blocks["dense_minus_compressed"]

@@ -56,9 +56,9 @@ def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def interval(found: dict[str, Any], places: int = 2) -> str:
+def interval(bounds: dict[str, Any], places: int = 2) -> str:
     """From low to high."""
-    return f"{found['low']:.{places}f} to {found['high']:.{places}f}"
+    return f"{bounds['low']:.{places}f} to {bounds['high']:.{places}f}"
 
 
 def speed(faster: dict[str, Any]) -> str:
@@ -66,23 +66,27 @@ def speed(faster: dict[str, Any]) -> str:
     return VERDICTS[faster["verdict"]].format(**faster)
 
 
-def verdict(found: dict[str, Any]) -> str:
+def verdict(decision: dict[str, Any]) -> str:
     """A verification in one line: the answer, by what it was decided, and if it was not, what would decide it."""
-    confidence, limit = 1 - found["alpha"], 1 + found["margin"]
-    excess = "not told from none" if found["ratio"] is None else f"{found['ratio']:.3f} times the dense model's"
-    bounds = "" if found["high"] is None else f" ({confidence:.0%} bounds {found['low']:.3f} and {found['high']:.3f})"
-    line = (
-        f"verify: {found['verdict'].upper()}: {found['artefact']}, excess over real images {excess}{bounds}, "
-        f"limit {limit:g}; {found['metric']}, {found['pairs']:,} pairs, {found['real']:,} real images, "
-        f"power {found['power']:.2f}"
+    confidence, limit = 1 - decision["alpha"], 1 + decision["margin"]
+    excess = "not told from none" if decision["ratio"] is None else f"{decision['ratio']:.3f} times the dense model's"
+    bounds = (
+        ""
+        if decision["high"] is None
+        else f" ({confidence:.0%} bounds {decision['low']:.3f} and {decision['high']:.3f})"
     )
-    if found["verdict"] != "inconclusive":
+    line = (
+        f"verify: {decision['verdict'].upper()}: {decision['artefact']}, excess over real images {excess}{bounds}, "
+        f"limit {limit:g}; {decision['metric']}, {decision['pairs']:,} pairs, {decision['real']:,} real images, "
+        f"power {decision['power']:.2f}"
+    )
+    if decision["verdict"] != "inconclusive":
         return line
-    pairs, real = found["pairs_to_decide"], found["real_to_decide"]
+    pairs, real = decision["pairs_to_decide"], decision["real_to_decide"]
     if pairs is None:
         return f"{line}; it lies at the limit, and no number of images decides"
-    needed = f"{pairs:,} pairs" + (f" and {real:,} real images" if real > found["real"] else "")
-    return f"{line}; {needed} would decide an excess like this (power {found['power_requested']:g})"
+    needed = f"{pairs:,} pairs" + (f" and {real:,} real images" if real > decision["real"] else "")
+    return f"{line}; {needed} would decide an excess like this (power {decision['power_requested']:g})"
 
 
 def machines(value: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:

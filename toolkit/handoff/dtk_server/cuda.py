@@ -56,7 +56,7 @@ class Cuda:
         self._call("cudaStreamSynchronize", self.stream)
 
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
-        error, *found = getattr(self._runtime, name)(*arguments)
+        error, *values = getattr(self._runtime, name)(*arguments)
         if int(error) != 0:
             raise UnfitError(f"CUDA refuses {name}: {error.name}.")
-        return tuple(found)
+        return tuple(values)

@@ -27,9 +27,9 @@ class OnnxRuntimeGraph:
 
 def open_session(path: Path, device: str, device_id: int, threads: int) -> onnxruntime.InferenceSession:
     """A session on exactly the provider that was requested: ONNX Runtime falls back on the CPU in silence."""
-    wanted, found = PROVIDERS[device], onnxruntime.get_available_providers()
-    if wanted not in found:
-        raise UnfitError(f"onnxruntime {onnxruntime.__version__} has no {wanted}, only {', '.join(found)}.")
+    wanted, available = PROVIDERS[device], onnxruntime.get_available_providers()
+    if wanted not in available:
+        raise UnfitError(f"onnxruntime {onnxruntime.__version__} has no {wanted}, only {', '.join(available)}.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = LOG_ERRORS_ONLY

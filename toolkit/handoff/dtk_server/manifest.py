@@ -81,13 +81,13 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2])
 
 
-def check_image(found: np.ndarray, model_directory: Path, manifest: dict[str, Any]) -> None:
+def check_image(computed: np.ndarray, model_directory: Path, manifest: dict[str, Any]) -> None:
     """The image of the manifest's seed, uint8 (C, H, W), is the one it was handed off with."""
     expected = manifest["expected"]
     prefix = PurePosixPath(manifest["repository"], manifest["model"])
     name = PurePosixPath(expected["file"]).relative_to(prefix)
     image = np.load(inside(model_directory, name), allow_pickle=False)
-    apart = int(np.abs(found.astype(int) - image.astype(int)).max())
+    apart = int(np.abs(computed.astype(int) - image.astype(int)).max())
     if apart > expected["tolerance"]:
         raise UnfitError(
             f"The image of seed {expected['seed']} is off by {apart}/255, allowed are {expected['tolerance']}/255: "

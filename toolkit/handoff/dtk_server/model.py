@@ -34,10 +34,10 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request; a refused one does not touch the others."""
         wishes = [self._read(request) for request in requests]
-        images = iter(self._service.sample([wish for found in wishes if isinstance(found, list) for wish in found]))
+        images = iter(self._service.sample([wish for asked in wishes if isinstance(asked, list) for wish in asked]))
         return [
-            _answer(request, [next(images) for _ in found]) if isinstance(found, list) else _refusal(found)
-            for request, found in zip(requests, wishes, strict=True)
+            _answer(request, [next(images) for _ in asked]) if isinstance(asked, list) else _refusal(asked)
+            for request, asked in zip(requests, wishes, strict=True)
         ]
 
     def _read(self, request: Any) -> Any:

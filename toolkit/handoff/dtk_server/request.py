@@ -80,12 +80,12 @@ def _conditions(arrays: Mapping[str, np.ndarray | None], count: int, limits: Lim
     return [int(label) for label in classes]
 
 
-def _prompts(found: np.ndarray | None, count: int, longest: int) -> list[str]:
-    if found is None:
+def _prompts(texts: np.ndarray | None, count: int, longest: int) -> list[str]:
+    if texts is None:
         raise RefusedError("PROMPT is missing: this model makes images of a text, which may be empty.")
-    if found.shape != (count, 1) or found.dtype.kind != "O":
-        raise RefusedError(f"PROMPT has shape {list(found.shape)} and type {found.dtype}; expected text [{count}, 1].")
-    return [_text(bytes(prompt), longest) for prompt in found[:, 0]]
+    if texts.shape != (count, 1) or texts.dtype.kind != "O":
+        raise RefusedError(f"PROMPT has shape {list(texts.shape)} and type {texts.dtype}; expected text [{count}, 1].")
+    return [_text(bytes(prompt), longest) for prompt in texts[:, 0]]
 
 
 def _text(prompt: bytes, longest: int) -> str:

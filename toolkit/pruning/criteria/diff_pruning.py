@@ -43,17 +43,17 @@ class DiffPruning:
             return score_channels(task.model, task.layout, squared_taylor(gradient), norm_term)
 
         assert task.calibration is not None, "this criterion reads images"
-        found = {
+        scorings = {
             reached.threshold: Scored(scores(reached.gradient), {"threshold": reached.threshold, **reached.facts})
             for reached in accumulate(task.model, task.calibration, task.thresholds, task.effort, task.progress)
         }
-        stops = {threshold: scored.facts["stop_timestep"] for threshold, scored in found.items()}
+        stops = {threshold: scored.facts["stop_timestep"] for threshold, scored in scorings.items()}
         effort = replace(task.effort, timesteps=HALVES_VISIT)
         halves = [
             {reached.threshold: scores(reached.gradient) for reached in accumulate_to(task.model, half, stops, effort)}
             for half in task.calibration.halves()
         ]
-        return {at: replace(scored, halves=[half[at] for half in halves]) for at, scored in found.items()}
+        return {at: replace(scored, halves=[half[at] for half in halves]) for at, scored in scorings.items()}
 
 
 CRITERION = DiffPruning()

@@ -34,11 +34,11 @@ class JacobianLoss:
         return ((expansion(step.of_student) - wanted) / wanted.clamp_min(LEAST)).square()
 
 
-def expansion(found: Pass) -> torch.Tensor:
+def expansion(passed: Pass) -> torch.Tensor:
     """|J v|^2 of each item (B,)."""
-    if found.derivative is None:
+    if passed.derivative is None:
         raise RuntimeError("this loss needs a direction, and none was drawn")
-    return found.derivative.float().square().flatten(1).sum(1)
+    return passed.derivative.float().square().flatten(1).sum(1)
 
 
 LOSS = JacobianLoss()
