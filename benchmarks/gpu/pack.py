@@ -89,10 +89,14 @@ def _wheels(wanted: list[Wheel], folder: Path) -> list[Path]:
 
 def _python310() -> Path:
     """The prefix of a Python 3.10, which the wheel of TensorRT 8.6.0 is for."""
-    found = shutil.which("python3.10")
-    if found is None:
-        raise SystemExit("There is no python3.10 here, which TensorRT 8.6.0 needs to be carried with.")
-    prefix = subprocess.run([found, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True)
+    program = shutil.which("python3.10")
+    ask = [program or "false", "-c", "import sys; print(sys.prefix)"]
+    prefix = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if prefix.returncode:  # such as pyenv's, which is there for every version and starts one
+        raise SystemExit(
+            f"No Python 3.10 starts here ({program or 'python3.10 is not on PATH'}), which TensorRT 8.6.0 needs to be "
+            "carried with: put one before the others on PATH."
+        )
     return Path(prefix.stdout.strip())
 
 
