@@ -22,6 +22,8 @@ from toolkit.core.files import file_sha256
 from toolkit.models.folder import load_denoiser
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
+pytestmark = pytest.mark.slow  # every test needs an export
+
 NUMPY = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
 slow = pytest.mark.slow
@@ -36,7 +38,6 @@ def graph(dtype: DtypeName, opset: int) -> onnx.ModelProto:
     return onnx.load(exported(dtype, opset))
 
 
-@pytest.mark.slow
 @kinds
 def test_borders_are_named_dynamic_and_float32(dtype: DtypeName, opset: int) -> None:
     found = describe(exported(dtype, opset))

@@ -20,6 +20,8 @@ from toolkit.core.noise import generator, normal
 from toolkit.importing.carry import carry
 from toolkit.importing.controlnet import mirrored, writers
 
+pytestmark = pytest.mark.slow  # every test needs a pruned model
+
 
 @pytest.fixture(scope="module", params=list(SHAPES))
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
@@ -54,7 +56,6 @@ def readers(dense: ControlNetModel, both: Pair) -> Iterator[tuple[str, torch.nn.
                 yield name, module, new.removesuffix(".time_emb_proj.weight")
 
 
-@pytest.mark.slow
 def test_residuals_are_the_dense_ones_on_the_kept_channels(
     both: Pair, control: tuple[ControlNetModel, ControlNetModel, dict]
 ) -> None:

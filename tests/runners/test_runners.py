@@ -28,9 +28,9 @@ from toolkit.runners.base import (
     unavailable,
 )
 
+SLOW = {name for name in known_runners() if name.startswith("compile") or runner_reads(name) == "onnx"}
 each_runner = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name.startswith("compile") else ()) for name in known_runners()],
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in known_runners()]
 )
 
 
