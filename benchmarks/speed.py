@@ -30,7 +30,7 @@ from toolkit.core.files import read_json, write_json
 from toolkit.runners.base import known_runners, open_spec, parse_runner, runner_reads, unavailable
 
 BATCHES = {"default": 16, "cifar10-32": 4}
-LOOP_STEPS = {"default": 20, "cifar10-32": 0}  # a loop of the large shape takes a minute on a processor
+LOOP_STEPS = {"default": 20, "cifar10-32": 0}  # what is asked of the large shape is its call
 HAD = "torch:fp32"
 
 
@@ -101,7 +101,7 @@ def _specs(run: Path) -> tuple[str, ...]:
 
 
 def _has_bf16(device: str) -> bool:
-    """Whether torch has bfloat16 kernels here; emulated it takes some hundred times as long as float32."""
+    """Whether torch has bfloat16 kernels here; without them nobody would serve in it."""
     return device == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -42,9 +42,9 @@ def profiled(
     """The profile of one shape, dense and three quarters as wide, in ``runners``; WORK keeps what was finished."""
     run, batches = compressed_run(name, work, pieces, device=device, toy=toy), (1, 2) if toy else BATCHES[name]
     reads = {runner_reads(runner) for runner in runners}
-    if toy:
-        _write(run, export={"loop_steps": 2, "loop_images": 2})
     if reads - {"model"}:
+        if toy:
+            _write(run, export={"loop_steps": 2, "loop_images": 2})
         trt = ["--trt"] if "engine" in reads else []
         opset = ["--opset", NEWEST_OPSET] if dtype == "bf16" else []
         pieces.dtk("export", run, "--dtype", dtype, "--batch", f"1:{batches[-2]}:{batches[-1]}", *opset, *trt)

@@ -147,6 +147,7 @@ def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert record["skipped"]
     assert "equal to torch" in found["ldm4-64-trt86"]["skipped"]
     assert "| ldm4-64 (toy) | fp32 | onnxruntime | 2 |" in answer.output
+    assert command("run", *places, "--minutes", 60).exit_code == 0, "there is nothing left to do"
 
 
 def test_training_without_its_data_says_how_to_prepare_it(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from toolkit.pipeline.job import Job, open_job, start_job
 from toolkit.pipeline.options import with_options
 from toolkit.runners.base import open_runner
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 40
 WHOLE = "sdxl"  # exported and profiled, too: the others' export is tests/handoff/test_latent.py's
 EXPORT = {"dtype": "fp16", "batch": "1:2:2", "loop_steps": 2, "loop_images": 2, "longest": 4}
@@ -54,13 +56,7 @@ def data(path: Path) -> Path:
     return path
 
 
-KINDS = [
-    pytest.param(kind, marks=pytest.mark.long if kind in ("unconditional", "labels") else pytest.mark.slow)
-    for kind in FOLDERS
-]
-
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=list(FOLDERS))
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Job]:
     """A run of the whole chain."""
     root = tmp_path_factory.mktemp(request.param)

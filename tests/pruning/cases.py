@@ -50,11 +50,7 @@ CONDITIONAL: dict[str, dict[str, object]] = {
     "sizes": {**text_time(6), "use_linear_projection": True},
 }
 QUICK = ("heads", "classes", "context")
-LONG = ("two-layers", "attention-norms", "linear-projections", "context-and-classes")
-CASES = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow)
-    for name in (*UNETS, *CONDITIONAL)
-]
+CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*UNETS, *CONDITIONAL)]
 """All architectures; laws that follow a network through its graph are stated for the quick ones in `make test`."""
 
 

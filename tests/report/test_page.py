@@ -15,7 +15,7 @@ from toolkit.report.page import render
 from toolkit.report.results import command
 
 STAGES = ("prune", "recover", "evaluate", "export", "profile", "verify", "handoff")
-MIXES = [mix for size in (1, 6, 7) for mix in combinations(STAGES, size)]
+MIXES = [mix for size in (1, 2, 6, 7) for mix in combinations(STAGES, size)]
 
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
