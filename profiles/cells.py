@@ -124,17 +124,11 @@ class Cells:
         runners = self.runners
 
         def measure() -> Cell:
-            return {
-                which: measure_memory(
-                    spec.name,
-                    runners.sources(spec, which, batch),
-                    dict(runners.specs),
-                    batch,
-                    device=runners.device,
-                    options=runners.options(spec),
-                )
-                for which in WHICH
-            }
+            sources = {which: runners.sources(spec, which, batch) for which in WHICH}
+            options = runners.options(spec)
+            return measure_memory(
+                spec.name, sources, dict(runners.specs), batch, device=runners.device, options=options
+            )
 
         return self._kept(str(spec), batch, measure, memory=True)
 

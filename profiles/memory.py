@@ -1,6 +1,6 @@
 """Peak memory of a runner, measured in a fresh process, where nothing else has left its mark.
 
-``python -m profiles.memory JOB RESULT`` is that process: it reads the job as JSON and leaves the figures as JSON.
+``python -m profiles.memory JOBS RESULT`` starts such processes: jobs are read as JSON, figures left as JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json, write_json
-from toolkit.models.folder import ModelFolder
+from toolkit.models.folder import ModelFolder, model_class
 from toolkit.runners.base import open_runner, runner_reads
 
 CALLS = 3
@@ -39,24 +41,23 @@ class MemoryJob:
 
 def measure_memory(
     runner: str,
-    source: ModelFolder | Path,
+    sources: Mapping[str, ModelFolder | Path],
     specs: dict[str, InputSpec],
     batch: int,
     *,
     device: str = "cpu",
     options: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Peak memory of opening ``runner`` and calling it at ``batch``, in MiB.
+    """Peak memory of opening ``runner`` on each of the named ``sources`` and calling it at ``batch``, in MiB.
 
     ``peak_rss_mib`` is the high-water mark of the whole process, ``imports_rss_mib`` what it held before the model was
-    opened; on a GPU, ``peak_device_mib`` and in ``peak_device_by`` whose figure it is. Raises DtkError if the process
+    opened; on a GPU, ``peak_device_mib`` and in ``peak_device_by`` whose figure it is. Raises DtkError if a process
     fails.
     """
-    root, component = (source.root, source.component) if isinstance(source, ModelFolder) else (source, None)
-    job = MemoryJob(runner, str(root), component, device, options or {}, specs, batch)
+    jobs = {name: asdict(_job(runner, source, specs, batch, device, options or {})) for name, source in sources.items()}
     with tempfile.TemporaryDirectory(prefix="dtk-memory-") as folder:
-        question, answer = Path(folder) / "job.json", Path(folder) / "result.json"
-        write_json(question, asdict(job))
+        question, answer = Path(folder) / "jobs.json", Path(folder) / "result.json"
+        write_json(question, jobs)
         command = [sys.executable, "-m", "profiles.memory", str(question), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -69,9 +70,35 @@ def measure_memory(
     return result
 
 
+def _job(
+    runner: str,
+    source: ModelFolder | Path,
+    specs: dict[str, InputSpec],
+    batch: int,
+    device: str,
+    options: dict[str, str],
+) -> MemoryJob:
+    root, component = (source.root, source.component) if isinstance(source, ModelFolder) else (source, None)
+    return MemoryJob(runner, str(root), component, device, options, specs, batch)
+
+
 def work(question: Path, answer: Path) -> None:
+    """Measure every job in a process of its own, forked where no GPU forbids it: imports are then paid for once."""
+    figures = {}
+    for name, job in read_json(question).items():
+        if job["component"] is not None:
+            model_class(ModelFolder(Path(job["source"]), job["component"]).class_name)  # imports diffusers
+        process = get_context("fork" if job["device"] == "cpu" else "spawn").Process(target=measure, args=(job, answer))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"exit code {process.exitcode}" if process.exitcode < 0 else 1)
+        figures[name] = read_json(answer)
+    write_json(answer, figures)
+
+
+def measure(job: Mapping[str, Any], answer: Path) -> None:
     """The measuring process: open the runner, call it, write down the peak."""
-    job = read_json(question)
     specs = {name: InputSpec(tuple(spec["shape"]), spec["dtype"], spec["upper"]) for name, spec in job["specs"].items()}
     source = Path(job["source"])
     folder = source if job["component"] is None else ModelFolder(source, job["component"])
