@@ -67,7 +67,9 @@ class RecoverOptions(TypedDict, total=False):
 
 
 class CompressOptions(PruneOptions, RecoverOptions, total=False):
-    """Those of pruning and of recovery; ``seed`` is that of both and of the data's split."""
+    """Those of pruning and of recovery, done ``rounds`` times; ``seed`` is that of both and of the data's split."""
+
+    rounds: int
 
 
 class EvaluateOptions(TypedDict, total=False):

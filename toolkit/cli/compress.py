@@ -30,6 +30,7 @@ def compress(
             "macs=0.57, params<=20M, width=0.75, latency<=4.0ms; several: latency<=0.6,params<=0.7", default="macs=0.57"
         ),
     ] = None,
+    rounds: Annotated[int | None, option("prune and recover so many times; --steps are of each", default="1")] = None,
     runner: Annotated[
         str | None,
         option(
@@ -99,6 +100,7 @@ def compress(
         "criterion": criterion,
         "threshold": threshold,
         "target": target,
+        "rounds": rounds,
         "runner": runner,
         "batch": batch,
         "build_budget_s": build_budget_s,

@@ -30,7 +30,19 @@ from toolkit.pruning.latency import Latencies, latencies_for
 
 logger = logging.getLogger(__name__)
 REPLACED = (
-    *("recover", "model", "evaluate", "export", "optimum", "tensorrt", "profile", "verify", "handoff", "against"),
+    *(
+        "rounds",
+        "recover",
+        "model",
+        "evaluate",
+        "export",
+        "optimum",
+        "tensorrt",
+        "profile",
+        "verify",
+        "handoff",
+        "against",
+    ),
     *("report.html", "report.json"),
 )
 """What --overwrite removes. prune/ and cache/ stay: their keys tell whether scores and samples still serve."""

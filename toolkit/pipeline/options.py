@@ -62,14 +62,17 @@ def compress_recipe(
 ) -> Recipe:
     """The recipe of `dtk compress`: prune and recover only. An option that is None takes its default.
 
-    ``options`` are flat: those of PruneSettings, LatencySettings' runner and batch, and those of RecoverSettings;
+    ``options`` are flat: rounds, those of PruneSettings, LatencySettings' runner and batch, and of RecoverSettings;
     ``seed`` is everybody's. Raises UsageError for one that is unknown, wrong, or would change nothing.
     """
     flat = given(options)
+    rounds = flat.pop("rounds", 1)
     pruning = {*PruneSettings.model_fields, *MEASURING} - {"latency"}
     training = set(RecoverSettings.model_fields)
     if unknown := flat.keys() - pruning - training:
-        raise UsageError(f"Unknown option {sorted(unknown)[0]!r}.", expected=", ".join(sorted(pruning | training)))
+        raise UsageError(
+            f"Unknown option {sorted(unknown)[0]!r}.", expected=", ".join(sorted(pruning | training | {"rounds"}))
+        )
     prune = prune_settings({name: flat[name] for name in flat.keys() & pruning})
     if resume_from and (idle := flat.keys() & pruning - {"seed"}):
         raise UsageError(
@@ -82,6 +85,7 @@ def compress_recipe(
         "resume_from": resume_from,
         "data": given({"source": data, "stream": stream, "seed": flat.get("seed")}),
         "device": device,
+        "rounds": rounds,
         "prune": prune.model_dump(mode="json"),
         "recover": {name: flat[name] for name in flat.keys() & training} if recover else None,
         **dict.fromkeys(recipe.LATER),

@@ -10,7 +10,15 @@ from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, full_config, load_denoiser, load_scheduler, refuse_quantised, save_model
+from toolkit.models.folder import (
+    ModelFolder,
+    find_model,
+    full_config,
+    load_denoiser,
+    load_scheduler,
+    refuse_quantised,
+    save_model,
+)
 from toolkit.pruning.calibration import draw
 from toolkit.pruning.cost import Count, counter
 from toolkit.pruning.latency import Latencies
@@ -18,6 +26,7 @@ from toolkit.pruning.plan import read_plan
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.prune import plan_by_width, prunable_for
 from toolkit.pruning.prune import prune as prune_model
+from toolkit.pruning.rounds import Earlier
 from toolkit.pruning.scores import find_or_score, scores_key, write_scores
 from toolkit.pruning.settings import PruneSettings
 
@@ -47,21 +56,24 @@ def prune(
     dense: ModelFolder,
     train: Examples | None,
     *,
+    earlier: RunFolder | None = None,
     latencies: Latencies | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write RUN/prune: scores.safetensors, plan.json and model/, the pruned and not yet recovered model.
 
-    ``train`` may be None for a criterion that reads no images. See ``toolkit.pruning.prune.prune``.
+    ``train`` may be None for a criterion that reads no images; ``earlier`` is the run of the round before, whose result
+    is pruned further. See ``toolkit.pruning.prune.prune``.
     """
-    inputs = {"model": dense.sha256} | ({"images": train.fingerprint} if train is not None else {})
+    source = find_model(earlier.path / "model") if earlier else dense
+    inputs = {"model": source.sha256} | ({"images": train.fingerprint} if train is not None else {})
     request = Request("prune", settings.model_dump(), inputs)
     if run.is_current(request):
         return dict(read_plan(run.path / "prune" / "plan.json").facts)
-    dense_prunable(dense, settings)
+    prunable = dense_prunable(dense, settings)
     scheduler, key = load_scheduler(dense), scores_key(settings, inputs)
-    model = load_denoiser(dense).to(device)
+    model = load_denoiser(source).to(device)
     conditioner = open_conditioner(dense, device)
     calibrations = None if train is None else draw(train, settings, scheduler, conditioner, device)
     # a run that was interrupted after the scoring has left its scores in the cache
@@ -75,6 +87,7 @@ def prune(
             calibrations,
             latencies=latencies,
             score=partial(find_or_score, key=key, places=places),
+            earlier=Earlier(read_plan(earlier.path / "prune" / "plan.json"), prunable) if earlier else None,
             progress=progress,
         )
         write_scores(folder / "scores.safetensors", pruned.scores, key)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from exporters.settings import ExportSettings
 from profiles.settings import ProfileSettings
@@ -41,12 +41,14 @@ class Recipe(Settings):
     """A run: the model, its data, and the settings of each stage; a stage that is None is left out.
 
     ``resume_from``: a run, or the folder or hub id of a published one, whose plan and weights take pruning's place.
+    ``rounds``: prune and recover so many times, each time a share of the way to the target.
     """
 
     model: str | None = None
     resume_from: str | None = None
     data: DataSettings = DataSettings()
     device: str = "auto"
+    rounds: int = Field(default=1, ge=1)
     prune: PruneSettings = PruneSettings()
     recover: RecoverSettings | None = RecoverSettings()
     evaluate: EvaluateSettings | None = EvaluateSettings()
@@ -54,6 +56,14 @@ class Recipe(Settings):
     profile: ProfileSettings | None = ProfileSettings()
     verify: VerifySettings | None = None
     handoff: HandoffSettings | None = None
+
+    @model_validator(mode="after")
+    def _rounds_of_widths(self) -> Self:
+        if self.rounds > 1 and (self.recover is None or self.prune.blocks or self.prune.preset or self.resume_from):
+            raise ValueError(
+                "rounds prune widths and recover: no blocks, preset or resume_from, and not without recovery"
+            )
+        return self
 
     def write(self, path: Path) -> None:
         """Write the resolved recipe; ``dtk run`` repeats it."""

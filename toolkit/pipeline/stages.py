@@ -30,6 +30,7 @@ from toolkit.pipeline.artefacts import deployed, find_artefact
 from toolkit.pipeline.best import Goal, best, with_best
 from toolkit.pipeline.job import Job, measured
 from toolkit.pipeline.resume import resume
+from toolkit.pipeline.rounds import earlier_round
 from toolkit.recovery.prepare import check
 from toolkit.report import results
 from toolkit.report.headline import sentence
@@ -53,6 +54,7 @@ def prune(job: Job) -> dict[str, Any]:
             job.recipe.prune,
             job.dense,
             job.examples if job.reads_images else None,
+            earlier=earlier_round(job, latencies),
             latencies=latencies,
             device=job.device,
             progress=job.progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,13 +24,15 @@ from toolkit.pruning.trace import trace
 class Prunable:
     """Everything about a dense configuration that choosing channels needs; holds shapes, no weights.
 
-    ``orders`` says in which order blocks go, if that is known better than by their place.
+    ``orders`` says in which order blocks go, if that is known better than by their place; ``largest`` values bound the
+    space from above.
     """
 
     class_name: str
     config: Config
     limits: Constraints
     orders: Orders = field(default_factory=dict)
+    largest: Values | None = None
     _known_sizes: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -58,7 +60,11 @@ class Prunable:
     @cached_property
     def space(self) -> Space:
         """The stock configurations within reach."""
-        return self.adapter.space(self.config, self.limits)
+        space, largest = self.adapter.space(self.config, self.limits), self.largest
+        if largest is None:
+            return space
+        fits = lambda values: all(value <= most for value, most in zip(values, largest, strict=True))  # noqa: E731
+        return replace(space, allows=lambda values: fits(values) and space.allows(values))
 
     @cached_property
     def layout(self) -> Layout:

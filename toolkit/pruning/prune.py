@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,9 +23,11 @@ from toolkit.pruning.cost import Count
 from toolkit.pruning.criteria.base import Criterion, Task, criterion_called
 from toolkit.pruning.latency import Latencies, latency_cost, latency_facts
 from toolkit.pruning.latency_cost import LatencyCost, stated_unit
+from toolkit.pruning.layout import Kept, Layout
 from toolkit.pruning.plan import Plan
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.reconstruct import reconstruct
+from toolkit.pruning.rounds import Earlier
 from toolkit.pruning.scores import Scorings, effort, thresholds
 from toolkit.pruning.scoring import Scored
 from toolkit.pruning.settings import PruneSettings
@@ -86,6 +88,7 @@ def prune(
     *,
     latencies: Latencies | None = None,
     score: Score = lambda criterion, task: criterion.score(task),
+    earlier: Earlier | None = None,
     progress: Progress = silent,
 ) -> Pruned:
     """The network of the configuration that meets the target with the channels that matter most.
@@ -94,9 +97,10 @@ def prune(
     gradients are used and cleared. ``scheduler`` is the one it was trained with. ``calibrations`` may be None for a
     criterion that reads no images; of the configurations that meet the target the most even one is then taken, as
     nothing shows that another is better. ``latencies`` measures what a target in latency needs measured; the pruned
-    network is measured again at the end. Raises DtkError if no configuration meets the target.
+    network is measured again at the end. ``earlier``: the round that ``model`` is the recovered result of; targets and
+    the plan are then of that round's dense model. Raises DtkError if no configuration meets the target.
     """
-    prunable = prunable_for(type(model).__name__, plain_config(model.config), settings)
+    prunable = earlier.further if earlier else prunable_for(type(model).__name__, plain_config(model.config), settings)
     criterion, target = criterion_called(settings.criterion), parse_target(settings.target)
     latency = latency_cost(prunable, target, latencies, progress)
     meeting = meet(
@@ -108,13 +112,14 @@ def prune(
     loss = partial(held_out_loss, calibration=calibrations.held_out, batch_size=batch_size) if calibrations else None
     prunable, removed = block_order.ordered(prunable, meeting, model, scored_on, progress, batch_size=batch_size)
     task = Task(
-        *(model, prunable.layout, scored_on, thresholds(settings), settings.norm_term, settings.seed),
+        *(model, earlier.layout if earlier else prunable.layout, scored_on, thresholds(settings)),
+        *(settings.norm_term, settings.seed),
         *(progress, effort(settings)),
     )
     nothing = dict.fromkeys(task.thresholds, Scored({}, {}))  # if only blocks go: those are not scored but tried
     scores = score(criterion, task) if prunable.layout.groups else nothing
-    slicer = Slicer(prunable, model, settings, criterion, timesteps_and_kind(scheduler)[0])
-    choice = slicer.choose(count, scores, loss, latency)
+    slicer = Slicer(prunable, model, settings, criterion, timesteps_and_kind(scheduler)[0], earlier)
+    choice = slicer.choose(count, earlier.of_dense(scores) if earlier else scores, loss, latency)
     choice, fit = slicer.reconstructed(choice, scored_on, loss, progress)
     facts = summary.sizes(prunable, settings, choice.values, count) | {
         **summary.of_choice(choice, None if loss is None else loss(model)),
@@ -135,21 +140,26 @@ def prune(
 
 @dataclass(frozen=True)
 class Slicer:
-    """Makes the pruned network of any choice, from the dense one."""
+    """Makes the pruned network of any choice, from the dense one or from what an earlier round left of it."""
 
     prunable: Prunable
     dense: ModelMixin
     settings: PruneSettings
     criterion: Criterion
     timesteps: int  # the scheduler's T
+    earlier: Earlier | None = None
 
-    def build(self, values: Values, kept: Mapping[str, Any]) -> tuple[ModelMixin, float]:
+    def places(self, kept: Kept) -> tuple[Layout, Kept]:
+        """Where the kept channels lie in ``dense``."""
+        return (self.earlier.layout, self.earlier.of_now(kept)) if self.earlier else (self.prunable.layout, kept)
+
+    def build(self, values: Values, kept: Kept) -> tuple[ModelMixin, float]:
         """The pruned network, and the relative error of its time embedding."""
         config, device = self.prunable.space.configure(values), self.dense.device
         if self.criterion.fresh_weights:
             return surgery.fresh(self.prunable.class_name, config, self.settings.seed).to(device), 0.0
         rename = self.prunable.rename(config)
-        pruned, error = surgery.slice_model(self.dense, config, self.prunable.layout, kept, self.timesteps, rename)
+        pruned, error = surgery.slice_model(self.dense, config, *self.places(kept), self.timesteps, rename)
         return pruned.to(device), error
 
     def choose(
@@ -178,7 +188,7 @@ class Slicer:
         rename = self.prunable.rename(self.prunable.space.configure(choice.values))
         model, size = copy.deepcopy(choice.model), self.settings.calibration_batch_size
         reconstruct(
-            *(self.dense, model, self.prunable.layout, choice.kept, fitted_on, at),
+            *(self.dense, model, *self.places(choice.kept), fitted_on, at),
             rename=rename,
             batch_size=size,
             progress=progress,

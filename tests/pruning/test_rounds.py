@@ -1,0 +1,111 @@
+"""Pruning in rounds leaves what pruning the dense model at once with the plan of the last round leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.pruning.cases import CASES, QUICK, dense_model, prunable_of, random_scores
+from tests.tiny import TWO_LEVELS, tiny_dit, tiny_folder
+from toolkit import compress
+from toolkit.core.errors import UsageError
+from toolkit.core.noise import generator
+from toolkit.core.run_folder import RunFolder
+from toolkit.pipeline.job import Job
+from toolkit.pipeline.recipe import Recipe
+from toolkit.pipeline.rounds import earlier_round
+from toolkit.pruning import surgery
+from toolkit.pruning.plan import Plan, read_plan
+from toolkit.pruning.rounds import Earlier, target_of
+from toolkit.pruning.scoring import Scored
+
+T = 100
+
+
+def halfway(name: str) -> tuple[Earlier, torch.nn.Module]:
+    """A round that removes about half of what can go, and its model, not recovered."""
+    dense = dense_model(name)
+    prunable = prunable_of(dense)
+    values = sorted(prunable.space)[len(list(prunable.space)) // 2]
+    config = prunable.space.configure(values)
+    kept = prunable.kept(random_scores(prunable), config)
+    widths = [{"achieved": value} for value in values]
+    plan = Plan({"widths": widths}, prunable.class_name, config, prunable.layout, kept)
+    return Earlier(plan, prunable), surgery.slice_model(dense, config, prunable.layout, kept, T)[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_slices_are_one(name: str) -> None:
+    """The last plan alone makes the same tensors of the dense model; the time embedding is fitted twice, so nearly."""
+    earlier, model = halfway(name)
+    assert {group: g.size for group, g in earlier.layout.groups.items()} == {
+        group: len(kept) for group, kept in earlier.plan.kept.items()
+    }
+    own = {group: generator("round", 0, i).random(g.size) for i, (group, g) in enumerate(earlier.layout.groups.items())}
+    scores = earlier.of_dense({0.0: Scored(own, {}, (own, own))})[0.0]
+    config = earlier.further.space.configure(min(earlier.further.space))
+    kept = earlier.further.kept(scores.scores, config)
+    assert all(set(kept[group]) <= set(before) for group, before in earlier.plan.kept.items())
+    twice, _ = surgery.slice_model(model, config, earlier.layout, earlier.of_now(kept), T)
+    once, _ = surgery.slice_model(dense_model(name), config, earlier.further.layout, kept, T)
+    for tensor, expected in once.state_dict().items():
+        allowed = 1e-2 if tensor.startswith("time_embedding.linear_1") else 1e-6
+        torch.testing.assert_close(twice.state_dict()[tensor], expected, rtol=allowed, atol=allowed, msg=tensor)
+
+
+def test_a_channel_that_has_gone_never_comes_back() -> None:
+    """Not even where nothing that is left has a score."""
+    earlier, _ = halfway(QUICK[0])
+    nothing = {group: np.zeros(g.size) for group, g in earlier.layout.groups.items()}
+    scores = earlier.of_dense({0.0: Scored(nothing, {})})[0.0].scores
+    for values in earlier.further.space:
+        kept = earlier.further.kept(scores, earlier.further.space.configure(values))
+        assert all(set(kept[group]) <= set(before) for group, before in earlier.plan.kept.items()), values
+
+
+@pytest.mark.parametrize(
+    ("target", "rounds", "expected"),
+    [
+        ("macs=0.27", 3, ["macs<=0.646330", "macs<=0.417743"]),
+        ("latency<=0.25,params=0.81", 2, ["latency<=0.5,params<=0.9"]),
+    ],
+)
+def test_every_round_takes_an_equal_share(target: str, rounds: int, expected: list[str]) -> None:
+    assert [target_of(target, number, rounds) for number in range(1, rounds)] == expected
+
+
+def test_rounds_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"divide a fraction[\s\S]*found: 2 rounds and the bound params<=20M"):
+        target_of("params<=20M", 1, 2)
+    dense = tiny_folder(tmp_path / "dense").root
+    with pytest.raises(UsageError, match="rounds prune widths and recover"):
+        compress(dense, out=tmp_path / "run", rounds=2, blocks=True)
+    with pytest.raises(UsageError, match="rounds prune widths and recover"):
+        compress(dense, out=tmp_path / "run", rounds=2, recover=False)
+    tiny_dit().save_pretrained(tmp_path / "dit" / "transformer")
+    job = Job(RunFolder(tmp_path / "run"), Recipe(model=str(tmp_path / "dit"), rounds=2))
+    with pytest.raises(UsageError, match=r"only by blocks[\s\S]*found: DiTTransformer2DModel"):
+        earlier_round(job, None)
+
+
+@pytest.mark.slow
+def test_a_run_in_rounds_is_one_plan_and_resumes(tmp_path: Path) -> None:
+    dense = tiny_folder(tmp_path / "dense", **TWO_LEVELS).root
+    images = generator("rounds", 0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    few = {"calibration_images": 2, "score_timesteps": 2, "steps": 3, "batch_size": 4, "align": 4, "min_width": 0.25}
+
+    def run() -> dict[str, str]:
+        compress(dense, data=images, out=tmp_path / "run", target="macs<=0.4", rounds=2, **few)  # type: ignore[arg-type]
+        folders = [tmp_path / "run" / "rounds" / "1", tmp_path / "run"]
+        return {str(path): path.read_bytes().hex() for folder in folders for path in folder.glob("model/unet/*")}
+
+    first = run()
+    plans = [read_plan(tmp_path / "run" / place / "prune" / "plan.json") for place in ("rounds/1", ".")]
+    fractions = [plan.facts["achieved"]["macs_fraction"] for plan in plans]
+    assert fractions[1] <= 0.4 < fractions[0] <= 0.4**0.5
+    assert all(set(plans[1].kept[group]) <= set(kept) for group, kept in plans[0].kept.items())
+    assert plans[1].facts["dense"] == plans[0].facts["dense"]
+    assert run() == first, "nothing was done again"

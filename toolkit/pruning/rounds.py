@@ -1,0 +1,81 @@
+"""Pruning in rounds: what was pruned and recovered is pruned further; the plan still names the dense model's channels.
+
+Scores are those of the model as it is now. A channel that has gone scores less than any that is there, so the choice is
+made among the dense model's channels as in a single round, and one plan describes the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from toolkit.core.errors import UsageError
+from toolkit.pruning.layout import Kept, Layout
+from toolkit.pruning.plan import Plan
+from toolkit.pruning.prunable import Prunable
+from toolkit.pruning.scores import Scorings
+from toolkit.pruning.scoring import Scored
+from toolkit.pruning.targets import parse_target
+
+
+def target_of(target: str, number: int, rounds: int) -> str:
+    """The target of round ``number`` (from 1) of ``rounds``: every round takes an equal share, in proportion.
+
+    Bounds of the rounds before the last are upper ones: the last one's target has to be met, theirs are on the way.
+    Raises UsageError for an absolute bound, whose share is not known before the dense model is counted.
+    """
+    bounds = parse_target(target).bounds
+    if absolute := next((bound.text for bound in bounds if bound.absolute), None):
+        raise UsageError(
+            "Rounds divide a fraction of the dense model between them.",
+            found=f"{rounds} rounds and the bound {absolute}",
+            expected="a fraction, such as macs=0.3",
+        )
+    return ",".join(f"{bound.figure}<={bound.value ** (number / rounds):.6g}" for bound in bounds)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The round before: its plan, and the dense configuration that the plan speaks of."""
+
+    plan: Plan
+    dense: Prunable
+
+    @cached_property
+    def now(self) -> Prunable:
+        """The model as it is, made ready for pruning."""
+        return Prunable(self.plan.class_name, self.plan.config, self.dense.limits)
+
+    @cached_property
+    def further(self) -> Prunable:
+        """The dense model's configuration, of which only what is no larger than the model as it is can be reached."""
+        return replace(self.dense, largest=tuple(width["achieved"] for width in self.plan.facts["widths"]))
+
+    @property
+    def layout(self) -> Layout:
+        """The groups of the model as it is, which have the names of the dense model's."""
+        return self.now.layout
+
+    def of_dense(self, scorings: Scorings) -> Scorings:
+        """Scores of the model as it is as scores of the dense model's channels."""
+        return {
+            threshold: Scored(
+                self._expanded(scored.scores), scored.facts, tuple(self._expanded(half) for half in scored.halves)
+            )
+            for threshold, scored in scorings.items()
+        }
+
+    def _expanded(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        expanded = {}
+        for name, own in scores.items():
+            gone = np.nextafter(min(0.0, own.min(initial=0.0)), -np.inf)
+            expanded[name] = np.full(self.further.layout.groups[name].size, gone)
+            expanded[name][self.plan.kept[name]] = own
+        return expanded
+
+    def of_now(self, kept: Kept) -> dict[str, np.ndarray]:
+        """Channels of the dense model by their places in the model as it is, which has all of them."""
+        return {name: np.searchsorted(self.plan.kept[name], channels) for name, channels in kept.items()}
