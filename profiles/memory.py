@@ -88,7 +88,8 @@ def work(question: Path, answer: Path) -> None:
     for name, job in read_json(question).items():
         if job["component"] is not None:
             model_class(ModelFolder(Path(job["source"]), job["component"]).class_name)  # imports diffusers
-        process = get_context("fork" if job["device"] == "cpu" else "spawn").Process(target=measure, args=(job, answer))
+        context: Any = get_context("fork" if job["device"] == "cpu" else "spawn")
+        process = context.Process(target=measure, args=(job, answer))
         process.start()
         process.join()
         if process.exitcode:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from toolkit.adapters.base import adapter_of
 from toolkit.core.errors import UsageError
 from toolkit.core.run_folder import RunFolder
@@ -28,7 +30,7 @@ def earlier_round(job: Job, latencies: Latencies | None) -> RunFolder | None:
         settings = job.recipe.prune.model_copy(update={"target": target})
         after, run = run, RunFolder.create(job.run.path / "rounds" / str(number))
         images = job.examples if job.reads_images else None
-        shared = {"device": job.device, "progress": job.progress}
+        shared: dict[str, Any] = {"device": job.device, "progress": job.progress}
         prune_stage.prune(run, settings, job.dense, images, earlier=after, latencies=latencies, **shared)
         teaching_comes_last = recover.model_copy(update={"sampling_steps": None})
         recover_stage.recover(run, teaching_comes_last, job.dense, job.examples, held_out=job.held_out, **shared)
