@@ -135,9 +135,13 @@ def _from_hub(name: str) -> Path:
 
 
 def model_class(name: str) -> type[ModelMixin]:
-    """The diffusers class of a known name."""
+    """The diffusers class of a known name, or that of an autoencoder's decoder."""
     import diffusers
 
+    if name == "ImageDecoder":
+        from toolkit.models.decoder import ImageDecoder
+
+        return ImageDecoder
     model_class: type[ModelMixin] = getattr(diffusers, name)
     return model_class
 
