@@ -22,6 +22,7 @@ from toolkit.models.autoencoder import find_autoencoder, image_shape
 from toolkit.models.conditioning import check_data, denoiser_inputs, find_conditioning
 from toolkit.models.folder import ModelFolder, find_model, full_config
 from toolkit.models.latents import Latents
+from toolkit.pipeline import decoder as decoder_stage
 from toolkit.pipeline import prune as prune_stage
 from toolkit.pipeline import recipe
 from toolkit.pipeline.recipe import Recipe
@@ -30,7 +31,19 @@ from toolkit.pruning.latency import Latencies, latencies_for
 
 logger = logging.getLogger(__name__)
 REPLACED = (
-    *("recover", "model", "evaluate", "export", "optimum", "tensorrt", "profile", "verify", "handoff", "against"),
+    *(
+        "recover",
+        "decoder",
+        "model",
+        "evaluate",
+        "export",
+        "optimum",
+        "tensorrt",
+        "profile",
+        "verify",
+        "handoff",
+        "against",
+    ),
     *("report.html", "report.json"),
 )
 """What --overwrite removes. prune/ and cache/ stay: their keys tell whether scores and samples still serve."""
@@ -69,7 +82,7 @@ class Job:
         given = requested.data.source is not None or requested.model is None
         return (
             given
-            or bool(requested.recover or requested.evaluate)
+            or bool(requested.recover or requested.evaluate or requested.decoder)
             or criterion_called(requested.prune.criterion).reads_images
         )
 
@@ -140,6 +153,8 @@ def start_job(path: Path, requested: Recipe, *, overwrite: bool = False, progres
     job = Job(RunFolder(path), requested, progress)
     if requested.resume_from is None:
         dry_run(requested, progress)
+    if requested.decoder is not None:
+        decoder_stage.dry_run(job.dense, requested.decoder)
     differ = _differences(path, requested)
     if differ and not overwrite:
         raise DtkError(
