@@ -21,7 +21,7 @@ from toolkit.evaluation.decoded import DecoderJudge
 from toolkit.evaluation.features import open_extractor
 from toolkit.models.autoencoder import Autoencoder, AutoencoderFolder, find_autoencoder
 from toolkit.models.decoder import ImageDecoder, decoder_config, decoder_of, with_decoder
-from toolkit.models.folder import ModelFolder
+from toolkit.models.folder import ModelFolder, save_module
 from toolkit.models.latents import Latents
 from toolkit.pipeline.decoder_settings import CONTINUED, DecoderSettings
 from toolkit.pipeline.model import AUTOENCODER, STAGE
@@ -70,7 +70,7 @@ def compress_decoder(
                 errors["recovered"] = judge(student)
             pruned.plan.write(target / "plan.json")
             write_json(target / "result.json", result | {"errors": errors})
-            with_decoder(autoencoder.module.cpu(), student.cpu()).save_pretrained(target / AUTOENCODER)
+            save_module(with_decoder(autoencoder.module.cpu(), student.cpu()), target / AUTOENCODER)
     stored: dict[str, Any] = read_json(run.path / STAGE / "result.json")
     return stored
 
