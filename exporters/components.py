@@ -27,9 +27,8 @@ from toolkit.adapters.base import InputSpec
 from toolkit.models.autoencoder import Autoencoder, Shape, encoded
 from toolkit.models.captions import CaptionEncoder
 from toolkit.models.conditioners import ClassEmbedding, Conditioner
+from toolkit.models.decoder import BorderedDecoder
 from toolkit.models.precision import DTYPES, convert
-
-QUANTISER = ("quantize*",)  # the nearest code is another one in half precision
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def autoencoder_components(open_autoencoder: Callable[[], Autoencoder], latent: 
     return [
         Component(
             "decoder",
-            lambda dtype: Decoder(open_autoencoder(), dtype),
+            lambda dtype: BorderedDecoder(open_autoencoder(), dtype),
             {"latents": InputSpec(latent)},
             ["images"],
             lambda latents: {"images": autoencoder.decode(latents)},
@@ -134,23 +133,6 @@ def write_tokenizers(conditioner: Conditioner, folder: Path) -> None:
         conditioner.tokens([""])  # sets the padding and truncation they are called with
         for name, tokenizer in conditioner.tokenizers.items():
             tokenizer.backend_tokenizer.save(str(folder / f"{name.replace('input_ids', 'tokenizer')}.json"))
-
-
-class Decoder(nn.Module):
-    """Latents to images in ``dtype``; the quantiser of a VQModel is kept in float32."""
-
-    def __init__(self, autoencoder: Autoencoder, dtype: DtypeName) -> None:
-        super().__init__()
-        self.dtype, self.module, self.latent_map = DTYPES[dtype], autoencoder.module, autoencoder.latent_map
-        convert(self.module, self.dtype, QUANTISER if dtype != "fp32" else ())
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) float32 of ``latents`` (B, c, h, w) float32."""
-        values = self.latent_map.to_values(latents)
-        if not hasattr(self.module, "quantize"):
-            values = values.to(self.dtype)
-        images: torch.Tensor = self.module.decode(values, return_dict=False)[0]
-        return images.to(latents.dtype)
 
 
 class Encoder(nn.Module):

@@ -16,9 +16,10 @@ from profiles.parts import compare_parts
 from profiles.settings import ProfileSettings
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError
+from toolkit.core.numerics import torch_numerics
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder, build_model, load_denoiser
-from toolkit.models.precision import BorderedDenoiser
+from toolkit.models.precision import BorderedDenoiser, stored_in
 from toolkit.models.weights import WEIGHTS
 from toolkit.runners.base import RunnerSpec, open_node_times, parse_runner
 
@@ -121,8 +122,10 @@ def compare_network_parts(
     """Time of each top-level part of both networks in eager torch, at the largest batch."""
     batch = max(settings.batches)
     inputs = example_inputs(denoiser_inputs(dense, settings.tokens), batch, device=device)
-    first, second = (BorderedDenoiser(load_denoiser(model), settings.dtype).to(device) for model in (dense, compressed))
-    parts = compare_parts(first, second, inputs, device, settings.rounds)
+    dtype = stored_in(settings.dtype)
+    first, second = (BorderedDenoiser(load_denoiser(model), dtype).to(device) for model in (dense, compressed))
+    with torch_numerics(tf32=settings.dtype == "tf32"):
+        parts = compare_parts(first, second, inputs, device, settings.rounds)
     return {"runner": "torch", "batch": batch} | parts
 
 

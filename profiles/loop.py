@@ -29,8 +29,8 @@ class Loops:
     ``steps`` are those of each model: ``settings.loop_steps``, or a taught model's own. ``step_graph`` is what the
     export says of the compressed model's step graph, None if there is none.
 
-    With guidance the denoiser computes each step twice, in one batch of twice the size. An autoencoder is left out:
-    compression does not touch it.
+    With guidance the denoiser computes each step twice, in one batch of twice the size. Decoding is left out and
+    measured beside it (profiles.decoder).
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
 from toolkit.core.noise import normal
+from toolkit.models.decoder import ImageDecoder
 from toolkit.models.folder import ModelFolder, find_model
 
 PLAIN: dict[str, object] = {
@@ -110,6 +111,26 @@ def tiny_dit(seed: int = 0, **overrides: object) -> DiTTransformer2DModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = DiTTransformer2DModel(**(config | overrides))
+    randomise(model, seed)
+    return model
+
+
+def tiny_decoder(seed: int = 0, **overrides: object) -> ImageDecoder:
+    """A decoder of two levels with attention between them; ``overrides`` change its config."""
+    config: dict[str, object] = {
+        "sample_size": (8, 8),
+        "in_channels": 4,
+        "out_channels": 3,
+        "block_out_channels": (16, 32),
+        "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "act_fn": "silu",
+        "mid_block_add_attention": True,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ImageDecoder(**(config | overrides))
     randomise(model, seed)
     return model
 

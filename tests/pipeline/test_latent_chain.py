@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKLFlux2, DiffusionPipeline
 from PIL import Image
 
 from tests.latent import CLASSES, FOLDERS
@@ -33,6 +33,8 @@ pytestmark = pytest.mark.slow
 IMAGES = 40
 WHOLE = "sdxl"  # exported and profiled, too: the others' export is tests/handoff/test_latent.py's
 EXPORT = {"dtype": "fp16", "batch": "1:2:2", "loop_steps": 2, "loop_images": 2, "longest": 4}
+DECODED = ("caption", "sdxl")  # those with an AutoencoderKL, whose decoder is compressed as well
+DECODER = {"target": "width=0.5", "align": 4, "calibration_images": 2, "steps": 2, "batch_size": 4}
 GUIDED = {"unconditional": 1.0, "class": 2.0, "labels": 1.0, "caption": 2.0, "sdxl": 2.0}
 PROFILE = {
     "runners": ["torch"],
@@ -69,6 +71,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             "data": {"source": str(data(root / "data.npz")), "holdout": 0.4},
             "device": "cpu",
             "prune": {"target": "width=0.75", "align": 4, "calibration_images": 2},
+            "decoder": DECODER if request.param in DECODED else None,
             "recover": {"steps": 3, "batch_size": 4, "flip": True, "condition_dropout": 0.5},
             "evaluate": {
                 "images": 8,
@@ -82,7 +85,8 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "The test's recipe",
     )
     job = start_job(root / "run", asked)
-    for stage in ("prune", "recover", "evaluate", *(["export", "profile"] if request.param == WHOLE else [])):
+    decoder = ["decoder"] if request.param in DECODED else []
+    for stage in ("prune", *decoder, "recover", "evaluate", *(["export", "profile"] if request.param == WHOLE else [])):
         stages.STAGES[stage](job)
     return request.param, job
 
@@ -90,7 +94,8 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_the_other_components_come_along(finished: tuple[str, Job]) -> None:
     kind, job = finished
     before, after = folder_sha256(job.dense.root), folder_sha256(job.compressed.root)
-    beside = {name for name in before if not name.startswith("unet/")}
+    changed = ("unet/", *(("vae/", "model_index.json") if kind in DECODED else ()))
+    beside = {name for name in before if not name.startswith(changed)}
     assert {name: before[name] for name in beside} == {name: after[name] for name in after if name in beside}
     widths = job.compressed.config["block_out_channels"]
     assert widths[-1] == 24
@@ -98,6 +103,8 @@ def test_the_other_components_come_along(finished: tuple[str, Job]) -> None:
         options = {"safety_checker": None} if kind == "caption" else {}
         pipeline = DiffusionPipeline.from_pretrained(job.compressed.root, **options)
         assert list(pipeline.unet.config.block_out_channels) == widths
+        if kind in DECODED:
+            assert (pipeline.vae.encoder.conv_in.out_channels, pipeline.vae.decoder.conv_in.out_channels) == (8, 4)
         if kind == "sdxl":
             image = pipeline("a cat", num_inference_steps=2, output_type="np").images
             assert image.shape == (1, 16, 16, 3) and np.isfinite(image).all()
@@ -130,7 +137,7 @@ def test_exports_are_judged_by_decoded_images(finished: tuple[str, Job]) -> None
         return
     files = {path.stem for path in (job.run.path / "export" / "onnx").glob("*.onnx")}
     assert files == {"dense", "compressed", "compressed_step", "conditioner", "decoder", "encoder"}
-    vae = AutoencoderKL.from_pretrained(job.compressed.root / "vae")
+    vae = AutoencoderKLFlux2.from_pretrained(job.compressed.root / "vae")
     specs = input_specs(job.compressed.class_name, job.compressed.config, tokens=context_tokens(job.compressed))
     given = {n: v for n, v in example_inputs(specs, 2).items() if n not in ("sample", "timestep")}
     denoiser, scheduler = load_denoiser(job.compressed), load_scheduler(job.compressed)
@@ -158,8 +165,12 @@ def psnr_db(one: torch.Tensor, other: torch.Tensor) -> list[float]:
 def test_the_loop_is_measured_with_guidance(finished: tuple[str, Job]) -> None:
     kind, job = finished
     if kind == WHOLE:
-        loop = json.loads((job.run.path / "profile" / "profile.json").read_text())["runners"]["torch"]["loop"]
-        assert loop["calls_a_step"] == 2
+        profile = json.loads((job.run.path / "profile" / "profile.json").read_text())
+        assert profile["runners"]["torch"]["loop"]["calls_a_step"] == 2
+        loop, decoder = profile["runners"]["torch"]["loop"], profile["decoder"]
+        for which in ("dense", "compressed"):
+            spent = {name: timed[which]["p50_ms"] for name, timed in (("loop", loop), ("decoder", decoder))}
+            assert decoder["share"]["torch"][which] == pytest.approx(spent["decoder"] / sum(spent.values()))
 
 
 def test_a_second_run_of_the_same_does_nothing(finished: tuple[str, Job]) -> None:

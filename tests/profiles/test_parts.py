@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import profiles.parts
+from profiles.comparison import compare_network_parts
 from profiles.parts import PartClock, compare_parts
-from profiles.settings import Rounds
+from profiles.settings import ProfileSettings, Rounds
+from tests.tiny import PLAIN, tiny_folder
 from toolkit.models.precision import BorderedDenoiser
 
 ROUNDS = Rounds(seconds=1e-9, least=6)
@@ -87,3 +90,10 @@ def test_the_network_is_left_without_hooks(clock: Clock) -> None:
     with pytest.raises(ZeroDivisionError), PartClock(network, "cpu"):
         _ = 1 / 0
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+
+
+def test_parts_are_timed_in_every_precision_that_a_profile_takes(tmp_path: Path) -> None:
+    """TF32 is no type of numbers but a way to multiply: a processor computes the same without it."""
+    model = tiny_folder(tmp_path, **PLAIN)
+    settings = ProfileSettings(dtype="tf32", batches=(1,), rounds={"seconds": 1e-9, "least": 6, "most": 6})
+    assert "conv_in" in compare_network_parts(model, model, settings, "cpu")["parts"]

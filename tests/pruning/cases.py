@@ -10,7 +10,7 @@ import pytest
 from diffusers import ModelMixin
 
 from profiles.macs import count_macs, count_params
-from tests.tiny import TWO_CONTEXT_LEVELS, text_time, tiny_conditional_unet, tiny_unet
+from tests.tiny import TWO_CONTEXT_LEVELS, text_time, tiny_conditional_unet, tiny_decoder, tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.inputs import example_inputs, input_specs, keywords
 from toolkit.core.noise import generator
@@ -49,13 +49,27 @@ CONDITIONAL: dict[str, dict[str, object]] = {
     "context-and-classes": {"num_class_embeds": 5},
     "sizes": {**text_time(6), "use_linear_projection": True},
 }
-QUICK = ("heads", "classes", "context")
-CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*UNETS, *CONDITIONAL)]
+DECODERS: dict[str, dict[str, object]] = {
+    "decoder": {},
+    "decoder-attending": {
+        "block_out_channels": (16, 32, 32),
+        "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"),
+        "layers_per_block": 2,
+        "mid_block_add_attention": False,
+    },
+}
+QUICK = ("heads", "classes", "context", "decoder")
+DENOISERS, CASES = (
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    for names in ((*UNETS, *CONDITIONAL), (*UNETS, *CONDITIONAL, *DECODERS))
+)
 """All architectures; laws that follow a network through its graph are stated for the quick ones in `make test`."""
 
 
 def dense_model(name: str) -> ModelMixin:
     """The tiny dense model of a case, every parameter randomised."""
+    if name in DECODERS:
+        return tiny_decoder(**DECODERS[name])
     return tiny_unet(**UNETS[name]) if name in UNETS else tiny_conditional_unet(**CONDITIONAL[name])
 
 

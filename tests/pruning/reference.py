@@ -49,7 +49,8 @@ def kept_indices(segments: tuple, kept: Mapping[str, np.ndarray]) -> torch.Tenso
 def silenced(dense: nn.Module, layout: Layout, kept: Mapping[str, np.ndarray], pruned: nn.Module) -> nn.Module:
     """The dense model with everything but the kept channels silenced."""
     model = copy.deepcopy(dense)
-    model.time_proj, model.time_embedding.linear_1 = pruned.time_proj, pruned.time_embedding.linear_1
+    if hasattr(model, "time_proj"):
+        model.time_proj, model.time_embedding.linear_1 = pruned.time_proj, pruned.time_embedding.linear_1
     if hasattr(model, "add_embedding"):
         model.add_time_proj, model.add_embedding.linear_1 = pruned.add_time_proj, pruned.add_embedding.linear_1
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm)}

@@ -10,7 +10,7 @@ from torch import nn
 from tests.pruning.cases import dense_model, prunable_of, random_scores
 from toolkit.core.noise import normal
 from toolkit.pruning import surgery
-from toolkit.pruning.calibration import Calibration, prediction_at
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.reconstruct import NormalEquations, reconstruct
 
 LAYERS = {
@@ -85,7 +85,7 @@ def test_a_pruned_model_comes_nearer_to_the_dense_one(inputs: str) -> None:
     def error() -> float:
         with torch.no_grad():
             return float(
-                sum((prediction_at(pruned, of, t) - prediction_at(dense, of, t)).square().mean() for t in (20, 60))
+                sum((of.prediction_at(pruned, t) - of.prediction_at(dense, t)).square().mean() for t in (20, 60))
             )
 
     before, embedding = error(), pruned.time_embedding.linear_1.weight.detach().clone()

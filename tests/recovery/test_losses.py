@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
-from tests.pruning.cases import CASES, dense_model, inputs_of, prunable_of, random_scores
+from tests.pruning.cases import DENOISERS, dense_model, inputs_of, prunable_of, random_scores
 from tests.pruning.reference import silenced
 from tests.tiny import tiny_unet
 from toolkit.core.errors import DtkError
@@ -169,7 +169,7 @@ def test_both_networks_run_once_a_batch_whatever_the_mix() -> None:
     assert sorted(calls) == ["student", "teacher"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", DENOISERS)
 def test_features_are_compared_on_the_channels_that_were_kept(name: str, tmp_path: Path) -> None:
     """Against a teacher whose lost channels are silenced nothing is left to learn; with any other indices much is."""
     dense = dense_model(name)

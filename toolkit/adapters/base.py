@@ -49,6 +49,7 @@ class Adapter(Protocol):
     component: str  # the name of its folder in a pipeline
     has_widths: bool  # whether channels may go; if not, only blocks do
     null_class: bool  # whether class embeddings have a row for the null class behind the last, which training drops to
+    timed: bool  # whether it takes a timestep; all denoisers do
     blocks: BlockRules
 
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:
@@ -70,6 +71,7 @@ def known_adapters() -> dict[str, Adapter]:
 
 
 def adapter_of(class_name: str) -> Adapter:
-    """The adapter of a diffusers class; an unknown one is refused with the list of known ones."""
-    adapter: Adapter = entry(adapters, "ADAPTER", "model class", class_name, key="class_name")
+    """The adapter of a diffusers class, or of a ``PART`` of one; an unknown one is refused with the known ones."""
+    parts = entries(adapters, "PART", key="class_name")
+    adapter: Adapter = parts.get(class_name) or entry(adapters, "ADAPTER", "model class", class_name, key="class_name")
     return adapter

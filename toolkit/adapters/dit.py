@@ -52,7 +52,7 @@ class DiTAdapter:
 
     class_name = "DiTTransformer2DModel"
     component = "transformer"
-    has_widths, null_class = False, True
+    has_widths, null_class, timed = False, True, True
     blocks = DiTBlocks()
 
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:

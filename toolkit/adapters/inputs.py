@@ -35,7 +35,7 @@ def input_specs(
     height, width = (size, size) if isinstance(size, int) else size
     return {
         "sample": InputSpec((config["in_channels"], height, width)),
-        "timestep": InputSpec((), "int64", timesteps),
+        **({"timestep": InputSpec((), "int64", timesteps)} if adapter.timed else {}),
         **adapter.conditioning_inputs(dict(config), tokens),
     }
 

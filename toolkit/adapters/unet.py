@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from toolkit.adapters.base import Constraints, InputSpec
@@ -18,9 +18,14 @@ from toolkit.adapters.space import Config, Space, Values, Variable, multiples
 from toolkit.adapters.text_time import narrowed_ids
 from toolkit.core.errors import DtkError
 
+Narrow = Callable[[Config, list[int], dict[str, Any]], Config]
+"""The configuration with these level widths, and with fields that were changed on the way."""
 
-def width_space(config: Config, limits: Constraints, heads: Sequence[int], norm_groups: int) -> Space:
-    """The narrower configurations of a UNet.
+
+def width_space(
+    config: Config, limits: Constraints, heads: Sequence[int], norm_groups: int, narrow: Narrow | None = None
+) -> Space:
+    """The narrower configurations of a UNet, or by ``narrow`` of another network of such levels.
 
     Widths are multiples of ``heads`` (one number per level: the head size or the number of heads, whichever is fixed)
     and of ``norm_groups``, the least common multiple of all numbers of norm groups. Under the policy ``whole`` one
@@ -28,15 +33,16 @@ def width_space(config: Config, limits: Constraints, heads: Sequence[int], norm_
     """
     widths = tuple(config["block_out_channels"])
     runs = _runs(widths)
+    narrow = narrow or narrowed
     if limits.groups == "whole":
-        return _scaled_norms(config, limits, heads)
+        return _scaled_norms(config, limits, heads, narrow)
     variables = tuple(
         _width(widths[start], start, stop, limits, math.lcm(norm_groups, *heads[start:stop])) for start, stop in runs
     )
 
     def configure(values: Values) -> Config:
         spread = [value for value, (start, stop) in zip(values, runs, strict=True) for _ in range(start, stop)]
-        return narrowed(config, spread, {})
+        return narrow(config, spread, {})
 
     def allows(values: Values) -> bool:
         return all(a != b for a, b in itertools.pairwise(values))
@@ -93,6 +99,11 @@ def refuse_unknown_parts(config: Config, known_blocks: set[str], norm_groups: in
             found=f"time_embedding_type {time!r}, class_embed_type {classes!r}",
             expected="'positional', and classes that do not pass through the sinusoid",
         )
+    refuse_widths(config, norm_groups)
+
+
+def refuse_widths(config: Config, norm_groups: int) -> None:
+    """Raise DtkError for widths that the norm groups do not divide."""
     wrong = [width for width in config["block_out_channels"] if width % norm_groups]
     if wrong:
         raise DtkError(
@@ -127,7 +138,7 @@ def _width(dense: int, start: int, stop: int, limits: Constraints, multiple: int
     return Variable(name, dense, step, multiples(dense, step, limits.least), channels=True)
 
 
-def _scaled_norms(config: Config, limits: Constraints, heads: Sequence[int]) -> Space:
+def _scaled_norms(config: Config, limits: Constraints, heads: Sequence[int], narrow: Narrow) -> Space:
     widths, groups = tuple(config["block_out_channels"]), config["norm_num_groups"]
     if config.get("attn_norm_num_groups") not in (None, groups):
         raise DtkError(
@@ -144,6 +155,6 @@ def _scaled_norms(config: Config, limits: Constraints, heads: Sequence[int]) -> 
         counts = {"norm_num_groups": values[0]}
         if config.get("attn_norm_num_groups") is not None:
             counts["attn_norm_num_groups"] = values[0]
-        return narrowed(config, [width * values[0] // groups for width in widths], counts)
+        return narrow(config, [width * values[0] // groups for width in widths], counts)
 
     return Space(config, (variable,), configure, lambda values: True)

@@ -109,7 +109,7 @@ class UNet2DAdapter:
 
     class_name = "UNet2DModel"
     component = "unet"
-    has_widths, null_class = True, False
+    has_widths, null_class, timed = True, False, True
     blocks = UNet2DBlocks()
 
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:

@@ -120,7 +120,7 @@ class UNet2DConditionAdapter:
 
     class_name = "UNet2DConditionModel"
     component = "unet"
-    has_widths, null_class = True, False
+    has_widths, null_class, timed = True, False, True
     blocks = LevelBlocks()
 
     def conditioning_inputs(self, config: Config, tokens: int) -> dict[str, InputSpec]:

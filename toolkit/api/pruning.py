@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
@@ -17,9 +18,10 @@ from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress
 from toolkit.data.conditions import Condition
 from toolkit.data.memory import Data, ValueRange, open_examples
-from toolkit.models.folder import built_config
+from toolkit.models.folder import built_config, find_model
 from toolkit.models.latents import EncodedExamples
-from toolkit.pipeline.options import prune_settings
+from toolkit.pipeline import decoder as decoder_stage
+from toolkit.pipeline.options import compress_recipe, prune_settings
 from toolkit.pruning.calibration import Calibrations, draw
 from toolkit.pruning.cost import counter
 from toolkit.pruning.criteria.base import criterion_called
@@ -30,20 +32,35 @@ from toolkit.pruning.settings import PruneSettings
 
 
 def plan(
-    model: Model = None, *, device: str = "auto", progress: Progress | None = None, **options: Unpack[PruneOptions]
+    model: Model = None,
+    *,
+    decoder: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    **options: Unpack[PruneOptions],
 ) -> PlanSummary:
     """The configuration that ``target`` leads to, by width only: reads no data and no weights.
 
     ``model``: a UNet2DModel, UNet2DConditionModel or DiTTransformer2DModel, a DiffusionPipeline, a diffusers folder or
-    hub id; None is the embedded default. A target in latency is measured on ``device``. Raises UsageError for an option
-    that cannot be meant, DtkError if no configuration meets the target.
+    hub id; None is the embedded default. ``decoder``: a target for the decoder of a folder's AutoencoderKL as well. A
+    target in latency is measured on ``device``. Raises UsageError for an option that cannot be meant, DtkError if no
+    configuration meets the target.
     """
     settings = prune_settings(options)
+    planned = {} if decoder is None else {"decoder": _plan_decoder(model, decoder)}
     class_name, config, specs = shape_of(model, settings.tokens)
     with watched(progress) as bars, latencies_for(class_name, config, specs, settings, device, bars) as latencies:
         count = counter(class_name, config, specs)
         prunable = prunable_for(class_name, config, settings)
-        return PlanSummary(plan_by_width(prunable, settings, count, latencies=latencies, progress=bars))
+        return PlanSummary(plan_by_width(prunable, settings, count, latencies=latencies, progress=bars) | planned)
+
+
+def _plan_decoder(model: Model, target: str) -> dict[str, Any]:
+    if model is not None and not isinstance(model, str | Path):
+        raise UsageError("A decoder is planned from a folder.", found=type(model).__name__, expected="a path or hub id")
+    requested = compress_recipe(None, None, {"decoder": target}).decoder
+    assert requested is not None
+    return decoder_stage.dry_run(find_model(model), requested)
 
 
 def prune(

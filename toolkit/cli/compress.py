@@ -85,6 +85,10 @@ def compress(
         str | None, option("how steps are taught: trajectory, progressive", default="trajectory")
     ] = None,
     teaching_steps: Annotated[int | None, option("training steps of the teaching", default="1000")] = None,
+    decoder: Annotated[
+        str | None, option("also prune the decoder of an AutoencoderKL, such as macs=0.5, params=0.5 or width=0.75")
+    ] = None,
+    decoder_steps: Annotated[int | None, option("training steps of the decoder", default="1000")] = None,
     seed: Annotated[int | None, option("seed of everything random", default="0")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     recover: Annotated[bool, typer.Option(help="train after pruning")] = True,
@@ -127,6 +131,8 @@ def compress(
         "sampling_steps": sampling_steps,
         "teaching": teaching,
         "teaching_steps": teaching_steps,
+        "decoder": decoder,
+        "decoder_steps": decoder_steps,
     }
     from toolkit.api import runs
     from toolkit.api.options import PruneOptions
@@ -137,7 +143,7 @@ def compress(
     with terminal(quiet=json) as progress:
         if dry_run:
             planned = {name: option for name, option in options.items() if name in PruneOptions.__annotations__}
-            summary = plan(model, device=device, progress=progress, **planned)
+            summary = plan(model, decoder=decoder, device=device, progress=progress, **planned)
             show(summary, json)
             if not json:
                 left = f"{summary.params_fraction:.0%} of the parameters and {summary.macs_fraction:.0%} of the MACs"

@@ -7,7 +7,6 @@ the machine, the seed and the time. A stage whose record still fits is not run a
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -152,11 +151,6 @@ class RunFolder:
             folder.mkdir()
             yield folder
         self.finish(request, (request.stage,), seconds=time.monotonic() - started, device=device, facts=facts)
-
-    def publish_model(self, source: Path) -> None:
-        """Copy a stock diffusers folder to RUN/model, the result of the run."""
-        with replacing(self.path / MODEL) as folder:
-            shutil.copytree(source, folder)
 
     def forget(self) -> None:
         """Forget every stage; what they wrote is kept."""

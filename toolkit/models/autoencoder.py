@@ -1,7 +1,7 @@
 """The autoencoder of a latent model, between images and the latents that the denoiser works on.
 
-Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (CVPR 2022), section 3.1. It is never
-pruned and never trained here; it lies in the pipeline folder as ``vae`` or ``vqvae``.
+Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (CVPR 2022), section 3.1. It lies in the
+pipeline folder as ``vae`` or ``vqvae``; toolkit.models.decoder has what is pruned of it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import nn
 
 from toolkit.core.errors import DtkError
 from toolkit.core.files import folder_sha256, read_json, value_sha256
-from toolkit.models.folder import ModelFolder
+from toolkit.models.folder import ModelFolder, built_config
 from toolkit.models.weights import load_module
 
 PLACES = ("vae", "vqvae")
-CLASSES = ("AutoencoderKL", "VQModel")
+CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderKLFlux2")
 BATCH = 16  # images through the autoencoder at once: its activations are those of full-size images
 
 Shape = tuple[int, int, int]
@@ -42,6 +42,11 @@ class AutoencoderFolder:
     @property
     def class_name(self) -> str:
         return str(self.config.get("_class_name"))
+
+    @cached_property
+    def full_config(self) -> dict[str, Any]:
+        """The configuration with the defaults of its class."""
+        return built_config(self.class_name, self.config)
 
     @cached_property
     def sha256(self) -> str:
@@ -94,6 +99,12 @@ class Autoencoder:
     def decode(self, latents: torch.Tensor, batch: int = BATCH) -> torch.Tensor:
         """Images float32 (B, C, H, W) around [-1, 1], not clipped, of latents (B, c, h, w)."""
         return self._in_batches(self._decode, latents, batch)
+
+    def before_decoder(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the decoder itself is given for latents (B, c, h, w), of the same shape."""
+        convolution, values = self.module.post_quant_conv, self.latent_map.to_values(latents)
+        given: torch.Tensor = values if convolution is None else convolution(values)
+        return given
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         images: torch.Tensor = self.module.decode(self.latent_map.to_values(latents), return_dict=False)[0]
@@ -193,4 +204,6 @@ def _mean_and_scale(config: Any) -> tuple[torch.Tensor, torch.Tensor]:
         )
     if mean is not None:
         return torch.tensor(mean).view(1, -1, 1, 1), config["scaling_factor"] / torch.tensor(std).view(1, -1, 1, 1)
+    if config.get("scaling_factor") is None:
+        raise DtkError("The autoencoder's config does not say how latents are scaled.", expected="scaling_factor")
     return torch.tensor(config.get("shift_factor") or 0.0), torch.tensor(config["scaling_factor"])

@@ -135,9 +135,13 @@ def _from_hub(name: str) -> Path:
 
 
 def model_class(name: str) -> type[ModelMixin]:
-    """The diffusers class of a known name."""
+    """The diffusers class of a known name, or that of an autoencoder's decoder."""
     import diffusers
 
+    if name == "ImageDecoder":
+        from toolkit.models.decoder import ImageDecoder
+
+        return ImageDecoder
     model_class: type[ModelMixin] = getattr(diffusers, name)
     return model_class
 
@@ -213,8 +217,13 @@ def save_model(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
         shutil.copytree(folder.root, target, ignore=_what_is_not_copied(folder.root, folder.component))
     elif (folder.scheduler / "scheduler_config.json").is_file():
         shutil.copytree(folder.scheduler, target / "scheduler")
+    save_module(denoiser, target / folder.component)
+
+
+def save_module(module: ModelMixin, target: Path) -> None:
+    """Write config.json and safetensors of a diffusers module. Raises OSError if the disk is full."""
     try:
-        denoiser.save_pretrained(target / folder.component, safe_serialization=True)
+        module.save_pretrained(target, safe_serialization=True)
     except OSError:
         raise
     except Exception as error:  # safetensors reports a full disk as an error of its own

@@ -81,6 +81,11 @@ def _is_float(value: Any) -> bool:
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+def stored_in(dtype: str) -> str:
+    """The type that a network's numbers have in a precision: tf32 is a way to multiply those of fp32."""
+    return "fp32" if dtype == "tf32" else dtype
+
+
 class BorderedDenoiser(nn.Module):
     """A diffusers denoiser computing in ``dtype`` (fp32, fp16 or bf16) behind float32 inputs and output.
 

@@ -22,6 +22,7 @@ from toolkit.models.autoencoder import find_autoencoder, image_shape
 from toolkit.models.conditioning import check_data, denoiser_inputs, find_conditioning
 from toolkit.models.folder import ModelFolder, find_model, full_config
 from toolkit.models.latents import Latents
+from toolkit.pipeline import decoder as decoder_stage
 from toolkit.pipeline import prune as prune_stage
 from toolkit.pipeline import recipe
 from toolkit.pipeline.recipe import Recipe
@@ -33,6 +34,7 @@ REPLACED = (
     *(
         "rounds",
         "recover",
+        "decoder",
         "model",
         "evaluate",
         "export",
@@ -81,7 +83,7 @@ class Job:
         given = requested.data.source is not None or requested.model is None
         return (
             given
-            or bool(requested.recover or requested.evaluate)
+            or bool(requested.recover or requested.evaluate or requested.decoder)
             or criterion_called(requested.prune.criterion).reads_images
         )
 
@@ -152,6 +154,8 @@ def start_job(path: Path, requested: Recipe, *, overwrite: bool = False, progres
     job = Job(RunFolder(path), requested, progress)
     if requested.resume_from is None:
         dry_run(requested, progress)
+    if requested.decoder is not None:
+        decoder_stage.dry_run(job.dense, requested.decoder)
     differ = _differences(path, requested)
     if differ and not overwrite:
         raise DtkError(

@@ -63,16 +63,19 @@ def compress_recipe(
     """The recipe of `dtk compress`: prune and recover only. An option that is None takes its default.
 
     ``options`` are flat: rounds, those of PruneSettings, LatencySettings' runner and batch, and of RecoverSettings;
-    ``seed`` is everybody's. Raises UsageError for one that is unknown, wrong, or would change nothing.
+    ``decoder`` and ``decoder_steps`` are target and steps of DecoderSettings; ``seed`` is everybody's. Raises
+    UsageError for one that is unknown, wrong, or would change nothing.
     """
     flat = given(options)
     rounds = flat.pop("rounds", 1)
+    decoder = {n: flat.pop(name) for n, name in (("target", "decoder"), ("steps", "decoder_steps")) if name in flat}
     pruning = {*PruneSettings.model_fields, *MEASURING} - {"latency"}
     training = set(RecoverSettings.model_fields)
     if unknown := flat.keys() - pruning - training:
-        raise UsageError(
-            f"Unknown option {sorted(unknown)[0]!r}.", expected=", ".join(sorted(pruning | training | {"rounds"}))
-        )
+        known = ", ".join(sorted({"rounds", "decoder", "decoder_steps", *pruning, *training}))
+        raise UsageError(f"Unknown option {sorted(unknown)[0]!r}.", expected=known)
+    if "steps" in decoder and "target" not in decoder:
+        raise UsageError("--decoder-steps would change nothing.", do="add --decoder macs=0.5")
     prune = prune_settings({name: flat[name] for name in flat.keys() & pruning})
     if resume_from and (idle := flat.keys() & pruning - {"seed"}):
         raise UsageError(
@@ -87,10 +90,16 @@ def compress_recipe(
         "device": device,
         "rounds": rounds,
         "prune": prune.model_dump(mode="json"),
+        "decoder": _decoder(decoder, flat.get("seed"), recover) if decoder else None,
         "recover": {name: flat[name] for name in flat.keys() & training} if recover else None,
         **dict.fromkeys(recipe.LATER),
     }
     return recipe.make(values, "The options")
+
+
+def _decoder(options: Mapping[str, Any], seed: int | None, recover: bool) -> dict[str, Any]:
+    """Without recovery nothing is trained: neither is the decoder, unless steps are named."""
+    return {**({} if recover else {"steps": 0}), **given({"seed": seed}), **options}
 
 
 def with_options(job: Job, stage: str, options: Mapping[str, Any]) -> Job:

@@ -11,6 +11,7 @@ import torch
 
 from profiles.cells import Cells
 from profiles.comparison import compare_exported_parts, compare_models, compare_network_parts, compare_runners
+from profiles.decoder import compare_decoders, with_shares
 from profiles.opened import OpenRunners, Sources
 from profiles.settings import ProfileSettings
 from profiles.table import Table
@@ -76,7 +77,7 @@ def _measure(
     runners = OpenRunners(sources, shapes, device, settings.dtype)
     baselines = len({runners.precision(spec) for spec in specs}) * len(settings.batches)
     cells_of_each = len(settings.batches) + 1 + bool(settings.loop_steps)
-    count, total = 0, baselines + len(specs) * cells_of_each + 1 + timed_parts + len(exported)
+    count, total = 0, baselines + len(specs) * cells_of_each + 2 + timed_parts + len(exported)
 
     def done() -> None:
         nonlocal count
@@ -94,6 +95,9 @@ def _measure(
         step_graph = read_json(described) if exports and described.is_file() else None
         cells = Cells(runners, models["dense"], settings, steps, table, done, step_graph)
         figures |= compare_runners(cells, specs, figures["ratios"]["macs"], settings.batches)
+    if decoders := table.get({"decoder": "torch"}, partial(compare_decoders, models, settings, device)):
+        figures["decoder"] = with_shares(decoders, figures["runners"])
+    done()
     onnx = {which: run / "export" / "onnx" / f"{which}.onnx" for which in models}
     for spec in exported:
         own = {which: sources(spec, which, max(settings.batches)) for which in models}

@@ -15,6 +15,7 @@ from toolkit.core.files import write_text
 from toolkit.core.settings import Settings
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings
+from toolkit.pipeline.decoder_settings import CONTINUED, DecoderSettings
 from toolkit.pruning.settings import PruneSettings
 from toolkit.recovery.settings import RecoverSettings
 
@@ -50,6 +51,7 @@ class Recipe(Settings):
     device: str = "auto"
     rounds: int = Field(default=1, ge=1)
     prune: PruneSettings = PruneSettings()
+    decoder: DecoderSettings | None = None
     recover: RecoverSettings | None = RecoverSettings()
     evaluate: EvaluateSettings | None = EvaluateSettings()
     export: ExportSettings | None = ExportSettings()
@@ -115,7 +117,7 @@ FREE = tuple(
         *("steps", "checkpoint_every", "keep_checkpoints", "log_every", "track"),
         *("micro_batch_size", "channels_last", "compile"),
     )
-)
+) + tuple(f"decoder.{name}" for name in CONTINUED)
 """What may differ and be the same run: how long it runs, how often it reports, what changes memory or rounding only."""
 
 
@@ -143,6 +145,7 @@ def kept(requested: Recipe, folder: Path) -> Recipe:
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """The dotted keys at which two recipes make their model differently, with both values."""
     ignore = {"device", *LATER}
+    ignore |= {"decoder"} if old.decoder is None else set()  # one that is added changes nothing that is there
     before, after = (_flat(recipe.model_dump(mode="json", exclude=ignore)) for recipe in (old, new))
     return [
         f"{key}: {before.get(key)} there, {after.get(key)} requested"

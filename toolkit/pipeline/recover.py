@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from toolkit.core.files import replacing, value_sha256
+from toolkit.core.files import value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
 from toolkit.models.folder import ModelFolder, find_model, save_model, save_scheduler
-from toolkit.recovery.held_out import HeldOut, stopping_curve
-from toolkit.recovery.log import Log
-from toolkit.recovery.loop import Training, learning_rate, train
-from toolkit.recovery.objective import Recovery
+from toolkit.pipeline.model import decoder_inputs, publish_model
+from toolkit.pipeline.training import train_up_to
+from toolkit.recovery.held_out import stopping_curve
+from toolkit.recovery.loop import Training
 from toolkit.recovery.prepare import check, prepare
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.stage import prepare_stage
-from toolkit.recovery.state import State, restore, save_checkpoint
+from toolkit.recovery.state import State
 from toolkit.recovery.teaching import Stage, stages_of
 from toolkit.recovery.tracking import stop_tracking
-
-logger = logging.getLogger(__name__)
 
 
 def recover(
@@ -52,7 +49,7 @@ def recover(
         "teacher": dense.sha256,
         "images": train_images.fingerprint,
     }
-    request = Request("recover", settings.model_dump(), inputs)
+    request = Request("recover", settings.model_dump(), inputs | decoder_inputs(run))
     if run.is_current(request):
         return dict(run.require("recover", "dtk recover RUN")["result"])
     check(settings, train_images)
@@ -62,7 +59,7 @@ def recover(
         train_images.prepare(progress, mirrored=settings.flip)
     same = {name: value for name, value in request.settings.items() if name in IDENTITY}
     identity = value_sha256([same, dict(training.losses), inputs])
-    _train(training, state, folder, identity, progress, "recovering", held_out=held_out)
+    train_up_to(training, state, folder, identity, progress, "recovering", held_out=held_out)
     result = {"steps": state.step, "losses": state.losses, "images_seen": state.step * settings.batch_size}
     if curve := stopping_curve(folder / "held_out.json"):
         result["held_out"] = curve
@@ -96,46 +93,6 @@ TEACHING = (
 """The same of teaching, beside what it starts from."""
 
 
-def _train(
-    training: Training,
-    state: State,
-    folder: Path,
-    identity: str,
-    progress: Progress,
-    work: str,
-    *,
-    after: int = 0,
-    held_out: Examples | None = None,
-) -> None:
-    """Go on from the last whole checkpoint in ``folder``, and keep the log and the new checkpoints there.
-
-    A tracker counts on from ``after``, the steps of the training before.
-    """
-    settings, main = training.settings, training.accelerator.is_main_process
-    with training.accelerator.main_process_first():  # it removes what is damaged; the others find what is left
-        for passed in restore(folder / "checkpoints", state, identity, settings.steps):
-            logger.warning("Passed over the checkpoint %s.", passed)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    tracked = training.accelerator.log
-
-    def track(values: dict[str, float], *, step: int) -> None:
-        tracked(values, step=after + step)
-
-    log = Log(folder / "log.jsonl", settings.log_every, state.step, track) if main else None
-    judge = None
-    if main and held_out is not None and isinstance(training.objective, Recovery) and state.step < settings.steps:
-        judge = HeldOut(training.objective, held_out, settings.seed, folder / "held_out.json", state.step)
-        judge(state.step, state.model, state.average)
-    for losses in train(training, state):
-        if log:
-            log(state.step, settings.batch_size, losses, learning_rate(settings, state.step - 1))
-        if main and (state.step % settings.checkpoint_every == 0 or state.step == settings.steps):
-            save_checkpoint(folder / "checkpoints", state, identity, settings.keep_checkpoints)
-            if judge:
-                judge(state.step, state.model, state.average)
-        progress(work, state.step, settings.steps)
-
-
 def _teach(
     run: RunFolder,
     settings: RecoverSettings,
@@ -158,7 +115,7 @@ def _teach(
             number, stages, settings, (training, state), models, images, run.path / "cache", progress
         )
         folder, work = run.path / "recover" / stage.name, f"teaching {stage.steps} steps"
-        _train(training, state, folder, identity, progress, work, after=after)
+        train_up_to(training, state, folder, identity, progress, work, after=after)
         seconds += state.seconds
     return state, scheduler, seconds
 
@@ -180,7 +137,10 @@ def _publish(run: RunFolder, pruned: ModelFolder, state: State, scheduler: Any) 
     state.model.load_state_dict({**state.model.state_dict(), **state.average})
     model: Any = state.model
     model.to(memory_format=torch.contiguous_format)
-    with replacing(run.path / "model") as folder:
+
+    def write(folder: Path) -> None:
         save_model(pruned, model.eval(), folder)
         if scheduler is not None:
             save_scheduler(scheduler, folder)
+
+    publish_model(run, write)

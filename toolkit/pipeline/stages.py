@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.models.autoencoder import image_shape
 from toolkit.models.folder import find_model
+from toolkit.models.latents import Latents
+from toolkit.pipeline import decoder as decoder_stage
 from toolkit.pipeline import evaluate as evaluate_stage
 from toolkit.pipeline import export as export_stage
 from toolkit.pipeline import handoff as handoff_stage
@@ -28,7 +32,9 @@ from toolkit.pipeline import recover as recover_stage
 from toolkit.pipeline import verify as verify_stage
 from toolkit.pipeline.artefacts import deployed, find_artefact
 from toolkit.pipeline.best import Goal, best, with_best
+from toolkit.pipeline.decoder_settings import DecoderSettings
 from toolkit.pipeline.job import Job, measured
+from toolkit.pipeline.model import publish_model
 from toolkit.pipeline.resume import resume
 from toolkit.pipeline.rounds import earlier_round
 from toolkit.recovery.prepare import check
@@ -62,8 +68,25 @@ def prune(job: Job) -> dict[str, Any]:
     if "latency" in facts and facts["latency"]["missed"]:
         logger.warning(facts["latency"]["missed"])
     if job.recipe.recover is None:
-        job.run.publish_model(job.run.path / "prune" / "model")
+        _publish_pruned(job)
     return facts
+
+
+def _publish_pruned(job: Job) -> None:
+    publish_model(job.run, partial(shutil.copytree, job.run.path / "prune" / "model"))
+
+
+def decoder(job: Job) -> dict[str, Any]:
+    """The decoder stage; recovery publishes what it made, or this stage itself if there is none."""
+    settings, latents, held_out = job.recipe.decoder or DecoderSettings(), job.examples, job.held_out
+    decoder_stage.dry_run(job.dense, settings)  # refuses a model of pixels
+    assert isinstance(latents, Latents) and isinstance(held_out, Latents)
+    result = decoder_stage.compress_decoder(
+        job.run, settings, job.dense, latents, held_out, device=job.device, progress=job.progress
+    )
+    if job.recipe.recover is None:
+        _publish_pruned(job)
+    return result
 
 
 def recover(job: Job) -> dict[str, Any]:
@@ -157,6 +180,7 @@ def handoff(job: Job) -> dict[str, Any]:
 
 STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     "prune": prune,
+    "decoder": decoder,
     "recover": recover,
     "evaluate": evaluate,
     "export": export,

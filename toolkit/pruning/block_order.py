@@ -13,9 +13,9 @@ from toolkit.adapters.blocks import KeptBlocks, Removal, orders_from, removals
 from toolkit.adapters.space import Values
 from toolkit.core.errors import DtkError
 from toolkit.core.progress import Progress, silent
-from toolkit.diffusion.objective import midpoints, predicted, timesteps_and_kind
+from toolkit.diffusion.objective import midpoints, predicted
 from toolkit.pruning import surgery
-from toolkit.pruning.calibration import Calibration, prediction_at
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.prunable import Prunable
 
 POINTS = 10  # timesteps at which a removal is judged, spread evenly over 0..T-1
@@ -64,14 +64,13 @@ def _error(
 
 def _predictions(model: ModelMixin, pieces: Sequence[Calibration]) -> torch.Tensor:
     """Predictions (POINTS, N, C, H, W) of the denoised part, learned variances left out."""
-    steps, _ = timesteps_and_kind(pieces[0].scheduler)
     channels = pieces[0].images.shape[1]
 
     def at(t: int) -> torch.Tensor:
-        return torch.cat([predicted(prediction_at(model, piece, t), channels) for piece in pieces])
+        return torch.cat([predicted(piece.prediction_at(model, t), channels) for piece in pieces])
 
     with torch.inference_mode():
-        return torch.stack([at(t) for t in midpoints(steps, POINTS)])
+        return torch.stack([at(t) for t in midpoints(pieces[0].steps, POINTS)])
 
 
 def _counting(error: Callable[[KeptBlocks], float], total: int, progress: Progress) -> Callable[[KeptBlocks], float]:

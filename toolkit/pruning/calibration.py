@@ -41,11 +41,16 @@ class Calibration:
         """How many noise tensors there are."""
         return 1 + len(self.more_noise)
 
+    @property
+    def steps(self) -> int:
+        """T: timesteps are 0..T-1."""
+        return timesteps_and_kind(self.scheduler)[0]
+
     def part(self, rows: slice, draw: int = 0) -> Calibration:
         """Some of the images with one draw of the noise; whatever has one row per image is cut here."""
         noise = (self.noise, *self.more_noise)[draw]
         conditioning = {name: rest[rows] for name, rest in self.conditioning.items()}
-        return Calibration(self.images[rows], noise[rows], self.scheduler, conditioning)
+        return replace(self, images=self.images[rows], noise=noise[rows], conditioning=conditioning, more_noise=())
 
     def pieces(self, size: int | None) -> list[Calibration]:
         """``size`` images at a time (None = all of them) with the first draw of the noise."""
@@ -58,23 +63,46 @@ class Calibration:
         rows = [slice(0, middle), slice(middle, None)] if middle else []
         return [replace(self.part(r), more_noise=tuple(noise[r] for noise in self.more_noise)) for r in rows]
 
+    def prediction_at(self, model: nn.Module, t: int) -> torch.Tensor:
+        """What the denoiser makes of the noisy images (N, C, H, W) at timestep ``t``: (N, C', H, W)."""
+        timesteps = self._timesteps(t)
+        x_t = noisy(self.scheduler, self.images, self.noise, timesteps)
+        prediction: torch.Tensor = model(x_t, timesteps, **keywords(self.conditioning), return_dict=False)[0]
+        return prediction
 
-def prediction_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
-    """What the denoiser makes of the noisy images (N, C, H, W) at timestep ``t``: (N, C', H, W)."""
-    images, noise = calibration.images, calibration.noise
-    timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
-    x_t = noisy(calibration.scheduler, images, noise, timesteps)
-    prediction: torch.Tensor = model(x_t, timesteps, **keywords(calibration.conditioning), return_dict=False)[0]
-    return prediction
+    def target_at(self, t: int) -> torch.Tensor:
+        """What the denoiser should make of them."""
+        wanted: torch.Tensor = target(self.scheduler, self.images, self.noise, self._timesteps(t))
+        return wanted
+
+    def loss_at(self, model: nn.Module, t: int) -> torch.Tensor:
+        """L_t: the batch mean of each image's *sum* of squared errors at timestep ``t``, as the paper's code has it."""
+        prediction = predicted(self.prediction_at(model, t), self.images.shape[1]).float()
+        return (self.target_at(t) - prediction).square().flatten(1).sum(1).mean()
+
+    def _timesteps(self, t: int) -> torch.Tensor:
+        return torch.full((len(self.images),), t, device=self.images.device, dtype=torch.long)
 
 
-def loss_at(model: nn.Module, calibration: Calibration, t: int) -> torch.Tensor:
-    """L_t: the batch mean of each image's *sum* of squared errors at timestep ``t``, as the paper's code has it."""
-    images, noise, scheduler = calibration.images, calibration.noise, calibration.scheduler
-    timesteps = torch.full((len(images),), t, device=images.device, dtype=torch.long)
-    prediction = predicted(prediction_at(model, calibration, t), images.shape[1]).float()
-    error: torch.Tensor = target(scheduler, images, noise, timesteps) - prediction
-    return error.square().flatten(1).sum(1).mean()
+@dataclass(frozen=True)
+class DecoderCalibration(Calibration):
+    """Images, and in ``conditioning`` what a decoder is given for them: no noise, and one timestep."""
+
+    @classmethod
+    def of(cls, images: torch.Tensor, sample: torch.Tensor) -> DecoderCalibration:
+        """Images (N, C, H, W) and the decoder's inputs (N, c, h, w)."""
+        return cls(images, images.new_zeros(len(images)), None, {"sample": sample})
+
+    @property
+    def steps(self) -> int:
+        return 1
+
+    def prediction_at(self, model: nn.Module, t: int) -> torch.Tensor:
+        prediction: torch.Tensor = model(**self.conditioning, return_dict=False)[0]
+        return prediction
+
+    def target_at(self, t: int) -> torch.Tensor:
+        return self.images
 
 
 def held_out_loss(
@@ -84,12 +112,11 @@ def held_out_loss(
 
     ``batch_size``: images at once, None = all; changes memory only.
     """
-    steps, _ = timesteps_and_kind(calibration.scheduler)
-    at = midpoints(steps, points)
+    at = midpoints(calibration.steps, min(points, calibration.steps))
     pieces = calibration.pieces(batch_size)
     with torch.inference_mode():
-        sums = [float(loss_at(model, piece, t)) * len(piece.images) for piece in pieces for t in at]
-    return float(np.sum(sums)) / points / calibration.images.numel()
+        sums = [float(piece.loss_at(model, t)) * len(piece.images) for piece in pieces for t in at]
+    return float(np.sum(sums)) / len(at) / calibration.images.numel()
 
 
 @dataclass(frozen=True)
@@ -103,6 +130,19 @@ class Calibrations:
     skipped: int
 
 
+def calibration_order(images: Examples, settings: PruneSettings) -> list[int]:
+    """The numbers of the images that are scored on, then those of as many held out. Raises DtkError for too few."""
+    count = settings.calibration_images
+    if len(images) < 2 * count:
+        raise DtkError(
+            f"{images.source} has too few images to calibrate on.",
+            found=f"{len(images)} training images",
+            expected=f"{2 * count}: {count} to score on and {count} held out",
+            do="give more images, or a smaller --calibration-images",
+        )
+    return [int(i) for i in generator("calibration", settings.seed).permutation(len(images))[: 2 * count]]
+
+
 def draw(
     images: Examples, settings: PruneSettings, scheduler: SchedulerMixin, conditioner: Conditioner, device: str
 ) -> Calibrations:
@@ -111,14 +151,7 @@ def draw(
     Their conditions are the data's own, the null condition if it has none. Raises DtkError for too few images.
     """
     count, seed = settings.calibration_images, settings.seed
-    if len(images) < 2 * count:
-        raise DtkError(
-            f"{images.source} has too few images to calibrate on.",
-            found=f"{len(images)} training images",
-            expected=f"{2 * count}: {count} to score on and {count} held out",
-            do="give more images, or a smaller --calibration-images",
-        )
-    order = [int(i) for i in generator("calibration", seed).permutation(len(images))[: 2 * count]]
+    order = calibration_order(images, settings)
     pixels = torch.from_numpy(images.read(order)).to(device)
     shape = tuple(pixels.shape)
     noise, *more = (

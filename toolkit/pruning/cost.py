@@ -36,7 +36,7 @@ class Cost:
 
 def by_level(parts: Mapping[str, int]) -> dict[str, int]:
     """The MACs of a network's parts by level (its way down and its way up), middle, stack of blocks, and the rest."""
-    levels = sum(part.startswith("down_blocks.") for part in parts)
+    levels = max(sum(part.startswith(f"{way}_blocks.") for part in parts) for way in ("down", "up"))
     by_level: dict[str, int] = {}
     for part, macs in parts.items():
         kind, _, number = part.partition(".")

@@ -13,8 +13,7 @@ from torch import nn
 
 from toolkit.core.errors import DtkError
 from toolkit.core.progress import Progress, silent
-from toolkit.diffusion.objective import timesteps_and_kind
-from toolkit.pruning.calibration import Calibration, loss_at
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.timesteps import stops, visits
 
 
@@ -78,7 +77,7 @@ class _Walk:
     def __init__(self, model: nn.Module, calibration: Calibration, effort: Effort, progress: Progress) -> None:
         self.model, self.effort, self.progress = model, effort, progress
         self.calibration, self.count = calibration, len(calibration.images)
-        self.steps, _ = timesteps_and_kind(calibration.scheduler)
+        self.steps = calibration.steps
         size = effort.batch_size or self.count
         self.pieces = [slice(start, start + size) for start in range(0, self.count, size)]
 
@@ -86,7 +85,7 @@ class _Walk:
         """The share that some of the images have in L_t."""
         images = self.calibration.part(piece, draw)
         with torch.autocast(self.calibration.images.device.type, torch.bfloat16, enabled=self.effort.bf16):
-            return loss_at(self.model, images, t) * (len(images.images) / self.count)
+            return images.loss_at(self.model, t) * (len(images.images) / self.count)
 
     def look(self, t: int, draw: int, *, grad: bool = False) -> tuple[float, list[torch.Tensor]]:
         """L_t and the terms it is the sum of."""

@@ -94,11 +94,12 @@ def prune(
     """The network of the configuration that meets the target with the channels that matter most.
 
     ``model`` is the dense network, float32 in eval mode, on the device to compute on; its weights stay as they are, its
-    gradients are used and cleared. ``scheduler`` is the one it was trained with. ``calibrations`` may be None for a
-    criterion that reads no images; of the configurations that meet the target the most even one is then taken, as
-    nothing shows that another is better. ``latencies`` measures what a target in latency needs measured; the pruned
-    network is measured again at the end. ``earlier``: the round that ``model`` is the recovered result of; targets and
-    the plan are then of that round's dense model. Raises DtkError if no configuration meets the target.
+    gradients are used and cleared. ``scheduler`` is the one it was trained with, None for what takes no timestep.
+    ``calibrations`` may be None for a criterion that reads no images; of the configurations that meet the target the
+    most even one is then taken, as nothing shows that another is better. ``latencies`` measures what a target in
+    latency needs measured; the pruned network is measured again at the end. ``earlier``: the round that ``model`` is
+    the recovered result of; targets and the plan are then of that round's dense model. Raises DtkError if no
+    configuration meets the target.
     """
     prunable = earlier.further if earlier else prunable_for(type(model).__name__, plain_config(model.config), settings)
     criterion, target = criterion_called(settings.criterion), parse_target(settings.target)
@@ -118,7 +119,8 @@ def prune(
     )
     nothing = dict.fromkeys(task.thresholds, Scored({}, {}))  # if only blocks go: those are not scored but tried
     scores = score(criterion, task) if prunable.layout.groups else nothing
-    slicer = Slicer(prunable, model, settings, criterion, timesteps_and_kind(scheduler)[0], earlier)
+    timesteps = timesteps_and_kind(scheduler)[0] if scheduler else 0
+    slicer = Slicer(prunable, model, settings, criterion, timesteps, earlier)
     choice = slicer.choose(count, earlier.of_dense(scores) if earlier else scores, loss, latency)
     choice, fit = slicer.reconstructed(choice, scored_on, loss, progress)
     facts = summary.sizes(prunable, settings, choice.values, count) | {
@@ -146,7 +148,7 @@ class Slicer:
     dense: ModelMixin
     settings: PruneSettings
     criterion: Criterion
-    timesteps: int  # the scheduler's T
+    timesteps: int  # the scheduler's T, 0 if there is none
     earlier: Earlier | None = None
 
     def places(self, kept: Kept) -> tuple[Layout, Kept]:
@@ -184,7 +186,7 @@ class Slicer:
         wanted = self.settings.reconstruct and narrower and not self.criterion.fresh_weights
         if not wanted or fitted_on is None or held_out is None:
             return choice, None
-        at = sorted(set(midpoints(timesteps_and_kind(fitted_on.scheduler)[0], FITTED_AT)))
+        at = sorted(set(midpoints(fitted_on.steps, FITTED_AT)))
         rename = self.prunable.rename(self.prunable.space.configure(choice.values))
         model, size = copy.deepcopy(choice.model), self.settings.calibration_batch_size
         reconstruct(

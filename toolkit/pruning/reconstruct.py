@@ -18,7 +18,7 @@ from torch import nn
 
 from toolkit.adapters.blocks import Rename, unchanged
 from toolkit.core.progress import Progress, silent
-from toolkit.pruning.calibration import Calibration, prediction_at
+from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.layout import Kept, Layout, indices
 
 RIDGE = 1e-3  # of the mean eigenvalue of the inputs' second moments
@@ -140,7 +140,7 @@ def _order(model: ModelMixin, calibration: Calibration, t: int) -> list[str]:
         if isinstance(module, nn.Conv2d | nn.Linear)
     ]
     with torch.no_grad():
-        prediction_at(model, calibration.part(slice(1)), t)
+        calibration.part(slice(1)).prediction_at(model, t)
     for hook in hooks:
         hook.remove()
     return list(names)
@@ -161,7 +161,7 @@ def _call(model: ModelMixin, layer: Layer, calibration: Calibration, t: int) -> 
     hook = layer.register_forward_hook(stop)
     try:
         with contextlib.suppress(_ReachedError):
-            prediction_at(model, calibration, t)
+            calibration.prediction_at(model, t)
     finally:
         hook.remove()
     return calls[0]

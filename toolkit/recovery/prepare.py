@@ -59,7 +59,7 @@ def prepare(
     settings: RecoverSettings, dense: ModelFolder, pruned: ModelFolder, images: Examples, device: str
 ) -> tuple[Training, State]:
     """Load both models and make all that trains the pruned one."""
-    accelerator = _accelerator(settings, device, pruned.root.parents[1] / "recover")
+    accelerator = make_accelerator(settings, device, pruned.root.parents[1] / "recover")
     start_tracking(accelerator, settings)
     scheduler = load_scheduler(dense)
     # eval mode: dropout would draw from torch's global generator, and a resumed run would differ
@@ -111,7 +111,7 @@ def optimiser(network: nn.Module, settings: RecoverSettings) -> torch.optim.Adam
     return torch.optim.AdamW(network.parameters(), rate, weight_decay=decay, foreach=not on_gpu, fused=on_gpu)
 
 
-def _accelerator(settings: RecoverSettings, device: str, folder: Path) -> Accelerator:
+def make_accelerator(settings: RecoverSettings, device: str, folder: Path) -> Accelerator:
     """Refuses precisions that the device cannot train in, and more processes than images in a batch."""
     if settings.mixed_precision == "fp16" and device == "cpu":
         raise UsageError(

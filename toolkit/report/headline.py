@@ -117,9 +117,10 @@ def _size(stages: dict[str, Any]) -> str:
     if "prune" not in stages:
         return "nothing was pruned"
     achieved = stages["prune"]["achieved"]
-    return (
-        f"{achieved['params_fraction']:.0%} of the parameters and {achieved['macs_fraction']:.0%} of the MACs are left"
-    )
+    decoder = stages.get("decoder")
+    of_decoder = f", and {decoder['achieved']['macs_fraction']:.0%} of the decoder's" if decoder else ""
+    left = f"{achieved['params_fraction']:.0%} of the parameters and {achieved['macs_fraction']:.0%} of the MACs"
+    return f"{left}{of_decoder} are left"
 
 
 def speed(stages: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from toolkit.report.headline import launch_bound, refused, speed
 from toolkit.report.words import sentence
+from toolkit.report.words import speed as speed_words
 
 SIZES = {"parameters": "params", "MACs": "macs", "bytes of weights": "weights_bytes"}
 """Rows of a table of sizes, and their names in profile.json."""
@@ -46,6 +47,7 @@ def profile(figures: dict[str, Any]) -> Iterator[Any]:
     yield from bound(figures["runners"])
     yield from no_faster(figures)
     yield from loops(figures["runners"])
+    yield from decoding(figures.get("decoder"))
     memory = table_of("Peak memory", "runner", "dense MiB", "compressed MiB")
     for runner, measured in figures["runners"].items():
         for where, name in (("process", "peak_rss_mib"), ("device", "peak_device_mib")):
@@ -144,6 +146,18 @@ def loops(runners: dict[str, Any]) -> Iterator[Any]:
             own_steps, seconds = str(loop["compressed_steps"]), ["", f"{fused['seconds_per_image']:.3g}"]
             table.add_row(f"{runner}, step graph", str(loop["batch"]), own_steps, *seconds, "", outside(fused))
     yield table
+
+
+def decoding(figures: dict[str, Any] | None) -> Iterator[Any]:
+    """What decoding takes beside the loop; nothing for a model of pixels."""
+    if not figures:
+        return
+    dense, compressed = (f"{figures[model]['p50_ms'] / figures['batch']:.3g}" for model in ("dense", "compressed"))
+    place = f"{figures['runner']}, {figures['dtype']}, batch {figures['batch']}"
+    yield f"Decoder ({place}): {dense} ms an image, {compressed} compressed: {speed_words(figures['speedup'])}."
+    for runner, share in figures.get("share", {}).items():
+        of_each = f"{share['dense']:.1%} dense, {share['compressed']:.1%} compressed"
+        yield f"Its share of loop and decoding in {runner}: {of_each}."
 
 
 def outside(loop: dict[str, Any]) -> str:

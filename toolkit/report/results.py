@@ -44,6 +44,7 @@ def export_result(folder: Path) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[RunFolder], dict[str, Any]]] = {
     "prune": _plan,
+    "decoder": _file("decoder", "result.json"),
     "recover": _recover,
     "evaluate": _file("evaluate", "metrics.json"),
     "export": lambda run: export_result(run.path / "export"),
@@ -52,7 +53,12 @@ READERS: dict[str, Callable[[RunFolder], dict[str, Any]]] = {
     "handoff": _file("handoff", "handoff.json"),
 }
 
-COMMANDS = {"prune": "dtk compress -o RUN", "recover": "dtk recover RUN --steps N"}
+COMMANDS = {
+    "prune": "dtk compress -o RUN",
+    "decoder": "dtk compress --decoder macs=0.5 -o RUN",
+    "recover": "dtk recover RUN --steps N",
+}
+OPTIONAL = ("decoder",)  # not every model has one: it is missing from no run
 
 
 def command(stage: str, run: object = "RUN") -> str:
@@ -84,5 +90,5 @@ def read(run: RunFolder) -> dict[str, Any]:
         "versions": first["versions"],
         "seconds": {stage: record["seconds"] for stage, record in finished.items()},
         "stages": {stage: reader(run) for stage, reader in READERS.items() if stage in finished},
-        "missing": {stage: command(stage, run.path) for stage in READERS if stage not in finished},
+        "missing": {stage: command(stage, run.path) for stage in READERS if stage not in {*finished, *OPTIONAL}},
     }

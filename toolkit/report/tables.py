@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from toolkit.report.profile_tables import profile, table_of
 from toolkit.report.words import verdict
 
+JUDGED_BY = {"to_dense": "the dense decoder's", "to_images": "the images themselves"}
 
-def plan(facts: dict[str, Any]) -> Iterator[Any]:
-    """Requested and achieved, and the widths of the levels."""
+
+def plan(facts: dict[str, Any], of: str = "Plan") -> Iterator[Any]:
+    """Requested and achieved, and the widths of the levels; of the decoder as well if it was planned with them."""
     dense, achieved = facts["dense"], facts["achieved"]
-    table = table_of(f"Plan (requested: {facts['requested']['target']})", "", "dense", "compressed", "of dense")
+    table = table_of(f"{of} (requested: {facts['requested']['target']})", "", "dense", "compressed", "of dense")
     table.add_row("parameters", f"{dense['params']:,}", f"{achieved['params']:,}", f"{achieved['params_fraction']:.1%}")
     table.add_row("MACs", f"{dense['macs']:,}", f"{achieved['macs']:,}", f"{achieved['macs_fraction']:.1%}")
     for width in facts["widths"]:
@@ -32,6 +34,8 @@ def plan(facts: dict[str, Any]) -> Iterator[Any]:
         yield from [latency["missed"]] if latency["missed"] else []
     yield from _levels(facts)
     yield f"configuration chosen by {facts['chosen_by']}"
+    if "decoder" in facts:
+        yield from plan(facts["decoder"], "Decoder")
     fit = facts.get("reconstruction")
     if fit:
         held = f"sliced {facts['held_out_loss']['one_shot']:.4f}, reconstructed {fit['held_out_loss']:.4f}"
@@ -49,6 +53,14 @@ def _levels(facts: dict[str, Any]) -> Iterator[Any]:
     for name, macs in facts["macs_by_level"].items():
         table.add_row(name, f"{macs['dense']:,}", f"{macs['achieved']:,}", f"{macs['achieved'] / macs['dense']:.1%}")
     yield table
+
+
+def decoder(result: dict[str, Any]) -> Iterator[Any]:
+    """The decoder's plan, and how far its images are from the dense one's and from those that were encoded."""
+    yield from plan(result, "Decoder")
+    for made, errors in result["errors"].items():
+        near = [f"{errors[to]:.1f} dB to {words}" for to, words in JUDGED_BY.items() if to in errors]
+        yield f"decoder, {made.replace('_', '-')}: held-out images, PSNR {', '.join(near)}"
 
 
 def recovery(result: dict[str, Any]) -> Iterator[Any]:
@@ -158,8 +170,9 @@ def handed(manifest: dict[str, Any]) -> Iterator[Any]:
     yield f"Model repository for {manifest['container']}: `dtk serve RUN` runs it here."
 
 
-STAGES = {
+STAGES: dict[str, Callable[[dict[str, Any]], Iterator[Any]]] = {
     "prune": plan,
+    "decoder": decoder,
     "recover": recovery,
     "evaluate": evaluation,
     "export": parity,

@@ -7,7 +7,7 @@ import torch
 from toolkit.core.errors import UsageError
 from toolkit.core.numerics import torch_numerics
 from toolkit.models.folder import ModelFolder, load_denoiser
-from toolkit.models.precision import BorderedDenoiser
+from toolkit.models.precision import BorderedDenoiser, stored_in
 from toolkit.runners.base import RunnerKind
 
 
@@ -22,7 +22,7 @@ class TorchRunner:
         if dtype == "tf32" and not device.startswith("cuda"):
             raise UsageError(f"There is no tf32 on {device}.", expected="fp32, or --device cuda")
         self.device, self._tf32 = device, dtype == "tf32"
-        self._denoiser = BorderedDenoiser(load_denoiser(model), "fp32" if self._tf32 else dtype).to(device)
+        self._denoiser = BorderedDenoiser(load_denoiser(model), stored_in(dtype)).to(device)
 
     def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch_numerics(tf32=self._tf32, search=self.search):
