@@ -43,6 +43,15 @@ def holder(run: Path):
         process.kill()
 
 
+def test_a_killed_command_leaves_no_lock(run: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(DtkError, match="Another dtk command"), held(run):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with held(run):
+        assert [path.name for path in run.iterdir()] == ["run.json"], "no file tells of the lock"
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -62,15 +71,6 @@ def test_the_second_command_is_refused_in_words_and_changes_nothing(
     assert f"Another dtk command is at work in {run}" in answer.err
     assert str(holder.pid) in answer.err
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-
-
-def test_a_killed_command_leaves_no_lock(run: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(DtkError, match="Another dtk command"), held(run):
-        pass
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    with held(run):
-        assert [path.name for path in run.iterdir()] == ["run.json"], "no file tells of the lock"
 
 
 def test_what_a_killed_command_left_goes_when_nobody_else_is_at_work(run: Path, holder: subprocess.Popen[str]) -> None:

@@ -1,10 +1,15 @@
-"""What the hash of a folder depends on."""
+"""What the hash of a folder depends on, and that a file or folder is whole, the old or the new, whoever looks."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from toolkit.core.files import folder_sha256
+import pytest
+
+from toolkit.core.errors import DtkError
+from toolkit.core.files import folder_sha256, replacing, write_text
+from toolkit.core.run_folder import Request, RunFolder
 
 
 def test_a_folder_s_hash_is_of_what_was_put_there(tmp_path: Path) -> None:
@@ -16,3 +21,39 @@ def test_a_folder_s_hash_is_of_what_was_put_there(tmp_path: Path) -> None:
     before = folder_sha256(tmp_path)
     (tmp_path / "module.py").write_text("changed")
     assert folder_sha256(tmp_path) != before
+
+
+def test_who_has_opened_a_file_reads_it_whole_while_another_takes_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new and longer")
+        assert reader.read() == "old" and path.read_text() == "new and longer"
+
+
+def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename = tmp_path / "stage", os.replace
+    path.mkdir()
+    (path / "old").touch()
+
+    def failing(source: Path, target: Path) -> None:
+        if (Path(source) / "new").exists():
+            raise OSError("the device is gone")
+        rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(DtkError, match="gone"), replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+        patched.setattr(os, "replace", failing)
+    assert [one.name for one in path.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stage_is_current_for_its_settings_its_inputs_and_its_files(tmp_path: Path) -> None:
+    run, request = RunFolder.create(tmp_path / "run"), Request("evaluate", {"images": 2}, {"dense": "a"})
+    with run.writing(request) as folder:
+        (folder / "metrics.json").write_text("{}")
+    assert run.is_current(request)
+    others = [Request("evaluate", {"images": 3}, {"dense": "a"}), Request("evaluate", {"images": 2}, {"dense": "b"})]
+    assert not any(run.is_current(other) for other in others)
+    (run.path / "evaluate" / "metrics.json").write_text("[]")
+    assert not run.is_current(request), "it was changed behind the record"

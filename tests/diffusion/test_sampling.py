@@ -10,11 +10,12 @@ from diffusers.schedulers import scheduling_ddpm
 
 from tests.tiny import tiny_unet
 from toolkit.core.errors import UsageError
-from toolkit.core.noise import sample_noise
+from toolkit.core.noise import normal, sample_noise
 from toolkit.diffusion.sampling import SAMPLERS, build_scheduler, sample
 
 SHAPE = (3, 8, 8)
 SEEDS = [5, 1, 7, 2**40]
+KNOWN_NOISE = [-1.9510072469711304, -0.7583803534507751]  # of seed 0 behind the first call
 
 
 def predictor(**overrides):
@@ -29,6 +30,17 @@ def linear(x, t):
 @pytest.fixture(scope="module")
 def predict():
     return predictor()
+
+
+def test_noise_is_a_function_of_stream_seed_and_place_and_of_nothing_else():
+    """Every server and every later version must draw these values."""
+    places = [("sample", 0, 0), ("sample", 0, 1), ("sample", 1, 0), ("other", 0, 0), ("sample", 0, 0, 1)]
+    drawn = {place: normal(place[0], *place[1:], shape=(2,)).tolist() for place in places}
+    assert len({tuple(values) for values in drawn.values()}) == len(places)
+    for seed in (0, 1):
+        for step in (0, 1):
+            assert np.array_equal(sample_noise([seed], step, (2,))[0], normal("sample", seed, step, shape=(2,)))
+    assert sample_noise([0], 1, (2,))[0].tolist() == pytest.approx(KNOWN_NOISE)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -107,6 +107,37 @@ def build(builder: Builder, settings: EngineSettings, timing: Path | None = None
     return build_plan(api, None, builder, collecting_logger(api), shapes, settings, timing, silent)
 
 
+CHANGED: dict[str, Any] = {
+    "compute_capability": ("sm89",),
+    "level": 5,
+    "workspace_mib": 64,
+    "build_budget_s": 9.0,
+    "tf32": True,
+    "hardware_compatible": "ampere",
+    "version_compatible": True,
+    "weights": "refit",
+}
+
+
+def test_an_engine_depends_on_all_that_it_is_built_from_and_with() -> None:
+    """Equal facts are the same engine: whatever changes one has to change them; how many are built changes none."""
+    api: Any = SimpleNamespace(package="tensorrt", version="11.1.0")
+    described = {"sha256": {"step.onnx": "a1"}, "dtype": "fp32"}
+
+    def facts(description: dict[str, Any] = described, **settings: Any) -> dict[str, Any]:
+        return engines.engine_facts(api, description, ExportSettings(**settings))
+
+    assert CHANGED.keys() | {"one_per_shape"} == EngineSettings.model_fields.keys()
+    changed = [facts(engine=EngineSettings(**{name: value})) for name, value in CHANGED.items()]
+    changed += [facts(described | {"dtype": "bf16"}), facts(described | {"sha256": {"step.onnx": "b2"}})]
+    changed += [facts(batch="1:1:8"), engines.engine_facts(api, described, ExportSettings(), {"latents": (4, 8, 8)})]
+    changed += [
+        engines.engine_facts(SimpleNamespace(package="tensorrt", version="11.2.0"), described, ExportSettings())
+    ]
+    assert len({json.dumps(one) for one in [facts(), *changed]}) == 1 + len(changed)
+    assert facts(engine=EngineSettings(one_per_shape=True)) == facts()
+
+
 def test_the_settings_reach_the_builder() -> None:
     builder = Builder()
     assert build(builder, EngineSettings(level=5, workspace_mib=256)) == b"plan"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
+from exporters.ladder import Ladder
 from exporters.overflow import RangeWatch, overflow_error
 from exporters.settings import ExportSettings
 from tests.exported import specs_of
@@ -92,6 +94,24 @@ def test_weights_beyond_the_range_count_and_float32_has_a_range_too(value: float
     assert overflow is not None and overflow.layer == LOUD
     assert bool(overflow.needed) == (value < 1e38)
     assert ("--keep-fp32" in str(overflow_error("It", "fp16", overflow, ()))) == (value < 1e38)
+
+
+def test_a_precision_is_refused_before_anything_is_exported_in_it(loud: ModelFolder, tmp_path: Path) -> None:
+    exported: list[str] = []
+
+    class Dry(Ladder):
+        """Runs the reference of a rung, and exports nothing."""
+
+        def _export(self, path: Path, dtype: str) -> None:
+            exported.append(dtype)
+
+        def _compared(self, path: Path, dtype: str) -> dict[str, Any]:
+            self.reference(**example_inputs(self.specs, 2))
+            return {}
+
+    with pytest.raises(DtkError, match=f"overflows in fp16: the first layer is {LOUD}"):
+        Dry(loud, SETTINGS, "dense").climb(tmp_path / "dense.onnx", lambda: None)
+    assert exported == ["fp32"]
 
 
 @pytest.mark.slow

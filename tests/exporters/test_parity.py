@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from exporters.parity import compare, compare_images, parity_timesteps, psnr_db, relative_errors
+from exporters.parity import (
+    PSNR_FLOORS_DB,
+    TOLERANCES,
+    compare,
+    compare_images,
+    parity_timesteps,
+    psnr_db,
+    relative_errors,
+)
 from toolkit.adapters.base import InputSpec
 from toolkit.core.errors import DtkError
 
@@ -81,6 +89,28 @@ def test_psnr_agrees_with_scikit_image() -> None:
     got = expected + 0.01 * torch.cos(torch.arange(48.0)).reshape(1, 3, 4, 4)
     theirs = peak_signal_noise_ratio(expected[0].numpy(), got[0].numpy(), data_range=2.0)
     assert psnr_db(expected, got).item() == pytest.approx(theirs, abs=1e-3)
+
+
+COARSER = {"fp32": torch.float16, "tf32": torch.float8_e4m3fn, "fp16": torch.float8_e4m3fn, "bf16": torch.float8_e5m2}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_prediction_in_a_coarser_type_is_out_of_tolerance(dtype: str) -> None:
+    predictions = torch.linspace(-1.12, 1.12, 300)[None]
+    assert relative_errors(predictions, predictions.to(COARSER[dtype]).float()).item() > TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("fp32", 8), ("tf32", 4), ("fp16", 4), ("bf16", 2)])
+def test_each_floor_lies_between_so_many_bits_a_pixel_and_one_more(dtype: str, bits: int) -> None:
+    images = torch.linspace(-1, 1, 30_000).reshape(1, 3, 100, 100)
+
+    def rounded(levels: int) -> torch.Tensor:
+        return ((images + 1) / 2 * (levels - 1)).round() / (levels - 1) * 2 - 1
+
+    floor = PSNR_FLOORS_DB[dtype]
+    compare_images(images, rounded(2 ** (bits + 1)), floor_db=floor, name="It")
+    with pytest.raises(DtkError, match="samples other images"):
+        compare_images(images, rounded(2**bits), floor_db=floor, name="It")
 
 
 def test_images_below_the_floor_are_refused() -> None:

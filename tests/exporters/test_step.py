@@ -139,6 +139,19 @@ def test_the_loop_on_the_exported_graph_is_the_loop_in_torch(sampler: Any, class
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_step_module_leads_from_the_null_condition_to_the_given_one() -> None:
+    denoiser, scales = tiny_unet(num_class_embeds=5), torch.tensor([0.0, 1.0, 2.5])
+    given, null = torch.tensor([1, 2, 3]), torch.tensor([4, 4, 4])
+    x, t = torch.from_numpy(sample_noise(range(3), 1, (3, 8, 8))), torch.tensor([0, 40, 99])
+    only_prediction = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0]).expand(3, -1)
+    step = SamplerStep(BorderedDenoiser(denoiser), None)
+    conditioning = {"class_labels": given, "unconditional_class_labels": null}
+    found = step(x, t, only_prediction, guidance_scale=scales, **conditioning)
+    towards, away = (denoiser(x, t, labels).sample for labels in (given, null))
+    expected = away + scales[:, None, None, None] * (towards - away)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_guidance_moves_from_one_prediction_towards_the_other(tmp_path: Path) -> None:
     model, scheduler = tiny_model(5), DDPMScheduler(num_train_timesteps=100)

@@ -157,6 +157,21 @@ def test_several_loras_add_up(both: Pair, pipeline: StableDiffusionPipeline, tmp
     torch.testing.assert_close(predict(pipeline.unet), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_product_of_sliced_factors_is_the_slice_of_their_product(both: Pair, tmp_path: Path) -> None:
+    """Layer by layer, against what surgery makes of the merged model; kohya's alpha is in the factors by then."""
+    dense = both.dense
+    made = case(dense, "kohya", 0)
+    result = carry(write(tmp_path / "lora.safetensors", "kohya", made), tmp_path / "out", both.pruned)
+    tensors = load_file(result["file"])
+    plain, added = (both.sliced(model).state_dict() for model in (dense, merged(dense, (made, 1.0))))
+    names = [name for layer in made if (name := both.pruned.rename(f"{layer}.weight"))]
+    assert len(names) == result["sliced"]
+    for name in names:
+        spelled = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}.lora_"
+        up, down = (tensors[f"{spelled}{end}.weight"].flatten(1) for end in ("up", "down"))
+        torch.testing.assert_close((up @ down).view_as(plain[name]), added[name] - plain[name], rtol=1e-3, atol=1e-4)
+
+
 def test_what_went_is_named_and_a_text_part_is_untouched(both: Pair, tmp_path: Path) -> None:
     made = factors(both.dense, 0)
     source = write(tmp_path / "lora.safetensors", "kohya", made)

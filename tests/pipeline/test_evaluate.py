@@ -14,6 +14,7 @@ from toolkit.core.errors import DtkError
 from toolkit.core.run_folder import RunFolder
 from toolkit.data.open import open_images, split
 from toolkit.evaluation.features import Extractor
+from toolkit.evaluation.judging import floor_images
 from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.metrics import excess_ratio
 from toolkit.evaluation.settings import EvaluateSettings
@@ -90,6 +91,13 @@ def test_floor_comes_from_the_training_images_where_the_reference_is_small(run, 
     distances = evaluate(run, SETTINGS, *models, small, train=train, extractor=extractor)["frechet_distance"]
     assert distances["floor"]["count"] == 12
     assert "training images" in distances["floor_images"]
+
+
+def test_the_floors_images_are_none_of_those_it_is_compared_with():
+    reference, train = pictures(30), pictures(50, seed=1)
+    assert floor_images(reference, train, 12)[0].numbers == reference.numbers[12:24]
+    assert floor_images(reference, train, 16)[0].numbers == train.numbers[:16]
+    assert floor_images(reference, None, 16)[0] is None
 
 
 def test_no_floor_is_said(run, models, extractor):

@@ -18,10 +18,12 @@ from toolkit.core.files import write_json
 from toolkit.core.noise import generator
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.images import Images
+from toolkit.data.memory import open_examples
 from toolkit.models.folder import ModelFolder, load_denoiser
 from toolkit.pipeline.recover import recover
 from toolkit.recovery import loop
-from toolkit.recovery.batches import Batches
+from toolkit.recovery.batches import Batches, order
+from toolkit.recovery.prepare import optimiser
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State, restore, save_checkpoint
 
@@ -92,6 +94,35 @@ def test_resumed_weights_equal_uninterrupted_ones_bit_by_bit(run, tmp_path: Path
     recover(other, settings, dense, tiny_images())
     assert all(torch.equal(weights(other)[name], tensor) for name, tensor in weights(folder).items())
     assert log_of(folder) == log_of(other)
+
+
+def test_what_is_published_is_the_average_of_clipped_steps(run) -> None:
+    """By hand from the checkpoints of every step: the average, its warm-up, and the gradient that was stepped by."""
+    folder, dense = run
+    every = {"steps": 3, "checkpoint_every": 1, "keep_checkpoints": 3, "gradient_clip": 1e-3, "ema": 0.25}
+    every |= {"learning_rate": 0.05}  # weights that move by more than rounding
+    average = load_file(folder.path / "prune" / WEIGHTS)
+    recover(folder, RecoverSettings(**SETTINGS | every), dense, tiny_images())
+    for step, decay in ((1, 2 / 11), (2, 0.25), (3, 0.25)):
+        state = load_file(folder.path / "recover" / "checkpoints" / f"step-{step:08}.safetensors")
+        for name, mean in average.items():
+            average[name] = decay * mean + (1 - decay) * state[f"model/{name}"]
+            torch.testing.assert_close(state[f"average/{name}"], average[name])
+        if step == 1:
+            norm = torch.stack([state[f"optimizer/{name}/exp_avg"].norm() for name in average]).norm()
+            assert float(norm) == pytest.approx(0.1 * 1e-3, rel=1e-3), "AdamW keeps a tenth of the first gradient"
+    assert all(torch.equal(weights(folder)[name], state[f"average/{name}"]) for name in average)
+
+
+def test_weights_decay_by_the_share_that_was_asked_for() -> None:
+    network = torch.nn.Linear(3, 2)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    adamw = optimiser(network, RecoverSettings(learning_rate=0.1, weight_decay=0.5))
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    adamw.step()
+    for old, parameter in zip(before, network.parameters(), strict=True):
+        torch.testing.assert_close(parameter.detach(), 0.95 * old)
 
 
 @pytest.mark.slow
@@ -320,10 +351,23 @@ def test_the_optimiser_goes_on_from_a_checkpoint(kernels: dict, tmp_path: Path) 
     whole, one, other = fresh(), fresh(), fresh()
     train(whole, 5)
     train(one, 2)
+    one.update_average(0.5)
     save_checkpoint(tmp_path, one, "same", keep=1)
     assert restore(tmp_path, other, "same", last=5) == []
+    assert all(torch.equal(other.average[name], average) for name, average in one.average.items())
     train(other, 3)
     assert all(torch.equal(whole.model.get_parameter(name), other.model.get_parameter(name)) for name in whole.average)
+
+    assert restore(tmp_path, fresh(), "another", last=5) == ["step-00000002.safetensors: of another recovery"]
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_losses_are_those_of_the_batch_however_it_is_split(micro: int, run, tmp_path: Path) -> None:
+    folder, dense = run
+    other, one_step = again(folder, tmp_path / "other"), SETTINGS | {"steps": 1}
+    whole = recover(folder, RecoverSettings(**one_step), dense, tiny_images())["losses"]
+    split = recover(other, RecoverSettings(**one_step, micro_batch_size=micro), dense, tiny_images())["losses"]
+    assert split == pytest.approx(whole, rel=1e-4)
 
 
 def test_an_unknown_loss_lists_the_known(run) -> None:
@@ -345,6 +389,27 @@ def test_a_sample_is_a_function_of_its_number() -> None:
     torch.testing.assert_close(whole.direction.square().sum((1, 2, 3)), torch.ones(24))
     first_epoch = {tuple(np.sort(image.flatten().numpy())) for image in whole.images[:10]}
     assert len(first_epoch) == 10, "an epoch shows every image once"
+    for drawn in (whole.noise, whole.direction):
+        assert len({tensor.numpy().tobytes() for tensor in drawn}) == 24, "every sample has its own"
+    assert len(set(whole.t.tolist())) > 12
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_about_half_of_the_images_are_mirrored_left_to_right(in_memory: bool) -> None:
+    images, item = tiny_images(10), order(10, 3, "recovery order")
+    if in_memory:
+        images = open_examples(images.read(range(10)), (3, 8, 8), (-1, 1), None)
+    seen = Batches(images, 100, seed=3, flip=True)(range(64), torch.device("cpu")).images
+    plain = torch.from_numpy(images.read([item(sample) for sample in range(64)]))
+    mirrored = [torch.equal(image, own.flip(-1)) for image, own in zip(seen, plain, strict=True)]
+    assert all(flip or torch.equal(image, own) for flip, image, own in zip(mirrored, seen, plain, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    item = order(10, 3, "recovery order")
+    epochs = [tuple(item(10 * epoch + place) for place in range(10)) for epoch in range(5)]
+    assert len(set(epochs)) == 5 and all(sorted(epoch) == list(range(10)) for epoch in epochs)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])

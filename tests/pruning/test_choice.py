@@ -90,6 +90,14 @@ def test_of_those_as_good_the_one_that_suits_the_chip_is_taken(prunable: Prunabl
     assert len(set(padded.values())) > 1, "the case does not test what it says"
 
 
+def test_two_hundredths_of_the_loss_are_more_than_what_suits_the_chip(prunable: Prunable, scored: Scored) -> None:
+    finalists = solve(prunable.space, TARGET, count, partial(prunable.retained, scored.scores)).finalists
+    padded = {values: padding(prunable.space, values, 32) for values in finalists}
+    worst = max(finalists, key=padded.__getitem__)
+    assert min(padded.values()) < padded[worst], "the case does not test what it says"
+    assert chosen(prunable, scored, lambda model: 1.0 if model == worst else 1.02, unit=32).values == worst
+
+
 def test_padding_is_the_share_that_is_computed_for_nothing() -> None:
     config = plain_config(tiny_unet(block_out_channels=(64, 128, 128)).config)
     space = Prunable("UNet2DModel", config, Constraints()).space

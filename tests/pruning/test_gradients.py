@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
 from tests.pruning.naive import summed_gradients
 from tests.tiny import tiny_unet
-from toolkit.core.noise import normal
-from toolkit.pruning.calibration import Calibration
+from toolkit.core.noise import generator, normal
+from toolkit.data.images import Images
+from toolkit.models.conditioners import Unconditional
+from toolkit.models.conditioning import Conditioning
+from toolkit.pruning.calibration import Calibration, draw, held_out_loss
 from toolkit.pruning.gradients import Effort, accumulate, accumulate_to
+from toolkit.pruning.settings import PruneSettings
 
 T, IMAGES = 12, 4
 
@@ -76,6 +83,28 @@ def test_halves_hold_every_image_once(draws: int) -> None:
         for one, *others in zip(whole, *parts, strict=True) if name == "more_noise" else [(whole, *parts)]:
             assert torch.equal(torch.cat(others), one)
     assert calibration(images=1).halves() == []
+
+
+def test_what_is_held_out_is_not_scored_on() -> None:
+    pixels = generator("test images", 0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    images = Images("test", (3, 8, 8), "0" * 64, tuple(range(12)), lambda number: pixels[number])
+    conditioner = Unconditional(Conditioning("none", 0, False, None))
+    settings = PruneSettings(calibration_images=5, noise_draws=2)
+    drawn = draw(images, settings, DDPMScheduler(), conditioner, "cpu")
+    scored, held_out = ({image.numpy().tobytes() for image in of.images} for of in (drawn.scored, drawn.held_out))
+    assert len(scored) == len(held_out) == 5 and not scored & held_out
+    assert scored | held_out < {image.tobytes() for image in images.read(range(12))}
+    noise = [image.numpy().tobytes() for of in (drawn.scored, drawn.held_out) for image in of.noise]
+    assert len(set(noise)) == 10 and drawn.scored.draws == 2
+
+
+def test_the_held_out_loss_is_the_mean_squared_error_of_an_element() -> None:
+    """Of a network that predicts nothing: the mean square of the noise, however many images at once."""
+    of = calibration()
+    nothing: Any = lambda x, t, return_dict: (torch.zeros_like(x),)  # noqa: E731
+    for batch_size in (None, 3):
+        found = held_out_loss(nothing, of, points=5, batch_size=batch_size)
+        assert found == pytest.approx(float(of.noise.square().mean()), rel=1e-5)
 
 
 def test_stops_that_are_known_are_not_looked_for(model: torch.nn.Module) -> None:

@@ -9,9 +9,14 @@ from torch import nn
 
 from tests.pruning.cases import dense_model, prunable_of, random_scores
 from toolkit.core.noise import normal
-from toolkit.pruning import surgery
+from toolkit.core.progress import silent
+from toolkit.pruning import prune, surgery
 from toolkit.pruning.calibration import Calibration
+from toolkit.pruning.choice import Choice
+from toolkit.pruning.criteria.base import criterion_called
 from toolkit.pruning.reconstruct import NormalEquations, reconstruct
+from toolkit.pruning.scoring import Scored
+from toolkit.pruning.settings import PruneSettings
 
 LAYERS = {
     "conv": (lambda width: nn.Conv2d(width, 5, 3, padding=1), (6, 8, 8)),
@@ -105,3 +110,17 @@ def test_a_model_that_lost_nothing_stays_as_it_is() -> None:
     reconstruct(dense, pruned, prunable.layout, kept, of, (50,))
     for name, tensor in dense.state_dict().items():
         torch.testing.assert_close(pruned.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "taken"), [(0.5, True), (1.0, False), (2.0, False)])
+def test_it_is_taken_only_if_held_out_images_gain(loss: float, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "reconstruct", lambda *given, **options: None)
+    dense = dense_model("heads")
+    prunable = prunable_of(dense)
+    settings = PruneSettings(reconstruct=True)
+    slicer = prune.Slicer(prunable, dense, settings, criterion_called("magnitude"), 100)
+    choice = Choice(min(prunable.space), True, Scored({}, {}), {}, nn.Linear(1, 1), 0.0, 1.0, one_shot_loss=1.0)
+    nothing = torch.zeros(1, 3, 8, 8)
+    fitted_on = Calibration(nothing, nothing, DDPMScheduler(num_train_timesteps=100))
+    found, record = slicer.reconstructed(choice, fitted_on, lambda model: loss, silent)
+    assert record is not None and record["taken"] == taken == (found.model is not choice.model)

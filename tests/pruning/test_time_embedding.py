@@ -8,6 +8,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
 from tests.elsewhere import elsewhere
 from toolkit.adapters.text_time import LARGEST_ID, TextTime, narrowed_ids
+from toolkit.adapters.unet import narrowed
 from toolkit.core.noise import generator, normal
 from toolkit.pruning.time_embedding import refit, refit_ids, refit_time, sinusoid
 
@@ -44,6 +45,14 @@ def test_refit_layer_gives_the_dense_embedding(
     measured = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max())
     assert error < tolerance
     assert measured < tolerance + 2e-6  # float32 sinusoids
+
+
+def test_a_narrower_unet_keeps_the_frequencies_of_the_dense_one() -> None:
+    """Each column of its sinusoid is one of the dense sinusoid's."""
+    dense = config(128, 0, True) | {"time_embedding_dim": None}
+    narrow = narrowed(dense, [96], {})
+    old, new = (sinusoid(one, one["block_out_channels"][0], T) for one in (dense, narrow))
+    assert (old.T[:, None] - new.T).abs().amax(2).amin(0).max() < 1e-4  # float32 sinusoids
 
 
 def test_half_of_the_frequencies_cannot_carry_all_of_it() -> None:

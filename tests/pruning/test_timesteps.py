@@ -31,7 +31,8 @@ def test_stops_of_a_falling_curve_are_the_rules(steps: int, rate: float, offset:
 
 def test_the_maximum_is_a_running_one() -> None:
     losses = np.concatenate([np.linspace(10, 100, 40), np.linspace(100, 0, 61)])
-    assert stops(lambda t: float(losses[t]), 101, [0.5])[0.5] == pytest.approx(by_the_rule(losses, 0.5), abs=3)
+    found = stops(lambda t: float(losses[t]), 101, [0.5, 0.3])
+    assert found == pytest.approx({at: by_the_rule(losses, at) for at in (0.5, 0.3)}, abs=3)
 
 
 @settings(max_examples=60, deadline=None)

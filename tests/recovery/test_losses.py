@@ -195,6 +195,16 @@ def test_features_are_compared_on_the_channels_that_were_kept(name: str, tmp_pat
         assert float(loss({**kept, block: permuted}).detach().min()) > 1e-3, block
 
 
+def test_features_of_any_size_count_alike() -> None:
+    """A block of features a thousand times as large, in both networks, weighs as much as before."""
+    step = make_step(tiny_unet(1), tiny_unet(2))
+    plain = loss_called("features")(step).detach()
+    block = next(iter(step.kept))
+    for passed in (step.of_student, step.of_teacher):
+        passed.features[block] = passed.features[block] * 1000
+    torch.testing.assert_close(loss_called("features")(step).detach(), plain)
+
+
 def test_a_model_without_residual_blocks_has_no_features_to_compare() -> None:
     with pytest.raises(DtkError, match=r"'features' has nothing to compare[\s\S]*recover.losses"):
         kept_features(Plan({}, "UNet2DModel", {}, Layout({}, {}), {}), nn.Linear(1, 1), torch.device("cpu"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,8 +59,8 @@ class OneImage(torch.nn.Module):
         return ({"epsilon": noise, "v_prediction": signal * noise - sigma * clean, "sample": clean}[self.kind],)
 
 
-def landing(method: str, kind: str, pixel: float, tmp_path: Path) -> float:
-    """The loss of a student that knows one image, taught by a teacher that knows another one at 0.25."""
+def taught(method: str, kind: str, pixel: float, tmp_path: Path) -> tuple[Lesson, Any]:
+    """A student that knows one image, taught by a teacher that knows another one at 0.25; and what it minimises."""
     settings = RecoverSettings(**SETTINGS, sampling_steps=2, teacher_steps=4, teaching=method)
     noise_levels = DDPMScheduler(num_train_timesteps=100, prediction_type="epsilon")
     stages = stages_of(settings)
@@ -69,7 +70,12 @@ def landing(method: str, kind: str, pixel: float, tmp_path: Path) -> float:
     clean = Images("test", SHAPE, "0" * 64, tuple(range(8)), lambda number: np.full((8, 8, 3), 159, dtype=np.uint8))
     given = (clean, conditioner, settings, SHAPE, tmp_path / method, "0" * 64, torch.device("cpu"))
     lesson = Lesson(stages[0], *knows, student, teacher, *given)
-    objective = method_of(settings).objective(lesson, (0, 1), lambda: None, lambda *status: None)
+    return lesson, method_of(settings).objective(lesson, (0, 1), lambda: None, lambda *status: None)
+
+
+def landing(method: str, kind: str, pixel: float, tmp_path: Path) -> float:
+    """The loss of that student."""
+    objective = taught(method, kind, pixel, tmp_path)[1]
     return float(objective(objective.load(range(4)))["landing"])
 
 
@@ -85,6 +91,19 @@ def test_the_loss_is_the_error_of_the_prediction(method: str, kind: str, tmp_pat
     of_clean = {"epsilon": kept / (1 - kept), "v_prediction": 1 / (1 - kept), "sample": torch.ones(2)}[kind]
     if method == "progressive":  # each image at one of the two timesteps; the other method's second step starts apart
         assert float(of_clean.min()) * 0.0098 <= off <= float(of_clean.max()) * 0.0102
+
+
+def test_on_a_trajectory_each_step_starts_where_the_student_itself_landed(tmp_path: Path) -> None:
+    lesson, objective = taught("trajectory", "sample", 0.35, tmp_path)
+    states: list[torch.Tensor] = []
+    lesson.student.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+    points = objective.load(range(4))
+    objective(points)
+    first, second = states
+    t = int(lesson.scheduler.timesteps[0])
+    landed = lesson.scheduler.step(torch.full_like(first, 0.35), t, first).prev_sample
+    assert torch.equal(first, points.points[:, 0]) and not torch.allclose(second, points.points[:, 1], atol=1e-3)
+    torch.testing.assert_close(second, landed)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])

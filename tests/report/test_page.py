@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
 from tests.report.example import example
-from toolkit.report import charts, words
+from toolkit.core.run_folder import Request, RunFolder
+from toolkit.report import charts, results, words
 from toolkit.report.page import render
 from toolkit.report.results import command
 
@@ -145,6 +147,13 @@ def test_every_machine_is_named_with_what_ran_there() -> None:
     assert "(recover)" in page and page.count("ran here") == 2
     value["machines"] = {"prune": here, "recover": here}
     assert "(prune" not in render(value, {}, "") and "ran here" not in render(value, {}, "")
+
+
+def test_a_stage_is_stale_if_it_read_another_compressed_model(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    for stage, read in (("prune", {}), ("evaluate", {"compressed": "old"}), ("export", {"compressed": "new"})):
+        run.finish(Request(stage, {}, read), (), seconds=1.0)
+    assert results.stale(run, "new") == ["evaluate"]
 
 
 @pytest.mark.slow
