@@ -25,7 +25,7 @@ from toolkit.recovery.settings import RecoverSettings
 
 GROUP: Any = get_command(app)
 SETTINGS: dict[str, list[type[BaseModel]]] = {
-    "compress": [PruneSettings, RecoverSettings, LatencySettings],
+    "compress": [PruneSettings, RecoverSettings, LatencySettings, Recipe],
     "sweep": [PruneSettings, RecoverSettings, LatencySettings, EvaluateSettings],
     "recover": [RecoverSettings],
     "evaluate": [EvaluateSettings],
@@ -47,6 +47,7 @@ COMPUTED = {
     ("compress", "calibration_batch_size"),
     ("compress", "score_timesteps"),
     ("compress", "build_budget_s"),
+    ("compress", "decoder_steps"),
     ("verify", "artefact"),
     ("verify", "images"),
 }

@@ -60,6 +60,7 @@ def interrupt_at(step: int) -> Any:
     return progress
 
 
+@pytest.mark.slow
 def test_training_brings_it_nearer_to_the_dense_one_and_the_result_is_stock(place: Path) -> None:
     job = ran(place, "trained", {"steps": 40})
     result = decoder.compress_decoder(job.run, job.recipe.decoder, job.dense, job.examples, job.held_out)
@@ -77,6 +78,7 @@ def test_training_brings_it_nearer_to_the_dense_one_and_the_result_is_stock(plac
     assert file_sha256(job.run.path / "run.json") == before, "a second run does nothing"
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(place: Path) -> None:
     whole = ran(place, "whole", {"steps": 5})
     job = start_job(place / "halted", asked(place, {"steps": 5}), progress=interrupt_at(3))
@@ -107,6 +109,7 @@ def test_one_that_is_added_to_a_finished_run_trains_nothing_again(place: Path) -
         ran(place, "added", None, recover=recovery)
 
 
+@pytest.mark.slow
 def test_what_has_no_decoder_to_narrow_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     kinds = {"pixels": tiny_folder, "latents": tiny_ldm}
     messages = {"pixels": r"has no decoder[\s\S]*without|leave out --decoder", "latents": "VQModel cannot be narrower"}

@@ -46,6 +46,7 @@ class Adapter(Protocol):
     """Knows one diffusers class."""
 
     class_name: str
+    home: str  # the module that has the class
     component: str  # the name of its folder in a pipeline
     has_widths: bool  # whether channels may go; if not, only blocks do
     null_class: bool  # whether class embeddings have a row for the null class behind the last, which training drops to

@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.adapters.base import InputSpec, known_adapters
+from toolkit.adapters.base import InputSpec, adapter_of, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
 from toolkit.core.files import CARD, folder_sha256, read_json, value_sha256, write_json
@@ -136,13 +137,7 @@ def _from_hub(name: str) -> Path:
 
 def model_class(name: str) -> type[ModelMixin]:
     """The diffusers class of a known name, or that of an autoencoder's decoder."""
-    import diffusers
-
-    if name == "ImageDecoder":
-        from toolkit.models.decoder import ImageDecoder
-
-        return ImageDecoder
-    model_class: type[ModelMixin] = getattr(diffusers, name)
+    model_class: type[ModelMixin] = getattr(import_module(adapter_of(name).home), name)
     return model_class
 
 
