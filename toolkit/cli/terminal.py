@@ -31,14 +31,14 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         quiet, self._console.quiet = self._console.quiet, False
-        self._console.print(f"note: {record.getMessage()}", style="yellow", highlight=False, markup=False)
+        self._console.print(f"note: {record.getMessage()}", style="yellow", highlight=False, soft_wrap=True)
         self._console.quiet = quiet
 
 
 @contextlib.contextmanager
 def terminal(quiet: bool = False) -> Iterator[Bars]:
     """Progress for one command; errors become a message and the exit code."""
-    console = Console(stderr=True, quiet=quiet or not processes.is_main())
+    console = Console(stderr=True, quiet=quiet or not processes.is_main(), markup=False)
     logger, notes = logging.getLogger("toolkit"), Notes(console)
     logger.addHandler(notes)
     bars = Bars(console, finished_lines=True)
@@ -47,7 +47,7 @@ def terminal(quiet: bool = False) -> Iterator[Bars]:
             yield bars
     except DtkError as error:
         console.quiet = False
-        console.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Error: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         console.quiet = False
@@ -68,7 +68,7 @@ def show(result: Result, as_json: bool) -> None:
 
 def say(part: object) -> None:
     """Print a table or a line; a line is left to the terminal to wrap, and a pipe never wraps."""
-    console = Console()
+    console = Console(markup=False)  # a name with [brackets] is a name
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
     console.print(part, soft_wrap=isinstance(part, str), highlight=False)
