@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.adapters.base import InputSpec, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
-from toolkit.core.files import CARD, folder_sha256, read_json, value_sha256, write_json
+from toolkit.core.files import CARD, folder_sha256, read_json, read_object, value_sha256, write_json
 from toolkit.models.weights import PICKLES, WEIGHTS, load_module
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 """The embedded default: a small real DDPM (UNet2DModel, 1.1 M parameters, 16x16 grey); a demo needs no network."""
+
+
+MOST_TIMESTEPS = 10**6  # of training; a config that says more was not written by a trainer
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ class ModelFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The denoiser's config.json."""
-        config: dict[str, Any] = read_json(self.denoiser / "config.json")
-        return config
+        return read_object(self.denoiser / "config.json")
 
     @property
     def class_name(self) -> str:
@@ -169,8 +171,9 @@ def full_config(folder: ModelFolder) -> dict[str, Any]:
     """The denoiser's configuration with the defaults of its class. Raises DtkError for one that describes no model."""
     try:
         return built_config(folder.class_name, folder.config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DtkError(f"{folder.denoiser / 'config.json'} describes no {folder.class_name}.", found=error) from error
+    except Exception as error:  # diffusers' constructors raise errors of every kind
+        path = folder.denoiser / "config.json"
+        raise DtkError(f"{path} describes no {folder.class_name}.", found=first_line(error)) from error
 
 
 def refuse_quantised(folder: ModelFolder) -> None:
@@ -190,20 +193,33 @@ def load_denoiser(folder: ModelFolder) -> ModelMixin:
 
 def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
     """The model's scheduler, as the class its config names."""
-    import diffusers
-
     path = folder.scheduler / "scheduler_config.json"
     if not path.is_file():
         raise DtkError(
             f"{folder.root} has no scheduler, so its noise levels are not known.",
             found=f"no {path}",
-            do="put the scheduler_config.json it was trained with into a folder scheduler/ there",
+            do="put the scheduler_config.json it was trained with into a folder scheduler/ there; if its noise levels "
+            f"are DDPM's: dtk import {folder.root} --scheduler ddpm -o MODEL",
         )
-    config = read_json(path)
+    return read_scheduler(path)
+
+
+def read_scheduler(path: Path) -> SchedulerMixin:
+    """The scheduler that a scheduler_config.json describes. Raises DtkError for one that diffusers does not have."""
+    import diffusers
+
+    config = read_object(path)
     name = str(config.get("_class_name"))
     if not name.endswith("Scheduler") or not hasattr(diffusers, name):
         raise DtkError(f"{path} names no scheduler of diffusers.", found=f"_class_name {name}")
-    scheduler: SchedulerMixin = getattr(diffusers, name).from_config(config)
+    if (count := config.get("num_train_timesteps")) and (
+        not isinstance(count, int) or not 1 <= count <= MOST_TIMESTEPS
+    ):
+        raise DtkError(f"{path} describes no {name}.", found=f"num_train_timesteps {count}", expected="some thousands")
+    try:
+        scheduler: SchedulerMixin = getattr(diffusers, name).from_config(config)
+    except Exception as error:  # a schedule it does not have, text for a number, ...
+        raise DtkError(f"{path} describes no {name}.", found=first_line(error)) from error
     return scheduler
 
 
