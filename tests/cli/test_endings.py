@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -75,6 +76,19 @@ def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture
         assert name in shown.out
     assert f"Result: {NAMES[0]}/model" in shown.out and shown.err.count(NAMES[0]) == 2
     assert NAMES[0] in Known(dict.fromkeys(NAMES, ""))._repr_html_()
+
+
+def test_what_libraries_print_is_no_result(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tracker announces itself on stdout; a script reads JSON there, and nothing else."""
+    known = Known({"a": "b"})
+    with terminal(quiet=True):
+        sys.stdout.write("* project initialised\n")
+        show(known, True)
+        show(known, False)
+    show(known, True)
+    shown = capsys.readouterr()
+    assert shown.err == "* project initialised\n"
+    assert shown.out.count(json.dumps(known.to_json(), indent=2)) == 2 and "project" not in shown.out
 
 
 SHOWS = """
