@@ -354,6 +354,7 @@ def test_folders_of_the_user_in_a_run_are_left_alone(model: Path, data: Path, co
             '{"_class_name": "UNet2DModel", "block_out_channels": [1e30, 1e30]}',
             "describes no UNet2D",
         ),
+        ("unet/config.json", '{"_class_name": "UNet2DModel", "layers_per_block": 1000000}', "layers_per_block 1000000"),
         ("scheduler/scheduler_config.json", '{"_class_name": "os"}', "names no scheduler of diffusers"),
         (
             "scheduler/scheduler_config.json",

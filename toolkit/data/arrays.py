@@ -16,8 +16,6 @@ from toolkit.data.conditions import COLUMNS, Condition, Conditions, Kind, checke
 from toolkit.data.images import Images
 from toolkit.data.prepare import COVER, MODES, Fit, prepare
 
-IMAGES = Path(__file__).parent / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
-
 DEFAULT_IMAGES = Path(__file__).parents[1] / "default" / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
 """Fashion-MNIST's 10,000 test images (MIT), which the embedded model was not trained on."""
 EMBEDDED = "fashion-mnist (embedded)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.adapters.base import InputSpec, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
-from toolkit.core.files import CARD, folder_sha256, read_json, read_object, value_sha256, write_json
+from toolkit.core.files import CARD, files_below, folder_sha256, read_json, read_object, value_sha256, write_json
 from toolkit.models.weights import PICKLES, WEIGHTS, load_module
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 """The embedded default: a small real DDPM (UNet2DModel, 1.1 M parameters, 16x16 grey); a demo needs no network."""
 
 
-MOST_TIMESTEPS = 10**6  # of training; a config that says more was not written by a trainer
+MOST_TIMESTEPS, MOST_LAYERS = 10**6, 1000  # a config that says more was not written by who trained the model
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,24 @@ def built_config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def full_config(folder: ModelFolder) -> dict[str, Any]:
     """The denoiser's configuration with the defaults of its class. Raises DtkError for one that describes no model."""
+    path = folder.denoiser / "config.json"
+    for name, number in folder.config.items():
+        if "layers" in name and max(_numbers(number), default=0) > MOST_LAYERS:  # to build them would take hours
+            raise DtkError(
+                f"{path} describes no {folder.class_name}.", found=f"{name} {number}", expected="some layers"
+            )
     try:
         return built_config(folder.class_name, folder.config)
     except Exception as error:  # diffusers' constructors raise errors of every kind
-        path = folder.denoiser / "config.json"
         raise DtkError(f"{path} describes no {folder.class_name}.", found=first_line(error)) from error
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def refuse_quantised(folder: ModelFolder) -> None:
@@ -226,7 +239,7 @@ def read_scheduler(path: Path) -> SchedulerMixin:
 def save_model(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
     """Write a stock diffusers folder at ``target``: ``folder``'s other components, and ``denoiser`` in its place."""
     if folder.component:
-        shutil.copytree(folder.root, target, ignore=_what_is_not_copied(folder.root, folder.component))
+        _copy_others(folder.root, folder.component, target)
     elif (folder.scheduler / "scheduler_config.json").is_file():
         shutil.copytree(folder.scheduler, target / "scheduler")
     try:
@@ -251,12 +264,10 @@ def save_scheduler(scheduler: SchedulerMixin, target: Path) -> None:
         write_json(path, index)
 
 
-def _what_is_not_copied(root: Path, component: str) -> Any:
-    def ignored(place: str, names: list[str]) -> set[str]:
-        left_out = {component, *CARD} if Path(place) == root else set()
-        return {n for n in names if n in left_out or n.startswith(".") or Path(n).suffix in PICKLES}
-
-    return ignored
-
-
-MODEL = Path(__file__).parent / "fashion-ddpm-16"
+def _copy_others(root: Path, component: str, target: Path) -> None:
+    """Copy what is neither the component nor a card nor pickled; what links lead to, and not in circles."""
+    for path in files_below(root):
+        place = path.relative_to(root)
+        if place.parts[0] not in (component, *CARD) and path.suffix not in PICKLES and path.is_file():
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / place)
