@@ -86,6 +86,7 @@ def test_an_unknown_class_names_the_known() -> None:
         input_specs("VQModel", {})
 
 
-def test_class_embeddings_that_take_vectors_are_refused() -> None:
-    with pytest.raises(DtkError, match="Class embeddings of type 'projection' are not supported"):
-        input_specs("UNet2DModel", {"in_channels": 3, "sample_size": 8, "class_embed_type": "projection"})
+@pytest.mark.parametrize("kind", ["projection", "simple_projection", "identity"])
+def test_class_embeddings_that_take_vectors_are_refused(kind: str) -> None:
+    with pytest.raises(DtkError, match=f"Class embeddings of type '{kind}' are not supported"):
+        input_specs("UNet2DModel", {"in_channels": 3, "sample_size": 8, "class_embed_type": kind})

@@ -110,6 +110,19 @@ def eight_bits(model: Path) -> Path:
     return model
 
 
+def linked_to_nothing(model: Path) -> Path:
+    """As a cache of the hub looks from which the blobs were removed."""
+    (model / WEIGHTS).unlink()
+    (model / WEIGHTS).symlink_to("../../blobs/0123")
+    return model
+
+
+def linked_to_a_device(model: Path) -> Path:
+    (model / WEIGHTS).unlink()
+    (model / WEIGHTS).symlink_to("/dev/zero")
+    return model
+
+
 def indivisible(model: Path) -> Path:
     edited(model / "unet" / "config.json", norm_num_groups=5)
     return model
@@ -130,6 +143,8 @@ BAD_MODELS = [
     (eight_bits, r"are quantised[\s\S]*conv_in\.weight is I8[\s\S]*prune first, quantise afterwards"),
     (with_lora, r"LoRA layers that are not merged[\s\S]*to_q\.lora_A\.default\.weight[\s\S]*fuse_lora"),
     (lora_beside, r"pytorch_lora_weights\.safetensors holds LoRA layers that are not merged"),
+    (linked_to_nothing, r"weights that are not there[\s\S]*diffusion_pytorch_model\.safetensors: a link to nothing"),
+    (linked_to_a_device, "weights that are not there"),
     (indivisible, r"describes no UNet2DModel[\s\S]*num_channels"),
 ]
 
@@ -247,6 +262,35 @@ def test_a_misspelt_recipe_key_is_named(tmp_path: Path) -> None:
     assert_words("prune.taget", answer.err)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: !!python/object/apply:os.system ['touch sprung']", "constructor for the tag"),
+        ("model: " + "[" * 3000, "Cannot read the recipe"),
+        ("recover:\n  steps: " + "9" * 5000, "Cannot read the recipe"),
+        ("recover:\n  learning_rate: .inf", "recover.learning_rate: .* finite"),
+        ("recover:\n  learning_rate: .nan", "recover.learning_rate"),
+    ],
+    ids=["a tag", "nested without end", "a number without end", "infinity", "not a number"],
+)
+def test_a_hostile_recipe_is_refused_in_words_and_runs_nothing(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(text)
+    answer = dtk("run", "recipe.yaml", "-o", "run")
+    assert answer.code in (1, 2)
+    assert_words(words, answer.err)
+    assert not Path("sprung").exists() and not Path("run").exists()
+
+
+def test_a_hostile_setting_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("{}")
+    answer = dtk("run", tmp_path / "recipe.yaml", "--set", "model=" + "[" * 3000, "-o", tmp_path / "run")
+    assert answer.code == 2
+    assert_words("Cannot read the value in 'model=", answer.err)
+
+
 def test_profile_before_export_says_what_to_do(compressed: Path) -> None:
     answer = dtk("profile", compressed, "--runner", "onnxruntime", "--batch", "1")
     assert answer.code == 1
@@ -303,7 +347,25 @@ def test_folders_of_the_user_in_a_run_are_left_alone(model: Path, data: Path, co
     [
         ("unet/config.json", "{}", "neither a diffusers pipeline|names no _class_name"),
         ("unet/config.json", '{"_class_name": "UNet2DModel", "block_out_channels": [8]}', "describes no UNet2DModel"),
+        ("unet/config.json", "[1]", r"Cannot read .*config\.json[\s\S]*list[\s\S]*a JSON object"),
+        ("unet/config.json", "[" * 100_000, r"Cannot read .*config\.json"),
+        (
+            "unet/config.json",
+            '{"_class_name": "UNet2DModel", "block_out_channels": [1e30, 1e30]}',
+            "describes no UNet2D",
+        ),
+        ("unet/config.json", '{"_class_name": "UNet2DModel", "layers_per_block": 1000000}', "layers_per_block 1000000"),
         ("scheduler/scheduler_config.json", '{"_class_name": "os"}', "names no scheduler of diffusers"),
+        (
+            "scheduler/scheduler_config.json",
+            '{"_class_name": "DDPMScheduler", "beta_schedule": "x"}',
+            "describes no DDPM",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            '{"_class_name": "DDPMScheduler", "num_train_timesteps": 1000000000}',
+            "num_train_timesteps 1000000000",
+        ),
     ],
 )
 def test_malformed_configs_are_told(

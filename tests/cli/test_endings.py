@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,11 @@ import click
 import pytest
 from typer.main import get_command
 
+from tests.architecture.source import ROOT
 from tests.cli.conftest import dtk
+from toolkit.api.results import Known
 from toolkit.cli import app
+from toolkit.cli.terminal import say, show, terminal
 
 KINDS = ("criteria", "adapters", "runners", "exporters", "samplers", "losses", "extractors")
 GROUP: Any = get_command(app)
@@ -48,3 +55,56 @@ def test_a_command_ends_with_a_sentence_and_the_next_command(
     if "RUN" in command:
         assert f"Result: {run}/model" in before and f"Page: {run}/report.html" in before
         assert (run / "report.html").is_file()
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert dtk("--version").out == f"dtk {version('dtk')}\n"
+
+
+NAMES = "[/a] [bold]b", "[red]"
+
+
+def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich takes [bold] for markup, and ends with an error at [/a]."""
+    show(Known(dict.fromkeys(NAMES, NAMES[0])), False)
+    say(f"Result: {NAMES[0]}/model")
+    with terminal() as progress:
+        progress.say(NAMES[0])
+        progress(NAMES[0], 1, 1)
+    shown = capsys.readouterr()
+    for name in NAMES:
+        assert name in shown.out
+    assert f"Result: {NAMES[0]}/model" in shown.out and shown.err.count(NAMES[0]) == 2
+    assert NAMES[0] in Known(dict.fromkeys(NAMES, ""))._repr_html_()
+
+
+def test_what_libraries_print_is_no_result(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tracker announces itself on stdout; a script reads JSON there, and nothing else."""
+    known = Known({"a": "b"})
+    with terminal(quiet=True):
+        sys.stdout.write("* project initialised\n")
+        show(known, True)
+        show(known, False)
+    show(known, True)
+    shown = capsys.readouterr()
+    assert shown.err == "* project initialised\n"
+    assert shown.out.count(json.dumps(known.to_json(), indent=2)) == 2 and "project" not in shown.out
+
+
+SHOWS = """
+from toolkit.api.results import Known
+from toolkit.cli import app
+from toolkit.cli.terminal import show
+app.command("x")(lambda: show(Known({"a": "b"}), as_json=True))
+app(["x"])
+"""
+
+
+@pytest.mark.parametrize("command", [["-c", SHOWS], ["-m", "toolkit", "--help"]], ids=["a result", "--help"])
+def test_a_reader_that_has_gone_is_no_error(command: list[str]) -> None:
+    """As in `dtk ... | head`, whatever was written before and after head left."""
+    closed = subprocess.run(
+        ["bash", "-c", '{ sleep 0.05; exec "$@"; } | true', "bash", sys.executable, *command],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert closed.stderr == ""

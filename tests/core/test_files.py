@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.core.errors import DtkError
-from toolkit.core.files import folder_sha256, replacing, write_text
+from toolkit.core.files import files_below, folder_sha256, replacing, write_text
 from toolkit.core.run_folder import Request, RunFolder
 
 
@@ -57,3 +57,21 @@ def test_a_stage_is_current_for_its_settings_its_inputs_and_its_files(tmp_path: 
     assert not any(run.is_current(other) for other in others)
     (run.path / "evaluate" / "metrics.json").write_text("[]")
     assert not run.is_current(request), "it was changed behind the record"
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside / "sub", outside):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(folder.name)
+    (inside / "out").symlink_to(outside)
+    (outside / "back").symlink_to(inside)
+    (inside / "sub" / "up").symlink_to("..")
+    (inside / "self").symlink_to("self")
+    (inside / "gone").symlink_to(tmp_path / "nowhere")
+    names = {path.relative_to(inside).as_posix() for path in files_below(inside)}
+    assert names == {"sub/weights", "out/weights", "self", "gone"}
+    before = folder_sha256(inside)
+    assert sorted(before) == ["out/weights", "sub/weights"]
+    (outside / "weights").write_text("changed")
+    assert folder_sha256(inside) != before

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sys
+import zipfile
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -13,6 +16,7 @@ from PIL import Image
 
 from tests.data.pictures import SHAPE, fill, picture, pixels, zipped
 from toolkit.core.errors import DtkError, MissingToolError
+from toolkit.data.memory import open_examples
 from toolkit.data.open import open_images
 from toolkit.data.prepare import Fit
 from toolkit.pipeline.recipe import DataSettings
@@ -119,6 +123,53 @@ def test_bad_images_are_named_counted_and_left_out(tmp_path, kind):
     assert images.sha256 == open_images(fill(tmp_path / "good"), SHAPE).sha256
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    """A class folder that is a link counts; one that leads back does not; a link to nothing is named."""
+    folder = fill(tmp_path / "data" / "cat", 2).parent
+    fill(tmp_path / "elsewhere" / "deep", 3)
+    (folder / "dog").symlink_to(tmp_path / "elsewhere")
+    (folder / "cat" / "up").symlink_to("..")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "cat")
+    (folder / "cat" / "self").symlink_to("self")
+    (folder / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(folder / "cat" / "pipe.png")
+    images = open_images(folder, SHAPE)
+    assert images.described.class_names == ("cat", "dog")
+    assert images.conditions("class", range(len(images))) == [0] * 2 + [1] * (2 + 3)
+    assert {line.partition(": ")[0] for line in images.skipped} == {
+        f"{place}/{name}" for place in ("cat", "dog/back") for name in ("gone.png", "self")
+    }
+
+
+def test_names_are_of_any_letters(tmp_path):
+    names = ["ключ/深い/画像 ü.png", "e\u0301/[bold]<b>&.png", os.fsdecode(b"\xff/\xfe.png")]
+    for number, name in enumerate(names):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(tmp_path / "data" / name)
+    images = open_images(tmp_path / "data", SHAPE)
+    order = sorted(range(3), key=names.__getitem__)
+    np.testing.assert_array_equal(pixels(images), np.stack([np.asarray(picture(number)) for number in order]))
+
+
+def test_a_zip_is_read_in_place_whatever_its_names_say(tmp_path, monkeypatch):
+    content = (fill(tmp_path / "images", 1) / "000.png").read_bytes()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    with zipfile.ZipFile("images.zip", "w") as archive:
+        for name in ("../../out.png", "a/../../../out.png", f"{tmp_path}/out.png", "a/in.png"):
+            archive.writestr(name, content)
+    before = set(tmp_path.rglob("*"))
+    assert len(open_images("images.zip", SHAPE)) == 2, "names that begin with a dot are hidden ones"
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_name_that_a_zip_holds_twice_is_one_file_as_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for path in sorted(fill(tmp_path / "images", 2).iterdir()):
+            archive.write(path, "same.png")
+    np.testing.assert_array_equal(pixels(open_images(tmp_path / "images.zip", SHAPE)), np.asarray(picture(1))[None])
+
+
 def test_zip_member_with_a_wrong_checksum_is_skipped(tmp_path):
     path = zipped(fill(tmp_path / "images"), tmp_path / "images.zip")
     content = bytearray(path.read_bytes())
@@ -172,6 +223,34 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
     (tmp_path / "images").mkdir()
     Image.fromarray(np.full((8, 8), 0x8040, np.uint16)).save(tmp_path / "images" / "deep.png")
     assert (pixels(open_images(tmp_path / "images", (1, 8, 8))) == 0x80).all()
+
+
+STORED = {
+    "cmyk.tif": lambda path: picture(0).convert("CMYK").save(path),
+    "palette.png": lambda path: picture(0).quantize(256).save(path),
+    "palette.gif": lambda path: picture(0).quantize(64).save(path),
+    "animated.gif": lambda path: picture(0).save(path, save_all=True, append_images=[picture(1)]),
+    "animated.png": lambda path: picture(0).save(path, save_all=True, append_images=[picture(1)]),
+    "animated.webp": lambda path: picture(0).save(path, save_all=True, append_images=[picture(1)], lossless=True),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_whatever_it_is_stored_as_the_first_picture_is_read(tmp_path, name):
+    STORED[name](fill(tmp_path / "images", 0) / name)
+    stored = Image.open(tmp_path / "images" / name).convert("RGB")
+    np.testing.assert_array_equal(pixels(open_images(tmp_path / "images", SHAPE))[0], np.asarray(stored))
+    np.testing.assert_allclose(np.asarray(stored), np.asarray(picture(0)), atol=0 if "gif" not in name else 64)
+
+
+def test_pixels_of_an_unknown_range_are_no_image(tmp_path):
+    light = Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
+    light.save(fill(tmp_path / "images", 1, "L") / "light.tif")
+    assert open_images(tmp_path / "images", (1, 8, 8)).skipped == (
+        "light.tif: floating-point values, whose range is not known",
+    )
+    with pytest.raises(DtkError, match="whose range is not known"):
+        open_examples([light], (1, 8, 8), None, None)
 
 
 def test_transparency_is_laid_on_black(tmp_path):
@@ -239,11 +318,33 @@ def test_pickled_npz_is_refused(tmp_path):
         (np.zeros((4, 8, 8, 3), np.float32), "a float32 array"),
         (np.zeros((4, 8, 8), np.uint8), r"shape \(4, 8, 8, 1\)"),
         (np.zeros((0, 8, 8, 3), np.uint8), r"shape \(0, 8, 8, 3\)"),
+        (np.zeros((2, 0, 0, 3), np.uint8), r"shape \(2, 0, 0, 3\)"),
+        (np.zeros((2, 8, 8, 3), np.uint16), "a uint16 array"),
     ],
 )
 def test_npz_of_something_else(tmp_path, stored, words):
     np.savez(tmp_path / "x.npz", stored)
     with pytest.raises(DtkError, match=words):
+        open_images(tmp_path / "x.npz", SHAPE)
+
+
+def claims_terabytes(path: Path) -> None:
+    header = io.BytesIO()
+    shape = (10**9, 64, 64, 3)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+
+
+def single_array(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros((2, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("write", [claims_terabytes, single_array, Path.touch])
+def test_what_is_no_npz_inside(tmp_path, write):
+    write(tmp_path / "x.npz")
+    with pytest.raises(DtkError, match=r"Cannot read .*x\.npz"):
         open_images(tmp_path / "x.npz", SHAPE)
 
 

@@ -76,7 +76,10 @@ def test_every_command_of_a_page_parses(page: Path) -> None:
 def test_every_option_a_page_speaks_of_exists(page: Path) -> None:
     group: Any = get_command(app)
     known = {
-        text for command in group.commands.values() for p in command.params for text in (*p.opts, *p.secondary_opts)
+        text
+        for command in (group, *group.commands.values())
+        for p in command.params
+        for text in (*p.opts, *p.secondary_opts)
     }
     spoken = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", "\n".join(re.findall(r"`([^`\n]+)`", page.read_text()))))
     foreign = {"--help", "--index-url", "--results"}

@@ -9,10 +9,11 @@ from toolkit.handoff.dtk_server.request import Limits, wishes
 LIMITS = Limits(max_batch=4, max_steps=50, default_steps=20)
 WITH_CLASSES = Limits(max_batch=4, max_steps=50, default_steps=20, classes=10)
 
+GUIDED = Limits(max_batch=4, max_steps=50, default_steps=20, max_guidance=20.0)
 TAUGHT = Limits(max_batch=4, max_steps=4, default_steps=4, steps=[2, 4])
 
 
-def column(*values: int, dtype: type = np.int64) -> np.ndarray:
+def column(*values: float, dtype: type = np.int64) -> np.ndarray:
     return np.array(values, dtype)[:, None]
 
 
@@ -40,6 +41,17 @@ def test_steps_left_out_are_the_default() -> None:
         ({"SEED": column(1), "STEPS": np.array([[np.nan]])}, LIMITS, "STEPS has .* type float64; expected integers"),
         ({"SEED": np.ones((2, 2), np.uint64)}, LIMITS, r"SEED has shape \[2, 2\]"),
         ({"SEED": column(1), "STEPS": column(20)}, TAUGHT, "STEPS is 20; this model was taught 2, 4"),
+        (
+            {"SEED": column(1), "GUIDANCE": column(np.nan, dtype=np.float32)},
+            GUIDED,
+            "GUIDANCE is nan; expected 0 to 20",
+        ),
+        (
+            {"SEED": column(1), "GUIDANCE": column(np.inf, dtype=np.float32)},
+            GUIDED,
+            "GUIDANCE is inf; expected 0 to 20",
+        ),
+        ({"SEED": column(1), "GUIDANCE": column(1)}, GUIDED, "GUIDANCE has .* type int64; expected floats"),
         ({"SEED": column(1)}, WITH_CLASSES, "CLASS is missing: this model makes images of classes 0 to 9"),
         ({"SEED": column(1), "CLASS": column(10)}, WITH_CLASSES, "CLASS is 10; expected 0 to 9"),
     ],

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
 from safetensors.torch import load_file
 
 from tests.cli.conftest import dtk
 from tests.latent import tiny_stable_diffusion
-from tests.tiny import tiny_unet
+from tests.tiny import PLAIN, tiny_dit, tiny_unet
 from toolkit.core.errors import DtkError
 from toolkit.core.files import folder_sha256
 from toolkit.importing.convert import convert
-from toolkit.models.folder import find_model, load_denoiser
+from toolkit.models.folder import find_model, load_denoiser, load_scheduler
 
 UNET = "unet/diffusion_pytorch_model"
 SAVED = {
@@ -90,6 +98,53 @@ def test_the_other_commands_name_this_one(saved: str, tmp_path: Path) -> None:
     pipeline().save_pretrained(tmp_path / "old", **SAVED[saved])
     with pytest.raises(DtkError, match="dtk import FOLDER -o MODEL"):
         load_denoiser(find_model(tmp_path / "old"))
+
+
+@pytest.mark.parametrize("given", ["ddpm", "ddim", "file", "folder"])
+@pytest.mark.parametrize("saved", [{}, {"variant": "fp16", "safe_serialization": False}], ids=["plain", "pickled"])
+def test_a_bare_denoiser_gets_a_scheduler_and_its_pipeline(
+    given: str, saved: dict[str, object], tmp_path: Path
+) -> None:
+    network = tiny_unet(**PLAIN)
+    network.save_pretrained(tmp_path / "bare", **saved)
+    own = EulerDiscreteScheduler(num_train_timesteps=100, beta_schedule="scaled_linear")
+    own.save_pretrained(tmp_path / "own")
+    places = {"file": tmp_path / "own" / "scheduler_config.json", "folder": tmp_path / "own"}
+    answer = dtk("import", tmp_path / "bare", "--scheduler", places.get(given, given), "-o", tmp_path / "new")
+    assert answer.code == 0, answer.err
+    assert ("taken to be DDPM's: linear from 0.0001 to 0.02, 1000 timesteps" in answer.err) == (given not in places)
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "new")
+    expected = {"ddpm": DDPMScheduler(), "ddim": DDIMScheduler()}.get(given, own)
+    assert type(load_scheduler(find_model(tmp_path / "new"))) is type(expected)
+    assert torch.equal(pipeline.scheduler.alphas_cumprod, expected.alphas_cumprod)
+    assert type(pipeline).__name__ == ("DDIMPipeline" if given == "ddim" else "DDPMPipeline")
+    assert all(torch.equal(network.state_dict()[n], tensor) for n, tensor in pipeline.unet.state_dict().items())
+
+
+def test_a_denoiser_that_no_pipeline_makes_images_with_gets_a_scheduler_alone(tmp_path: Path) -> None:
+    tiny_dit().save_pretrained(tmp_path / "bare")
+    with pytest.raises(DtkError, match="has no scheduler[\\s\\S]*dtk import .*bare --scheduler ddpm -o MODEL"):
+        load_scheduler(find_model(tmp_path / "bare"))
+    convert(tmp_path / "bare", tmp_path / "new", scheduler="ddpm")
+    assert find_model(tmp_path / "new").component == "transformer"
+    assert isinstance(load_scheduler(find_model(tmp_path / "new")), DDPMScheduler)
+    assert not (tmp_path / "new" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "scheduler", "words"),
+    [
+        (lambda path: pipeline().save_pretrained(path), "ddpm", "has a scheduler[\\s\\S]*leave out --scheduler"),
+        (lambda path: tiny_unet(**PLAIN).save_pretrained(path), "euler", "No such scheduler: euler"),
+        (Path.touch, "ddpm", "noise levels of a checkpoint are known"),
+    ],
+    ids=["has one", "unknown", "checkpoint"],
+)
+def test_a_scheduler_that_cannot_be_given_is_said(make, scheduler: str, words: str, tmp_path: Path) -> None:
+    make(tmp_path / "old")
+    answer = dtk("import", tmp_path / "old", "--scheduler", scheduler, "-o", tmp_path / "new")
+    assert answer.code == 2 and re.search(words, answer.err), answer.err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:

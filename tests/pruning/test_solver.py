@@ -197,6 +197,8 @@ def test_absolute_targets_carry_a_unit() -> None:
         ({"norm_num_groups": 5, "block_out_channels": (16, 32, 32)}, "norm groups do not divide"),
         ({"down_block_types": ("SkipDownBlock2D", D, A)}, "SkipDownBlock2D"),
         ({"time_embedding_type": "fourier"}, "cannot narrow this time embedding"),
+        ({"time_embedding_type": "learned"}, "cannot narrow this time embedding"),
+        ({"class_embed_type": "timestep"}, "cannot narrow this time embedding"),
     ],
 )
 def test_variants_that_cannot_be_followed_are_refused(change: dict, words: str) -> None:

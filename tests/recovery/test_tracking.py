@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, register_tracker_class
 from safetensors.torch import load_file
 
@@ -87,7 +88,8 @@ def test_a_registered_tracker_gets_the_log_and_the_settings(registered: None, tm
     assert all(torch.equal(plain[name], tensor) for name, tensor in tracked.items())
 
 
-def test_unknown_and_absent_trackers_are_refused() -> None:
+def test_unknown_and_absent_trackers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialState, "_shared_state", {})  # as in a process in which nothing was trained yet
     with pytest.raises(UsageError, match=r"Unknown tracker 'notebook'[\s\S]*tensorboard"):
         check_tracker("notebook")
     absent = next(name for name in ("swanlab", "clearml", "aim") if importlib.util.find_spec(name) is None)

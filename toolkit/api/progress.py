@@ -24,7 +24,7 @@ class Bars:
         self._interactive = console.is_terminal or console.is_jupyter
         self._tasks: dict[str, TaskID] = {}
         self.shown = RichProgress(
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<12}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
@@ -52,6 +52,6 @@ def watched(progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    bars = Bars(Console(file=sys.stderr))
+    bars = Bars(Console(file=sys.stderr, markup=False))
     with bars.shown:
         yield bars

@@ -35,7 +35,7 @@ class Result:
         yield from type(self)._tables(self._record)
 
     def _repr_html_(self) -> str:
-        console = Console(record=True, file=io.StringIO(), width=110)
+        console = Console(record=True, file=io.StringIO(), width=110, markup=False)
         for part in self.tables():
             console.print(part, highlight=False)
         text = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")

@@ -294,9 +294,15 @@ def _folders(runs: Sequence[StrPath]) -> list[RunFolder]:
 
 
 def import_checkpoint(
-    checkpoint: StrPath, *, out: StrPath, weights: Literal["ema", "plain"] = "ema", size: int | None = None
+    checkpoint: StrPath,
+    *,
+    out: StrPath,
+    weights: Literal["ema", "plain"] = "ema",
+    size: int | None = None,
+    scheduler: str | None = None,
 ) -> results.Imported:
     """A diffusers folder from a checkpoint of the DDIM code base, of CompVis latent diffusion, or from a diffusers
-    folder whose weights are pickled (.bin) or of a variant (fp16); runs no code of it.
+    folder whose weights are pickled (.bin) or of a variant (fp16), or that lacks a ``scheduler``; runs no code of it.
     """
-    return results.Imported(convert(Path(checkpoint), Path(out), weights=weights, size=size), Path(out))
+    options: dict[str, Any] = {"weights": weights, "size": size, "scheduler": scheduler}
+    return results.Imported(convert(Path(checkpoint), Path(out), **options), Path(out))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+import toolkit
 from toolkit.core import processes
 
 app = typer.Typer(
@@ -22,8 +23,19 @@ TOGETHER = ("recover", "evaluate")
 """The commands that the processes of a launcher share."""
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dtk {toolkit.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def launched(context: typer.Context) -> None:
+def launched(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
     """Refuse a launcher if every one of its processes would do, and write, the same."""
     if processes.count() > 1 and context.invoked_subcommand not in TOGETHER:
         if processes.is_main():

@@ -20,11 +20,17 @@ LOADED = {
 def import_checkpoint(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help=".ckpt or .pth file, or diffusers folder with .bin or fp16 weights", show_default=False),
+        typer.Argument(
+            help=".ckpt or .pth file; diffusers folder with .bin or fp16 weights, or without a scheduler",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="diffusers folder to write", show_default=False)],
     weights: Annotated[str, typer.Option(help="if the file holds both: ema (what sampling uses) or plain")] = "ema",
     size: Annotated[int | None, option("side of the denoiser's images, if the tensors do not say it")] = None,
+    scheduler: Annotated[
+        str | None, option("what a denoiser without one gets: ddpm, ddim, or a scheduler_config.json")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a diffusers folder of safetensors from a checkpoint (DDIM code base, CompVis) or from pickled weights."""
@@ -36,7 +42,7 @@ def import_checkpoint(
         if weights not in ("ema", "plain"):
             raise unknown("choice of weights", weights, ["ema", "plain"])
         chosen: Literal["ema", "plain"] = "ema" if weights == "ema" else "plain"
-        result = runs.import_checkpoint(checkpoint, out=out, weights=chosen, size=size)
+        result = runs.import_checkpoint(checkpoint, out=out, weights=chosen, size=size, scheduler=scheduler)
     show(result, json)
     if not json:
         say(f"Next: dtk compress {out} --data IMAGES -o RUN")

@@ -7,7 +7,8 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 from rich.console import Console
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from toolkit.api.results import Report, Result
 
 INTERRUPTED = 130
+RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
+"""Where results are shown while a command works, if that is not what sys.stdout is then."""
 
 
 class Notes(logging.Handler):
@@ -31,23 +34,26 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         quiet, self._console.quiet = self._console.quiet, False
-        self._console.print(f"note: {record.getMessage()}", style="yellow", highlight=False, markup=False)
+        self._console.print(f"note: {record.getMessage()}", style="yellow", highlight=False, soft_wrap=True)
         self._console.quiet = quiet
 
 
 @contextlib.contextmanager
 def terminal(quiet: bool = False) -> Iterator[Bars]:
-    """Progress for one command; errors become a message and the exit code."""
-    console = Console(stderr=True, quiet=quiet or not processes.is_main())
+    """Progress for one command; errors become a message and the exit code.
+
+    What libraries print goes to stderr: stdout is for ``show`` and ``say``.
+    """
+    console = Console(stderr=True, quiet=quiet or not processes.is_main(), markup=False)
     logger, notes = logging.getLogger("toolkit"), Notes(console)
     logger.addHandler(notes)
     bars = Bars(console, finished_lines=True)
     try:
-        with bars.shown:
+        with bars.shown, _results_apart():
             yield bars
     except DtkError as error:
         console.quiet = False
-        console.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Error: {error}", style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         console.quiet = False
@@ -57,10 +63,20 @@ def terminal(quiet: bool = False) -> Iterator[Bars]:
         logger.removeHandler(notes)
 
 
+@contextlib.contextmanager
+def _results_apart() -> Iterator[None]:
+    token = RESULTS.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        RESULTS.reset(token)
+
+
 def show(result: Result, as_json: bool) -> None:
     """Print a result: JSON for scripts, its tables for people."""
     if as_json:
-        sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
+        (RESULTS.get() or sys.stdout).write(json.dumps(result.to_json(), indent=2) + "\n")
         return
     for part in result.tables():
         say(part)
@@ -68,7 +84,7 @@ def show(result: Result, as_json: bool) -> None:
 
 def say(part: object) -> None:
     """Print a table or a line; a line is left to the terminal to wrap, and a pipe never wraps."""
-    console = Console()
+    console = Console(file=RESULTS.get(), markup=False)  # a name with [brackets] is a name
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
     console.print(part, soft_wrap=isinstance(part, str), highlight=False)

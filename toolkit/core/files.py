@@ -84,8 +84,16 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that dtk wrote; a damaged one is an error that names it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # absent, no JSON, nested without end
         raise DtkError(f"Cannot read {path}.", found=error, expected="a JSON file that dtk wrote") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object, such as a config; anything else is an error that names it."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DtkError(f"Cannot read {path}.", found=type(value).__name__, expected="a JSON object")
+    return value
 
 
 def user_cache(kind: str) -> Path:
@@ -100,6 +108,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def files_below(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Every file below ``folder``, through links as well, and links to nothing; what is hidden is left out.
+
+    A link that leads back to one of the folders ``above`` it (device, inode) is not followed.
+    """
+    here = folder.stat()
+    if (here.st_dev, here.st_ino) in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from files_below(path, (*above, (here.st_dev, here.st_ino)))
+        elif path.is_file() or not path.exists():  # neither a pipe nor a device
+            yield path
+
+
 CARD = ("README.md", "card")
 """What stands in a model's folder about the model and is no part of it: its card, and what the card shows."""
 
@@ -107,15 +132,13 @@ CARD = ("README.md", "card")
 def folder_sha256(folder: Path, without: tuple[str, ...] = ()) -> dict[str, str]:
     """SHA-256 of every file below ``folder``, by its relative POSIX path, but for the entries ``without`` of it.
 
-    Temporary files are left out, and what Python writes next to its modules when they are imported.
+    Temporary and other hidden files are left out, and what Python writes next to its modules when they are imported.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = [(path, path.relative_to(folder)) for path in files]
+    names = [(path, path.relative_to(folder)) for path in sorted(files_below(folder)) if path.is_file()]
     return {
         name.as_posix(): file_sha256(path)
         for path, name in names
-        if name.parts[0] not in without
-        and not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
+        if name.parts[0] not in without and "__pycache__" not in name.parts
     }
 
 

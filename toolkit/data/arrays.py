@@ -16,13 +16,16 @@ from toolkit.data.conditions import COLUMNS, Condition, Conditions, Kind, checke
 from toolkit.data.images import Images
 from toolkit.data.prepare import COVER, MODES, Fit, prepare
 
-IMAGES = Path(__file__).parent / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
-
 DEFAULT_IMAGES = Path(__file__).parents[1] / "default" / "fashion-mnist" / "t10k-images-idx3-ubyte.gz"
 """Fashion-MNIST's 10,000 test images (MIT), which the embedded model was not trained on."""
 EMBEDDED = "fashion-mnist (embedded)"
 IDX_HEADER_BYTES = 16
 PADDED = 32  # 28x28 images get a black border of two
+UNREADABLE = (
+    *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError),
+    *(TypeError, MemoryError),  # an .npy by the name of .npz; a header that speaks of terabytes
+)
+"""What numpy raises for a file that is no whole .npz."""
 
 
 def npz_images(path: Path, shape: tuple[int, int, int], fit: Fit = COVER) -> Images:
@@ -84,7 +87,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: np.asarray(arrays[name]) for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except UNREADABLE as error:
         raise DtkError(f"Cannot read {path}.", found=error, expected="an .npz with a uint8 array of images") from error
 
 
@@ -119,7 +122,7 @@ def _conditions(arrays: dict[str, np.ndarray], count: int, path: Path) -> Condit
 def _channels_last(stored: np.ndarray, channels: int, path: Path) -> np.ndarray:
     if stored.ndim == 3:
         stored = stored[..., None]
-    if stored.ndim == 4 and stored.dtype == np.uint8 and len(stored):
+    if stored.ndim == 4 and stored.dtype == np.uint8 and stored.size:
         if stored.shape[3] == channels:
             return stored
         if stored.shape[1] == channels:

@@ -86,6 +86,3 @@ class Images:
                 expected=f"at least {count}",
                 do="give more images, or request fewer",
             )
-
-
-EMBEDDED_TRAIN = 5000

@@ -15,7 +15,7 @@ from toolkit.core.progress import Progress, silent
 from toolkit.data.conditions import COLUMNS, Condition, Kind, checked
 from toolkit.data.examples import Examples
 from toolkit.data.open import open_images
-from toolkit.data.prepare import COVER, prepare
+from toolkit.data.prepare import COVER, UnreadableImageError, prepare
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,10 @@ def _of_item(item: Any, shape: tuple[int, int, int], value_range: ValueRange | N
     elif isinstance(item, tuple | list):
         item, condition = item[0], item[1] if len(item) > 1 else None
     if isinstance(item, Image.Image):
-        return _scaled(prepare(item, shape, COVER).pixels.transpose(2, 0, 1), None), condition
+        try:
+            return _scaled(prepare(item, shape, COVER).pixels.transpose(2, 0, 1), None), condition
+        except UnreadableImageError as error:
+            raise UsageError("An image of the data cannot be used.", found=error) from error
     if not _is_array(item):
         raise UsageError(
             "An element of the data holds no image.",

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from toolkit.core.errors import DtkError, first_line
 
-GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -64,6 +64,8 @@ def decode(content: bytes, shape: tuple[int, int, int], fit: Fit = COVER) -> Pre
     try:
         with Image.open(io.BytesIO(content)) as stored:
             return prepare(ImageOps.exif_transpose(stored), shape, fit)
+    except UnreadableImageError:
+        raise
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -86,7 +88,12 @@ def prepare(image: Image.Image, shape: tuple[int, int, int], fit: Fit = COVER) -
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB; 16-bit grey is scaled, transparency is laid on black."""
+    """The image in mode L or RGB; 16-bit grey is scaled, transparency is laid on black.
+
+    Raises UnreadableImageError for floating-point values: one file's are within [0, 1], another's within [0, 255].
+    """
+    if image.mode == "F":
+        raise UnreadableImageError("floating-point values, whose range is not known")
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode in GREY_MODES - {"LA", "La"}:

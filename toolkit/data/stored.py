@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from toolkit.core.errors import DtkError
+from toolkit.core.files import files_below
 from toolkit.data.conditions import METADATA, Conditions, of_metadata, of_names
 
 
@@ -25,10 +26,15 @@ class StoredFiles:
 
 
 def folder_files(folder: Path) -> StoredFiles:
-    """Every file below ``folder`` that is not hidden, by relative name."""
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    names = sorted(name for name in paths if not _is_hidden(name))
-    return _described(StoredFiles(str(folder), names, lambda index: paths[names[index]].read_bytes()))
+    """Every file below ``folder`` that is not hidden, by relative name; links to files and folders are followed.
+
+    A link to nothing counts as a file, which cannot be read. Raises DtkError for a folder that cannot be read.
+    """
+    try:
+        names = sorted(path.relative_to(folder).as_posix() for path in files_below(folder))
+    except OSError as error:
+        raise DtkError(f"Cannot read the folder {error.filename}.", found=error.strerror) from error
+    return _described(StoredFiles(str(folder), names, lambda index: (folder / names[index]).read_bytes()))
 
 
 def zip_files(path: Path) -> StoredFiles:
@@ -37,7 +43,8 @@ def zip_files(path: Path) -> StoredFiles:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DtkError(f"{path} is not a readable zip.", found=error, do="copy or download it again") from error
-    names = sorted(info.filename for info in archive.infolist() if not info.is_dir() and not _is_hidden(info.filename))
+    files = {info.filename for info in archive.infolist() if not info.is_dir()}  # of several of a name the last is read
+    names = sorted(name for name in files if not _is_hidden(name))
     return _described(StoredFiles(str(path), names, lambda index: archive.read(names[index])))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.adapters.base import InputSpec, adapter_of, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
-from toolkit.core.files import CARD, folder_sha256, read_json, value_sha256, write_json
+from toolkit.core.files import CARD, files_below, folder_sha256, read_json, read_object, value_sha256, write_json
 from toolkit.models.weights import PICKLES, WEIGHTS, load_module
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 """The embedded default: a small real DDPM (UNet2DModel, 1.1 M parameters, 16x16 grey); a demo needs no network."""
+
+
+MOST_TIMESTEPS, MOST_LAYERS = 10**6, 1000  # a config that says more was not written by who trained the model
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,7 @@ class ModelFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The denoiser's config.json."""
-        config: dict[str, Any] = read_json(self.denoiser / "config.json")
-        return config
+        return read_object(self.denoiser / "config.json")
 
     @property
     def class_name(self) -> str:
@@ -166,10 +168,24 @@ def built_config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def full_config(folder: ModelFolder) -> dict[str, Any]:
     """The denoiser's configuration with the defaults of its class. Raises DtkError for one that describes no model."""
+    path = folder.denoiser / "config.json"
+    for name, number in folder.config.items():
+        if "layers" in name and max(_numbers(number), default=0) > MOST_LAYERS:  # to build them would take hours
+            raise DtkError(
+                f"{path} describes no {folder.class_name}.", found=f"{name} {number}", expected="some layers"
+            )
     try:
         return built_config(folder.class_name, folder.config)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DtkError(f"{folder.denoiser / 'config.json'} describes no {folder.class_name}.", found=error) from error
+    except Exception as error:  # diffusers' constructors raise errors of every kind
+        raise DtkError(f"{path} describes no {folder.class_name}.", found=first_line(error)) from error
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def refuse_quantised(folder: ModelFolder) -> None:
@@ -189,27 +205,40 @@ def load_denoiser(folder: ModelFolder) -> ModelMixin:
 
 def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
     """The model's scheduler, as the class its config names."""
-    import diffusers
-
     path = folder.scheduler / "scheduler_config.json"
     if not path.is_file():
         raise DtkError(
             f"{folder.root} has no scheduler, so its noise levels are not known.",
             found=f"no {path}",
-            do="put the scheduler_config.json it was trained with into a folder scheduler/ there",
+            do="put the scheduler_config.json it was trained with into a folder scheduler/ there; if its noise levels "
+            f"are DDPM's: dtk import {folder.root} --scheduler ddpm -o MODEL",
         )
-    config = read_json(path)
+    return read_scheduler(path)
+
+
+def read_scheduler(path: Path) -> SchedulerMixin:
+    """The scheduler that a scheduler_config.json describes. Raises DtkError for one that diffusers does not have."""
+    import diffusers
+
+    config = read_object(path)
     name = str(config.get("_class_name"))
     if not name.endswith("Scheduler") or not hasattr(diffusers, name):
         raise DtkError(f"{path} names no scheduler of diffusers.", found=f"_class_name {name}")
-    scheduler: SchedulerMixin = getattr(diffusers, name).from_config(config)
+    if (count := config.get("num_train_timesteps")) and (
+        not isinstance(count, int) or not 1 <= count <= MOST_TIMESTEPS
+    ):
+        raise DtkError(f"{path} describes no {name}.", found=f"num_train_timesteps {count}", expected="some thousands")
+    try:
+        scheduler: SchedulerMixin = getattr(diffusers, name).from_config(config)
+    except Exception as error:  # a schedule it does not have, text for a number, ...
+        raise DtkError(f"{path} describes no {name}.", found=first_line(error)) from error
     return scheduler
 
 
 def save_model(folder: ModelFolder, denoiser: ModelMixin, target: Path) -> None:
     """Write a stock diffusers folder at ``target``: ``folder``'s other components, and ``denoiser`` in its place."""
     if folder.component:
-        shutil.copytree(folder.root, target, ignore=_what_is_not_copied(folder.root, folder.component))
+        _copy_others(folder.root, folder.component, target)
     elif (folder.scheduler / "scheduler_config.json").is_file():
         shutil.copytree(folder.scheduler, target / "scheduler")
     save_module(denoiser, target / folder.component)
@@ -239,12 +268,10 @@ def save_scheduler(scheduler: SchedulerMixin, target: Path) -> None:
         write_json(path, index)
 
 
-def _what_is_not_copied(root: Path, component: str) -> Any:
-    def ignored(place: str, names: list[str]) -> set[str]:
-        left_out = {component, *CARD} if Path(place) == root else set()
-        return {n for n in names if n in left_out or n.startswith(".") or Path(n).suffix in PICKLES}
-
-    return ignored
-
-
-MODEL = Path(__file__).parent / "fashion-ddpm-16"
+def _copy_others(root: Path, component: str, target: Path) -> None:
+    """Copy what is neither the component nor a card nor pickled; what links lead to, and not in circles."""
+    for path in files_below(root):
+        place = path.relative_to(root)
+        if place.parts[0] not in (component, *CARD) and path.suffix not in PICKLES and path.is_file():
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / place)

@@ -45,6 +45,12 @@ def check_weight_files(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob(WEIGHTS))
+    if gone := [path.name for path in files if not path.is_file()]:
+        raise DtkError(
+            f"{folder} names weights that are not there.",
+            found=f"{', '.join(gone)}: a link to nothing, or no file",
+            do="copy or download it again",
+        )
     if not files:
         pickled = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
         raise DtkError(

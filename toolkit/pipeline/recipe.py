@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from exporters.settings import ExportSettings
 from profiles.settings import ProfileSettings
-from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.errors import DtkError, UsageError, first_line
 from toolkit.core.files import write_text
 from toolkit.core.settings import Settings
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
@@ -84,7 +84,7 @@ def make(values: dict[str, Any], where: str) -> Recipe:
 def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe and apply ``changes`` such as ``recover.steps=2000``."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DtkError(f"Cannot read the recipe {path}.", found=error, expected="a YAML file") from error
     if not isinstance(values, dict):
@@ -92,6 +92,14 @@ def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     for change in changes:
         _apply(values, change)
     return make(values, str(path))
+
+
+def _parsed(text: str) -> Any:
+    """A YAML value; whatever cannot be read is a YAMLError."""
+    try:
+        return yaml.safe_load(text)
+    except (RecursionError, ValueError) as error:  # nested too deeply; a number of too many digits
+        raise yaml.YAMLError(first_line(error)) from error
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
@@ -104,7 +112,7 @@ def _apply(values: dict[str, Any], change: str) -> None:
         values[parent] = dict(inner) if isinstance(inner, dict) else {}
         values = values[parent]
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = _parsed(text)
     except yaml.YAMLError as error:
         raise UsageError(f"Cannot read the value in {change!r}.", found=error) from error
 

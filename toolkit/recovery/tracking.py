@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType
 
 from toolkit.core.errors import MissingToolError, unknown
 from toolkit.recovery.settings import RecoverSettings
@@ -17,7 +18,7 @@ def check_tracker(name: str | None) -> None:
         return
     if name not in LOGGER_TYPE_TO_CLASS:
         raise unknown("tracker", name, list(LOGGER_TYPE_TO_CLASS))
-    if not filter_trackers(name, logging_dir="."):
+    if name in LoggerType.list() and name not in map(str, get_available_trackers()):
         raise MissingToolError(f"The tracker {name} is not installed.", do=f"pip install {name}")
 
 
