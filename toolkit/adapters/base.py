@@ -76,3 +76,9 @@ def adapter_of(class_name: str) -> Adapter:
     parts = entries(adapters, "PART", key="class_name")
     adapter: Adapter = parts.get(class_name) or entry(adapters, "ADAPTER", "model class", class_name, key="class_name")
     return adapter
+
+
+def home_of(class_name: str) -> str:
+    """The module that has a class: what its adapter says, else diffusers."""
+    known = entries(adapters, "PART", key="class_name") | known_adapters()
+    return known[class_name].home if class_name in known else "diffusers"

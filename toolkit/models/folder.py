@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.adapters.base import InputSpec, adapter_of, known_adapters
+from toolkit.adapters.base import InputSpec, home_of, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
 from toolkit.core.files import CARD, files_below, folder_sha256, read_json, read_object, value_sha256, write_json
@@ -139,7 +139,7 @@ def _from_hub(name: str) -> Path:
 
 def model_class(name: str) -> type[ModelMixin]:
     """The diffusers class of a known name, or that of an autoencoder's decoder."""
-    model_class: type[ModelMixin] = getattr(import_module(adapter_of(name).home), name)
+    model_class: type[ModelMixin] = getattr(import_module(home_of(name)), name)
     return model_class
 
 
