@@ -99,11 +99,11 @@ def test_resumed_weights_equal_uninterrupted_ones_bit_by_bit(run, tmp_path: Path
 def test_what_is_published_is_the_average_of_clipped_steps(run) -> None:
     """By hand from the checkpoints of every step: the average, its warm-up, and the gradient that was stepped by."""
     folder, dense = run
-    every = {"steps": 3, "checkpoint_every": 1, "keep_checkpoints": 3, "gradient_clip": 1e-3, "ema": 0.25}
+    every = {"steps": 2, "checkpoint_every": 1, "gradient_clip": 1e-3, "ema": 0.2}
     every |= {"learning_rate": 0.05}  # weights that move by more than rounding
     average = load_file(folder.path / "prune" / WEIGHTS)
     recover(folder, RecoverSettings(**SETTINGS | every), dense, tiny_images())
-    for step, decay in ((1, 2 / 11), (2, 0.25), (3, 0.25)):
+    for step, decay in ((1, 2 / 11), (2, 0.2)):
         state = load_file(folder.path / "recover" / "checkpoints" / f"step-{step:08}.safetensors")
         for name, mean in average.items():
             average[name] = decay * mean + (1 - decay) * state[f"model/{name}"]
@@ -111,7 +111,8 @@ def test_what_is_published_is_the_average_of_clipped_steps(run) -> None:
         if step == 1:
             norm = torch.stack([state[f"optimizer/{name}/exp_avg"].norm() for name in average]).norm()
             assert float(norm) == pytest.approx(0.1 * 1e-3, rel=1e-3), "AdamW keeps a tenth of the first gradient"
-    assert all(torch.equal(weights(folder)[name], state[f"average/{name}"]) for name in average)
+    published = weights(folder)
+    assert all(torch.equal(published[name], state[f"average/{name}"]) for name in average)
 
 
 def test_weights_decay_by_the_share_that_was_asked_for() -> None:
