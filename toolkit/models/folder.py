@@ -6,6 +6,7 @@ stock pipeline exists, or one bare component (``config.json``).
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 """The embedded default: a small real DDPM (UNet2DModel, 1.1 M parameters, 16x16 grey); a demo needs no network."""
+
+
+OWN = {"ImageDecoder": "toolkit.models.decoder"}
+"""Where the classes lie that are networks inside of diffusers' models."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +140,8 @@ def _from_hub(name: str) -> Path:
 
 
 def model_class(name: str) -> type[ModelMixin]:
-    """The diffusers class of a known name, or that of an autoencoder's decoder."""
-    import diffusers
-
-    if name == "ImageDecoder":
-        from toolkit.models.decoder import ImageDecoder
-
-        return ImageDecoder
-    model_class: type[ModelMixin] = getattr(diffusers, name)
+    """The class of a known name: diffusers' own, or one of ``OWN``."""
+    model_class: type[ModelMixin] = getattr(importlib.import_module(OWN.get(name, "diffusers")), name)
     return model_class
 
 
