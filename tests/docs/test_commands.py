@@ -19,13 +19,14 @@ from tests.architecture.source import ROOT
 from toolkit.cli import app
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings, ServeSettings
+from toolkit.pipeline.decoder_settings import DecoderSettings
 from toolkit.pipeline.recipe import Recipe
 from toolkit.pruning.settings import LatencySettings, PruneSettings
 from toolkit.recovery.settings import RecoverSettings
 
 GROUP: Any = get_command(app)
 SETTINGS: dict[str, list[type[BaseModel]]] = {
-    "compress": [PruneSettings, RecoverSettings, LatencySettings, Recipe],
+    "compress": [PruneSettings, RecoverSettings, LatencySettings, DecoderSettings, Recipe],
     "sweep": [PruneSettings, RecoverSettings, LatencySettings, EvaluateSettings],
     "recover": [RecoverSettings],
     "evaluate": [EvaluateSettings],
@@ -36,6 +37,7 @@ SETTINGS: dict[str, list[type[BaseModel]]] = {
     "serve": [ServeSettings],
 }
 ALIASES = {
+    "decoder_steps": "steps",
     "runner": "runners",
     "batch": "batches",
     "ready_timeout": "ready_timeout_s",
@@ -47,7 +49,6 @@ COMPUTED = {
     ("compress", "calibration_batch_size"),
     ("compress", "score_timesteps"),
     ("compress", "build_budget_s"),
-    ("compress", "decoder_steps"),
     ("verify", "artefact"),
     ("verify", "images"),
 }

@@ -80,17 +80,17 @@ def test_training_brings_it_nearer_to_the_dense_one_and_the_result_is_stock(plac
 
 @pytest.mark.slow
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(place: Path) -> None:
-    whole = ran(place, "whole", {"steps": 5})
-    job = start_job(place / "halted", asked(place, {"steps": 5}), progress=interrupt_at(3))
+    constant = {"schedule": "constant"}
+    whole = ran(place, "whole", {"steps": 5, **constant})
+    job = start_job(place / "halted", asked(place, {"steps": 5, **constant}), progress=interrupt_at(3))
     with pytest.raises(KeyboardInterrupt):
         stages.run_all(job)
     assert not (place / "halted" / "decoder").exists()
-    ran(place, "halted", {"steps": 5})
-    ran(place, "grown", {"steps": 2, "schedule": "constant"})
-    ran(place, "grown", {"steps": 5, "schedule": "constant"})
-    constant = ran(place, "constant", {"steps": 5, "schedule": "constant"})
-    assert file_sha256(whole.run.path / WEIGHTS) == file_sha256(place / "halted" / WEIGHTS)
-    assert file_sha256(constant.run.path / WEIGHTS) == file_sha256(place / "grown" / WEIGHTS)
+    ran(place, "halted", {"steps": 5, **constant})
+    for steps in (2, 5):
+        ran(place, "grown", {"steps": steps, **constant})
+    for name in ("halted", "grown"):
+        assert file_sha256(whole.run.path / WEIGHTS) == file_sha256(place / name / WEIGHTS), name
 
 
 @pytest.mark.slow

@@ -38,4 +38,4 @@ def test_scores_are_those_of_the_reconstruction_error(criterion: str, effort: Ef
         assert len(of_threshold.halves) == 2
         for group, scores in expected.items():
             np.testing.assert_allclose(of_threshold.scores[group], scores, rtol=1e-3, atol=1e-6 * scores.max())
-    assert held_out_loss(decoder, calibration, batch_size=2) == pytest.approx(float(squared.mean()), rel=1e-5)
+    assert held_out_loss(decoder, calibration, batch_size=2) == pytest.approx(float(squared.detach().mean()), rel=1e-5)

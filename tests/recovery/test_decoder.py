@@ -54,4 +54,4 @@ def test_losses_are_those_to_the_dense_decoder(features: bool) -> None:
     torch.testing.assert_close(losses["pixels"], (made - wanted).abs().mean())
     assert set(losses) == {"pixels", *(["features"] if features else [])}
     recovery = DecoderRecovery(teacher, teacher, lambda z: z, None, 0, distance, torch.device("cpu"))
-    assert all(float(loss) == 0 for loss in recovery(LatentBatch(latents)).values())
+    assert all(float(loss.detach()) == 0 for loss in recovery(LatentBatch(latents)).values())

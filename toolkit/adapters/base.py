@@ -46,7 +46,6 @@ class Adapter(Protocol):
     """Knows one diffusers class."""
 
     class_name: str
-    home: str  # the module that has the class
     component: str  # the name of its folder in a pipeline
     has_widths: bool  # whether channels may go; if not, only blocks do
     null_class: bool  # whether class embeddings have a row for the null class behind the last, which training drops to
@@ -76,9 +75,3 @@ def adapter_of(class_name: str) -> Adapter:
     parts = entries(adapters, "PART", key="class_name")
     adapter: Adapter = parts.get(class_name) or entry(adapters, "ADAPTER", "model class", class_name, key="class_name")
     return adapter
-
-
-def home_of(class_name: str) -> str:
-    """The module that has a class: what its adapter says, else diffusers."""
-    known = entries(adapters, "PART", key="class_name") | known_adapters()
-    return known[class_name].home if class_name in known else "diffusers"

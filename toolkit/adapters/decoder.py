@@ -20,7 +20,7 @@ KNOWN_BLOCKS = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
 class DecoderAdapter:
     """Level widths of a decoder; its attention has one head, which gets smaller."""
 
-    class_name, home = "ImageDecoder", "toolkit.models.decoder"
+    class_name = "ImageDecoder"
     component = ""
     has_widths, null_class, timed = True, False, False
     blocks = NoBlocks()

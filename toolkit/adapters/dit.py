@@ -50,7 +50,7 @@ class DiTBlocks:
 class DiTAdapter:
     """Number of blocks of DiTTransformer2DModel; those go whose removal changes the prediction least."""
 
-    class_name, home = "DiTTransformer2DModel", "diffusers"
+    class_name = "DiTTransformer2DModel"
     component = "transformer"
     has_widths, null_class, timed = False, True, True
     blocks = DiTBlocks()

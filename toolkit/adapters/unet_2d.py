@@ -107,7 +107,7 @@ def _kinds(config: Config) -> Iterator[tuple[str, str]]:
 class UNet2DAdapter:
     """Level widths of UNet2DModel, and blocks with --blocks; attention loses whole heads, or shrinks if it has one."""
 
-    class_name, home = "UNet2DModel", "diffusers"
+    class_name = "UNet2DModel"
     component = "unet"
     has_widths, null_class, timed = True, False, True
     blocks = UNet2DBlocks()

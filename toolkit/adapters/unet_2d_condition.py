@@ -118,7 +118,7 @@ def _depth(level: int) -> str:
 class UNet2DConditionAdapter:
     """Level widths of UNet2DConditionModel, and blocks with --blocks; attention keeps its heads, which get smaller."""
 
-    class_name, home = "UNet2DConditionModel", "diffusers"
+    class_name = "UNet2DConditionModel"
     component = "unet"
     has_widths, null_class, timed = True, False, True
     blocks = LevelBlocks()

@@ -6,16 +6,16 @@ stock pipeline exists, or one bare component (``config.json``).
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.adapters.base import InputSpec, home_of, known_adapters
+from toolkit.adapters.base import InputSpec, known_adapters
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import DtkError, first_line
 from toolkit.core.files import CARD, files_below, folder_sha256, read_json, read_object, value_sha256, write_json
@@ -30,6 +30,8 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 
 
 MOST_TIMESTEPS, MOST_LAYERS = 10**6, 1000  # a config that says more was not written by who trained the model
+OWN = {"ImageDecoder": "toolkit.models.decoder"}
+"""Where the classes lie that are networks inside of diffusers' models."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ def _from_hub(name: str) -> Path:
 
 
 def model_class(name: str) -> type[ModelMixin]:
-    """The diffusers class of a known name, or that of an autoencoder's decoder."""
-    model_class: type[ModelMixin] = getattr(import_module(home_of(name)), name)
+    """The class of a known name: diffusers' own, or one of ``OWN``."""
+    model_class: type[ModelMixin] = getattr(importlib.import_module(OWN.get(name, "diffusers")), name)
     return model_class
 
 
