@@ -1,7 +1,7 @@
 """Does a LoRA of the dense model still do what it did, once it is carried to the compressed model? A toy.
 
-    dtk compress -o runs/carry --steps 200 --batch-size 16
-    python -m benchmarks.carry runs/carry --output benchmarks/results/carry.json
+    dtk run benchmarks/recipes/default.yaml -o runs/default
+    python -m benchmarks.carry runs/default --output benchmarks/results/carry.json
 
 On the run's dense model a LoRA (rank 4, of attention and the residual blocks' convolutions) learns negated examples,
 which the model has never seen; `dtk carry` slices it for the compressed one. Stated is the mean squared error to the
