@@ -354,7 +354,16 @@ def test_folders_of_the_user_in_a_run_are_left_alone(model: Path, data: Path, co
             '{"_class_name": "UNet2DModel", "block_out_channels": [1e30, 1e30]}',
             "describes no UNet2D",
         ),
-        ("unet/config.json", '{"_class_name": "UNet2DModel", "layers_per_block": 1000000}', "layers_per_block 1000000"),
+        *(
+            ("unet/config.json", json.dumps({"_class_name": "UNet2DModel", name: value}), f"found: {name}")
+            for name, value in {
+                "layers_per_block": 10**6,
+                "block_out_channels": [10**6, 2 * 10**6],
+                "sample_size": 10**9,
+                "in_channels": 0,
+                "out_channels": "3",
+            }.items()
+        ),
         ("scheduler/scheduler_config.json", '{"_class_name": "os"}', "names no scheduler of diffusers"),
         (
             "scheduler/scheduler_config.json",

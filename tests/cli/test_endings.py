@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -89,6 +90,11 @@ def test_what_libraries_print_is_no_result(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr()
     assert shown.err == "* project initialised\n"
     assert shown.out.count(json.dumps(known.to_json(), indent=2)) == 2 and "project" not in shown.out
+
+
+def test_libraries_keep_their_warnings_to_themselves() -> None:
+    """Diffusers warns of a config's unknown field once for every time it is read."""
+    assert {os.environ[f"{name}_VERBOSITY"] for name in ("DIFFUSERS", "TRANSFORMERS")} == {"error"}
 
 
 SHOWS = """

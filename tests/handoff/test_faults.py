@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -203,3 +205,21 @@ def test_serve_ends_cleanly_on_a_signal(
         assert process.wait(60) == 0
     with pytest.raises(OSError):
         connection.is_server_ready()
+
+
+def test_a_server_does_not_outlive_the_command_that_is_killed(
+    handed_off: RunFolder, serve_settings: ServeSettings
+) -> None:
+    """Else it would keep the ports, and nobody would know of it."""
+    command = [sys.executable, "-c", SERVE, str(handed_off.path), str(SERVER_ENVIRONMENT)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        host, port = process.stdout.readline().strip().split(":")
+        process.kill()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            time.sleep(0.05)
+            continue
+        return
+    pytest.fail("it still listens")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -127,6 +128,15 @@ def test_a_client_that_disconnects_harms_nobody(server: Server) -> None:
             head = f"POST /v2/models/sampler/infer HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall((head + body).encode())
     assert np.abs(ask(client(server), [9], 3)["IMAGE"][0] - reference(9, 3)).max() <= LEVEL
+
+
+def test_clients_that_send_half_a_request_and_stay_keep_nobody_waiting(server: Server) -> None:
+    host, port = server.http.split(":")
+    head = f"POST /v2/models/sampler/infer HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n{{"
+    with contextlib.ExitStack() as silent:
+        for _ in range(100):
+            silent.enter_context(socket.create_connection((host, int(port)))).sendall(head.encode())
+        assert np.abs(ask(client(server), [9], 3)["IMAGE"][0] - reference(9, 3)).max() <= LEVEL
 
 
 def test_the_server_listens_on_loopback_only(server: Server) -> None:

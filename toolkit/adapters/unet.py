@@ -91,7 +91,9 @@ def refuse_unknown_parts(config: Config, known_blocks: set[str], norm_groups: in
     blocks = [*config["down_block_types"], *config["up_block_types"], config["mid_block_type"]]
     unknown = sorted({block for block in blocks if block is not None} - known_blocks)
     if unknown:
-        raise DtkError("dtk cannot prune these blocks.", found=", ".join(unknown), expected=sorted(known_blocks))
+        raise DtkError(
+            "dtk cannot prune these blocks.", found=", ".join(unknown), expected=", ".join(sorted(known_blocks))
+        )
     time, classes = config["time_embedding_type"], config["class_embed_type"]
     if time != "positional" or classes == "timestep":
         raise DtkError(
@@ -119,9 +121,7 @@ def class_labels(config: Config) -> dict[str, InputSpec]:
     if kind is None and classes is None:
         return {}
     if kind not in (None, "timestep"):
-        raise DtkError(
-            f"Class embeddings of type {kind!r} are not supported.", expected="num_class_embeds, or the type 'timestep'"
-        )
+        raise DtkError(f"Class embeddings of type {kind!r} are not supported.", expected="num_class_embeds")
     return {"class_labels": InputSpec((), "int64", classes or 1000)}
 
 

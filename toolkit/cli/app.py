@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+for library in ("DIFFUSERS", "TRANSFORMERS"):  # read when they are imported; what matters of it dtk says itself
+    os.environ.setdefault(f"{library}_VERBOSITY", "error")
 TOGETHER = ("recover", "evaluate")
 """The commands that the processes of a launcher share."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import secrets
 import signal
 import socket
@@ -26,6 +27,8 @@ POLL_S = 0.1
 ADMIN_HEADER = "admin-key"  # in HTTP; in gRPC with the prefix triton-grpc-protocol-
 # Whoever may load a model may send one with code in it; shared memory is mapped by name; logs go to any path.
 GUARDED = "model-repository,shared-memory,trace,logging"
+SYSTEM = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 GRACE_S = 5  # after the server's own time for draining, before it is killed
 
 
@@ -82,7 +85,8 @@ def running(
                 env=program.environment,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches only us: we drain the server, it does not die with us
+                start_new_session=True,  # Ctrl-C reaches only us: we drain the server, it does not die of it
+                preexec_fn=_end_with_parent,
             )
         http, grpc, metrics = (f"{settings.host}:{port}" for port in ports)
         server = Server(http, grpc, f"{metrics}/metrics", admin_key, process, log)
@@ -91,6 +95,14 @@ def running(
             yield server
         finally:
             stop(server, settings.drain_s)
+
+
+def _end_with_parent() -> None:
+    """In the new process: the system kills it when the thread that started it is gone, even by kill -9.
+
+    Else it would go on with nobody to end it, and keep the ports from the next.
+    """
+    SYSTEM.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def stop(server: Server, drain_s: float) -> None:

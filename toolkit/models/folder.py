@@ -7,6 +7,8 @@ stock pipeline exists, or one bare component (``config.json``).
 from __future__ import annotations
 
 import importlib
+import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,9 +31,11 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 """The embedded default: a small real DDPM (UNet2DModel, 1.1 M parameters, 16x16 grey); a demo needs no network."""
 
 
-MOST_TIMESTEPS, MOST_LAYERS = 10**6, 1000  # a config that says more was not written by who trained the model
 OWN = {"ImageDecoder": "toolkit.models.decoder"}
 """Where the classes lie that are networks inside of diffusers' models."""
+MOST_TIMESTEPS = 10**6
+SIZES = {"layers": 1000, "channels": 2**16, "sample_size": 2**16}
+"""What fields of a config with these words in their names may say; who says more did not train the model."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +175,11 @@ def built_config(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def full_config(folder: ModelFolder) -> dict[str, Any]:
     """The denoiser's configuration with the defaults of its class. Raises DtkError for one that describes no model."""
     path = folder.denoiser / "config.json"
-    for name, number in folder.config.items():
-        if "layers" in name and max(_numbers(number), default=0) > MOST_LAYERS:  # to build them would take hours
-            raise DtkError(
-                f"{path} describes no {folder.class_name}.", found=f"{name} {number}", expected="some layers"
-            )
+    for name, value in folder.config.items():  # of what is told here at once the rest would take hours
+        most = next((most for part, most in SIZES.items() if part in name), None)
+        if most and not all(1 <= number <= most for number in _numbers(value)):
+            found, expected = f"{name} {json.dumps(value)}", f"1 to {most}"
+            raise DtkError(f"{path} describes no {folder.class_name}.", found=found, expected=expected)
     try:
         return built_config(folder.class_name, folder.config)
     except Exception as error:  # diffusers' constructors raise errors of every kind
@@ -183,11 +187,12 @@ def full_config(folder: ModelFolder) -> dict[str, Any]:
 
 
 def _numbers(value: Any) -> Iterator[float]:
+    """The numbers of nested lists; NaN for what is none."""
     if isinstance(value, list):
         for inner in value:
             yield from _numbers(inner)
-    elif isinstance(value, int | float):
-        yield value
+    elif value is not None:
+        yield value if isinstance(value, int | float) else math.nan
 
 
 def refuse_quantised(folder: ModelFolder) -> None:

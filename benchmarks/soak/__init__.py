@@ -1,0 +1,1 @@
+"""Kill everything at random moments, and compare what comes of it with what was left alone."""
