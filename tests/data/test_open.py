@@ -18,7 +18,7 @@ from tests.data.pictures import SHAPE, fill, picture, pixels, zipped
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.data.memory import open_examples
 from toolkit.data.open import open_images
-from toolkit.data.prepare import Fit
+from toolkit.data.prepare import Fit, decode
 from toolkit.pipeline.recipe import DataSettings
 
 
@@ -383,6 +383,17 @@ def test_progress_ends_at_the_total(tmp_path):
     told = []
     open_images(fill(tmp_path / "images"), SHAPE, lambda *report: told.append(report))
     assert told[-1] == ("reading images", 4, 4)
+
+
+def test_files_are_read_a_few_at_a_time_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.data.decoded.AT_ONCE", 3)
+    folder, read = fill(tmp_path / "images", 8), []
+    monkeypatch.setattr("toolkit.data.decoded.decode", lambda *given: read.append(1) or decode(*given))
+
+    def told(work, done, total):
+        assert done <= len(read) <= -(-done // 3) * 3, "the next few are not begun before these are told of"
+
+    np.testing.assert_array_equal(pixels(open_images(folder, SHAPE, told)), [np.asarray(picture(n)) for n in range(8)])
 
 
 def test_hub_without_its_package_says_how_to_get_it(monkeypatch):

@@ -16,6 +16,7 @@ from toolkit.data.prepare import COVER, Fit, Prepared, UnreadableImageError, che
 from toolkit.data.stored import StoredFiles
 
 MEMORY_BYTES = 2**30  # decoded images are kept while they take no more than this; beyond, they are decoded when read
+AT_ONCE = 1024  # files that threads are given at once: with all of a large set the first would be told of late
 KINDS = {1: "grey (1 channel)", 3: "colour (3 channels)"}
 
 
@@ -71,9 +72,10 @@ def _check_all(
 
     checked = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow's decoders release the interpreter lock
-        for one in pool.map(check, range(len(files.names))):
-            checked.append(one)
-            progress("reading images", len(checked), len(files.names))
+        for start in range(0, len(files.names), AT_ONCE):
+            for one in pool.map(check, range(start, min(start + AT_ONCE, len(files.names)))):
+                checked.append(one)
+                progress("reading images", len(checked), len(files.names))
     return checked
 
 
