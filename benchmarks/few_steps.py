@@ -53,9 +53,10 @@ class Row:
     images: int
 
 
-def rows(images: int, steps: int, trajectories: int) -> Iterator[Row]:
+def rows(images: int, steps: int, trajectories: int, teacher_steps: int | None = None) -> Iterator[Row]:
     """The choice first: which method, and what the student predicts; then the figures of the settings' defaults."""
-    base = {"sampling_steps": 4, "teaching_steps": steps, "trajectories": trajectories}
+    base: dict[str, Any] = {"sampling_steps": 4, "teaching_steps": steps, "trajectories": trajectories}
+    base |= {"teacher_steps": teacher_steps} if teacher_steps else {}
     for method in sorted(known_methods(), reverse=True):
         for kind in ("v_prediction", "epsilon"):
             yield Row(f"choice/{method}/{kind}", base | {"teaching": method, "prediction_type": kind}, 1000)
@@ -133,6 +134,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--recovery", type=int, default=1000)
     parser.add_argument("--teaching", type=int, default=2000)
     parser.add_argument("--trajectories", type=int, default=4096)
+    parser.add_argument("--teacher-steps", type=int, help="of a trajectory; none: the settings' default")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -140,7 +142,7 @@ def main(arguments: list[str]) -> None:
     facts = {"machine": machine("cpu"), "versions": versions(), "recovery": options.recovery}
     found = read_json(options.output) if options.output.exists() else facts | {"rivals": {}, "rows": {}}
     start = recovered(place, options.recovery)
-    for row in rows(options.images, options.teaching, options.trajectories):
+    for row in rows(options.images, options.teaching, options.trajectories, options.teacher_steps):
         if row.name in found["rows"] or not any(row.name.startswith(prefix) for prefix in options.rows):
             continue
         found["rows"][row.name] = asdict(row) | taught(row, start, place)
