@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from toolkit.api.catalog import known
     from toolkit.api.doctor import doctor
+    from toolkit.api.importing import import_checkpoint
     from toolkit.api.pruning import plan, prune
     from toolkit.api.runs import (
         Run,
         compare_evaluations,
         compare_profiles,
         compress,
-        import_checkpoint,
         open_run,
         run_recipe,
         sweep,
@@ -42,7 +42,7 @@ _HOMES = {
     "compare_profiles": "toolkit.api.runs",
     "compress": "toolkit.api.runs",
     "doctor": "toolkit.api.doctor",
-    "import_checkpoint": "toolkit.api.runs",
+    "import_checkpoint": "toolkit.api.importing",
     "known": "toolkit.api.catalog",
     "open_run": "toolkit.api.runs",
     "plan": "toolkit.api.pruning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,9 @@ import torch
 from tests.pruning.cases import QUICK, dense_model, prunable_of, random_scores
 from tests.tiny import TWO_LEVELS, tiny_dit, tiny_folder
 from toolkit import compress
-from toolkit.core.errors import UsageError
+from toolkit.core.errors import UnreachableError, UsageError
 from toolkit.core.noise import generator
-from toolkit.core.run_folder import RunFolder
-from toolkit.pipeline.job import Job
-from toolkit.pipeline.recipe import Recipe
-from toolkit.pipeline.rounds import earlier_round
+from toolkit.pipeline import rounds
 from toolkit.pruning import surgery
 from toolkit.pruning.plan import Plan, read_plan
 from toolkit.pruning.rounds import Earlier, target_of
@@ -69,28 +67,42 @@ def test_a_channel_that_has_gone_never_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "rounds", "expected"),
+    ("target", "count", "expected"),
     [
         ("macs=0.27", 3, ["macs<=0.64633", "macs<=0.417743"]),
         ("latency<=0.25,params=0.81", 2, ["latency<=0.5,params<=0.9"]),
     ],
 )
-def test_every_round_takes_an_equal_share(target: str, rounds: int, expected: list[str]) -> None:
-    assert [target_of(target, number, rounds) for number in range(1, rounds)] == expected
+def test_every_round_takes_an_equal_share(target: str, count: int, expected: list[str]) -> None:
+    assert [target_of(target, number, count) for number in range(1, count)] == expected
 
 
-def test_rounds_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"divide a fraction[\s\S]*found: 2 rounds and the bound params<=20M"):
-        target_of("params<=20M", 1, 2)
-    dense = tiny_folder(tmp_path / "dense").root
-    with pytest.raises(UsageError, match="rounds prune widths and recover"):
-        compress(dense, out=tmp_path / "run", rounds=2, blocks=True)
-    with pytest.raises(UsageError, match="rounds prune widths and recover"):
-        compress(dense, out=tmp_path / "run", rounds=2, recover=False)
-    tiny_dit().save_pretrained(tmp_path / "dit" / "transformer")
-    job = Job(RunFolder(tmp_path / "run"), Recipe(model=str(tmp_path / "dit"), rounds=2))
-    with pytest.raises(UsageError, match=r"only by blocks[\s\S]*found: DiTTransformer2DModel"):
-        earlier_round(job, None)
+def test_rounds_that_cannot_be_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    dense, dit = tiny_folder(tmp_path / "dense").root, tmp_path / "dit"
+    tiny_dit().save_pretrained(dit / "transformer")
+    refused: list[tuple[Path, dict[str, Any], str]] = [
+        (dense, {"blocks": True}, "rounds prune widths and recover"),
+        (dense, {"recover": False}, "rounds prune widths and recover"),
+        (dense, {"target": "params<=2k"}, r"divide a fraction[\s\S]*found: 2 rounds and the bound params<=2k"),
+        (dit, {}, r"only by blocks[\s\S]*found: DiTTransformer2DModel"),
+    ]
+    for model, options, words in refused:
+        with pytest.raises(UsageError, match=words):
+            compress(model, out=tmp_path / "run", rounds=2, **options)
+        assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_target_out_of_reach_is_refused_before_a_round_is_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "target_of", lambda *args: "macs<=0.4")
+    dense = tiny_folder(tmp_path / "dense", **TWO_LEVELS).root
+    images = generator("rounds", 0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    few: dict[str, Any] = {"criterion": "magnitude", "calibration_images": 2, "batch_size": 4, "align": 4}
+    with pytest.raises(UnreachableError, match="macs within 2% of"):
+        compress(dense, data=images, out=tmp_path / "run", target="macs=1", rounds=2, **few)
+    assert not (tmp_path / "run" / "rounds" / "1" / "recover").exists()
 
 
 @pytest.mark.slow

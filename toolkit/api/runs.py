@@ -35,7 +35,6 @@ from toolkit.handoff.server import serve as serve_run
 from toolkit.handoff.settings import ServeSettings
 from toolkit.importing.addons import Pruned
 from toolkit.importing.carry import carry
-from toolkit.importing.convert import convert
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pipeline import recipe as recipes
 from toolkit.pipeline import stages
@@ -291,18 +290,3 @@ def compare_evaluations(runs: Sequence[StrPath]) -> results.Comparison:
 
 def _folders(runs: Sequence[StrPath]) -> list[RunFolder]:
     return [RunFolder.open(Path(run)) for run in runs]
-
-
-def import_checkpoint(
-    checkpoint: StrPath,
-    *,
-    out: StrPath,
-    weights: Literal["ema", "plain"] = "ema",
-    size: int | None = None,
-    scheduler: str | None = None,
-) -> results.Imported:
-    """A diffusers folder from a checkpoint of the DDIM code base, of CompVis latent diffusion, or from a diffusers
-    folder whose weights are pickled (.bin) or of a variant (fp16), or that lacks a ``scheduler``; runs no code of it.
-    """
-    options: dict[str, Any] = {"weights": weights, "size": size, "scheduler": scheduler}
-    return results.Imported(convert(Path(checkpoint), Path(out), **options), Path(out))

@@ -34,7 +34,7 @@ def import_checkpoint(
     json: Json = False,
 ) -> None:
     """Make a diffusers folder of safetensors from a checkpoint (DDIM code base, CompVis) or from pickled weights."""
-    from toolkit.api import runs
+    from toolkit.api import importing
     from toolkit.cli.terminal import say, show, terminal
     from toolkit.core.errors import unknown
 
@@ -42,7 +42,7 @@ def import_checkpoint(
         if weights not in ("ema", "plain"):
             raise unknown("choice of weights", weights, ["ema", "plain"])
         chosen: Literal["ema", "plain"] = "ema" if weights == "ema" else "plain"
-        result = runs.import_checkpoint(checkpoint, out=out, weights=chosen, size=size, scheduler=scheduler)
+        result = importing.import_checkpoint(checkpoint, out=out, weights=chosen, size=size, scheduler=scheduler)
     show(result, json)
     if not json:
         say(f"Next: dtk compress {out} --data IMAGES -o RUN")

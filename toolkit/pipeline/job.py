@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from toolkit.adapters.base import adapter_of
 from toolkit.core.environment import resolve_device
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import RunFolder
 from toolkit.data.examples import Examples
@@ -31,21 +32,8 @@ from toolkit.pruning.latency import Latencies, latencies_for
 
 logger = logging.getLogger(__name__)
 REPLACED = (
-    *(
-        "rounds",
-        "recover",
-        "decoder",
-        "model",
-        "evaluate",
-        "export",
-        "optimum",
-        "tensorrt",
-        "profile",
-        "verify",
-        "handoff",
-        "against",
-    ),
-    *("report.html", "report.json"),
+    *("rounds", "decoder", "recover", "model", "evaluate", "export", "optimum", "tensorrt"),
+    *("profile", "verify", "handoff", "against", "report.html", "report.json"),
 )
 """What --overwrite removes. prune/ and cache/ stay: their keys tell whether scores and samples still serve."""
 
@@ -135,6 +123,8 @@ def dry_run(requested: Recipe, progress: Progress = silent) -> dict[str, Any]:
     A target in latency is measured, which fills the table of latencies in the user's cache.
     """
     dense = find_model(requested.model)
+    if requested.rounds > 1 and not adapter_of(dense.class_name).has_widths:
+        raise UsageError("Rounds prune widths, and this class is pruned only by blocks.", found=dense.class_name)
     with measured(requested, dense, progress) as latencies:
         return prune_stage.dry_run(dense, requested.prune, latencies=latencies, progress=progress)
 

@@ -16,6 +16,7 @@ from toolkit.core.settings import Settings
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.pipeline.decoder_settings import CONTINUED, DecoderSettings
+from toolkit.pruning.rounds import target_of
 from toolkit.pruning.settings import PruneSettings
 from toolkit.recovery.settings import RecoverSettings
 
@@ -65,6 +66,8 @@ class Recipe(Settings):
             raise ValueError(
                 "rounds prune widths and recover: no blocks, preset or resume_from, and not without recovery"
             )
+        if self.rounds > 1:
+            target_of(self.prune.target, 1, self.rounds)
         return self
 
     def write(self, path: Path) -> None:

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolkit.adapters.base import adapter_of
-from toolkit.core.errors import UsageError
 from toolkit.core.run_folder import RunFolder
 from toolkit.pipeline import prune as prune_stage
 from toolkit.pipeline import recover as recover_stage
 from toolkit.pipeline.job import Job
 from toolkit.pruning.latency import Latencies
-from toolkit.pruning.rounds import target_of
+from toolkit.pruning.plan import read_plan
+from toolkit.pruning.prune import plan_by_width
+from toolkit.pruning.rounds import Earlier, target_of
 
 
 def earlier_round(job: Job, latencies: Latencies | None) -> RunFolder | None:
     """Prune and recover in every round but the last, always with the dense model as teacher; the last of these runs.
 
-    None for a recipe of one round. A finished round is not repeated, an interrupted one resumes. Raises UsageError for
-    a class that is pruned only by blocks.
+    None for a recipe of one round. A finished round is not repeated, an interrupted one resumes. Raises DtkError before
+    a round is recovered from which the recipe's target can no longer be met.
     """
     recover, run = job.recipe.recover, None
-    if recover is None or job.recipe.rounds == 1:
-        return None
-    if not adapter_of(job.dense.class_name).has_widths:
-        raise UsageError("Rounds prune widths, and this class is pruned only by blocks.", found=job.dense.class_name)
-    for number in range(1, job.recipe.rounds):
+    for number in range(1, job.recipe.rounds if recover else 1):
+        assert recover is not None
         target = target_of(job.recipe.prune.target, number, job.recipe.rounds)
         settings = job.recipe.prune.model_copy(update={"target": target})
         after, run = run, RunFolder.create(job.run.path / "rounds" / str(number))
-        images = job.examples if job.reads_images else None
         shared: dict[str, Any] = {"device": job.device, "progress": job.progress}
-        prune_stage.prune(run, settings, job.dense, images, earlier=after, latencies=latencies, **shared)
-        teaching_comes_last = recover.model_copy(update={"sampling_steps": None})
-        recover_stage.recover(run, teaching_comes_last, job.dense, job.examples, held_out=job.held_out, **shared)
+        prune_stage.prune(run, settings, job.dense, job.examples, earlier=after, latencies=latencies, **shared)
+        _require_reachable(job, run, latencies)
+        untaught = recover.model_copy(update={"sampling_steps": None})
+        recover_stage.recover(run, untaught, job.dense, job.examples, held_out=job.held_out, **shared)
     return run
+
+
+def _require_reachable(job: Job, run: RunFolder, latencies: Latencies | None) -> None:
+    """Raise DtkError if no configuration within the pruned model of ``run`` meets the recipe's target."""
+    settings = job.recipe.prune
+    dense, plan = prune_stage.dense_prunable(job.dense, settings), read_plan(run.path / "prune" / "plan.json")
+    count = prune_stage.count_for(job.dense, settings.tokens)
+    plan_by_width(Earlier(plan, dense).further, settings, count, latencies=latencies, progress=job.progress)
