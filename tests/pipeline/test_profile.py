@@ -79,7 +79,7 @@ def test_every_runner_is_measured_at_every_batch(finished: tuple[RunFolder, Any,
         assert figures["memory"]["dense"]["batch"] == 3
         assert figures["memory"]["compressed"]["peak_rss_mib"] > 10
     assert result == read_json(run.path / "profile" / "profile.json")
-    assert told == [("profile", done, 13) for done in range(14)]
+    assert told == [("profile", done, 14) for done in range(15)]
 
 
 @pytest.mark.slow
