@@ -1,4 +1,4 @@
-"""Settings every test shares."""
+"""Settings every test shares, also those in processes that it forks."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ from tests import traces
 
 torch.set_num_threads(1)  # steadier, and the models of the tests are too small to gain from more
 settings.AUTO_OPSETS = (21,)  # nothing to choose from: measuring would export every model three times
-if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers, and the processes that tests start, inherit it
+if traces.PLACE not in os.environ:  # xdist's workers, and the processes that tests start, inherit it
     # What earlier versions of dtk left in the user's cache is no answer.
     CACHE = tempfile.TemporaryDirectory(prefix="dtk-tests-cache-")
     os.environ["DTK_CACHE"] = CACHE.name

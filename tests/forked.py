@@ -1,4 +1,4 @@
-"""A command line in real processes, forked from one that has imported torch and diffusers for all of them."""
+"""Programs of ours in real processes, forked from one that has imported torch and diffusers for all of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import importlib
 import multiprocessing
 import os
 import resource
+import runpy
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["toolkit.api.runs"])
+SERVER.set_forkserver_preload(["toolkit.api.runs", "toolkit.cli", "tests.traces"])
 
 
 def start(
@@ -19,28 +26,50 @@ def start(
     errors: Path,
     largest_file: int = 0,
     *,
-    program: str = "toolkit.cli",
+    program: str = "toolkit",
     output: Path = Path(os.devnull),
 ) -> BaseProcess:
-    """The ``app`` of the module ``program`` with WORDS in a process of its own.
+    """``python -m PROGRAM WORDS`` in a process of its own.
 
     Its stderr goes to ``errors``, its stdout to ``output``; ``largest_file`` in bytes acts as a full disk.
     """
-    process = SERVER.Process(target=_work, args=(program, [*map(str, words)], errors, output, largest_file))
+    place = (Path.cwd(), dict(os.environ))
+    process = SERVER.Process(target=_work, args=(program, [*map(str, words)], errors, output, largest_file, place))
     process.start()
     return process
 
 
-def _work(program: str, words: list[str], errors: Path, output: Path, largest_file: int) -> None:
-    import torch
-
-    from tests import traces
-
-    traces.share()
-    app = importlib.import_module(program).app
-    torch.set_num_threads(1)
+def _work(
+    program: str, words: list[str], errors: Path, output: Path, largest_file: int, place: tuple[Path, dict[str, str]]
+) -> None:
+    folder, environment = place
+    os.chdir(folder)
+    os.environ.update(environment)
     for stream, path in ((1, output), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), stream)
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    app(words)
+    importlib.import_module("tests.conftest")  # one thread, one opset, shared traces
+    sys.argv = [program, *words]
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+class Interpreters:
+    """``subprocess`` to a module that runs ``python -m PROGRAM WORDS``: the process is forked."""
+
+    @staticmethod
+    def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        _, option, program, *words = command
+        assert option == "-m"
+        with tempfile.TemporaryDirectory(prefix="dtk-tests-") as folder:
+            output, errors = (Path(folder) / name for name in ("output", "errors"))
+            process = start(words, errors, program=program, output=output)
+            process.join(options.get("timeout"))
+            assert process.exitcode is not None
+            return subprocess.CompletedProcess(command, process.exitcode, output.read_text(), errors.read_text())
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Let ``modules`` fork where they would run an interpreter."""
+    for module in modules:
+        monkeypatch.setattr(f"{module}.subprocess", Interpreters)

@@ -26,10 +26,11 @@ import torch
 from diffusers import DDPMPipeline
 from safetensors.torch import load_file
 pipeline = DDPMPipeline.from_pretrained(sys.argv[2])
-probes = load_file(sys.argv[3])
-with torch.no_grad():
-    found = pipeline.unet(probes["sample"], probes["timestep"]).sample
-print(float((found - probes["prediction"]).abs().max()))
+for path in sys.argv[3:]:
+    probes = load_file(path)
+    with torch.no_grad():
+        found = pipeline.unet(probes["sample"], probes["timestep"]).sample
+    print(float((found - probes["prediction"]).abs().max()))
 """
 
 
@@ -44,8 +45,14 @@ def store_probes(denoiser: torch.nn.Module, shape: tuple[int, ...], path: Path) 
 
 def difference_without_dtk(model: Path, probes: Path) -> float:
     """The largest difference an environment without dtk finds between the stored outputs and its own."""
+    (difference,) = differences_without_dtk(model, probes)
+    return difference
+
+
+def differences_without_dtk(model: Path, *probes: Path) -> list[float]:
+    """The same for each file of probes, in one process."""
     packages = sysconfig.get_path("purelib")
-    command = [sys.executable, "-I", "-S", "-c", STRANGER, packages, str(model), str(probes)]
+    command = [sys.executable, "-I", "-S", "-c", STRANGER, packages, str(model), *map(str, probes)]
     done = subprocess.run(command, cwd=model.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return float(done.stdout.split()[-1])
+    return [float(line) for line in done.stdout.split()[-len(probes) :]]

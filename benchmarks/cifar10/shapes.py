@@ -39,38 +39,27 @@ LDM4 = {
     "attention_head_dim": 1,  # one head at every attention: num_heads of the published configuration
 }
 LDM4_CLASSES = 1001  # the null class included; the context is a row of their embedding, one token
-SHAPES: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
-    # name: class, config, what --toy changes
-    "cifar10-32": (
-        UNet2DModel,
-        _ddpm(32, (128, 256, 256, 256), 1),
-        {"block_out_channels": (16, 32, 32, 32), "sample_size": 16},
-    ),
-    "lsun-256": (
-        UNet2DModel,
-        _ddpm(256, (128, 128, 256, 256, 512, 512), 4),
-        {"block_out_channels": (16, 16, 32, 32, 32, 32), "sample_size": 32},
-    ),
-    "ldm4-64": (
-        UNet2DConditionModel,
-        LDM4,
-        {
-            "block_out_channels": (16, 32, 32, 64),
-            "sample_size": 16,
-        },
-    ),
+SHAPES: dict[str, tuple[type, dict[str, Any]]] = {
+    "cifar10-32": (UNet2DModel, _ddpm(32, (128, 256, 256, 256), 1)),
+    "lsun-256": (UNet2DModel, _ddpm(256, (128, 128, 256, 256, 512, 512), 4)),
+    "ldm4-64": (UNet2DConditionModel, LDM4),
 }
 
 
-TOY = {"layers_per_block": 1, "norm_num_groups": 4}
+def _toy(config: dict[str, Any]) -> dict[str, Any]:
+    """The same with one level for each kind of block."""
+    down = tuple(dict.fromkeys(config["down_block_types"]))
+    up = tuple(name.replace("Down", "Up") for name in reversed(down))
+    small = {"sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
+    return config | small | {"down_block_types": down, "up_block_types": up}
 
 
 def write_shape(name: str, folder: Path, toy: bool = False) -> Path:
     """Write the shape as a folder that dtk opens, once; returns the folder."""
     if not folder.is_dir():
-        kind, config, smaller = SHAPES[name]
+        kind, config = SHAPES[name]
         torch.manual_seed(0)
-        model = kind(**(config | smaller | TOY if toy else config))
+        model = kind(**(_toy(config) if toy else config))
         scheduler = DDPMScheduler(num_train_timesteps=20 if toy else 1000)
         if kind is UNet2DModel:
             DDPMPipeline(model, scheduler).save_pretrained(folder)

@@ -8,27 +8,21 @@ import numpy as np
 import pytest
 
 from tests.tiny import randomise
-from tests.without_dtk import TOLERANCE, difference_without_dtk, store_probes
+from tests.without_dtk import TOLERANCE, differences_without_dtk, store_probes
 from toolkit.models.folder import find_model, load_denoiser, save_model
 
 
 @pytest.mark.slow
-def test_a_saved_model_opens_in_an_environment_without_dtk(tmp_path: Path) -> None:
+def test_a_saved_model_computes_the_same_without_dtk_and_other_weights_do_not(tmp_path: Path) -> None:
     folder = find_model(None)
     denoiser = load_denoiser(folder)
     save_model(folder, denoiser, tmp_path / "model")
     shape = (denoiser.config.in_channels, denoiser.config.sample_size, denoiser.config.sample_size)
-    store_probes(denoiser, shape, tmp_path / "probes.safetensors")
-    assert difference_without_dtk(tmp_path / "model", tmp_path / "probes.safetensors") < TOLERANCE
-
-
-@pytest.mark.slow
-def test_the_comparison_sees_other_weights(tmp_path: Path) -> None:
-    folder = find_model(None)
-    denoiser = load_denoiser(folder)
-    save_model(folder, denoiser, tmp_path / "model")
-    store_probes(randomise(denoiser), (1, 16, 16), tmp_path / "probes.safetensors")
-    assert difference_without_dtk(tmp_path / "model", tmp_path / "probes.safetensors") > 100 * TOLERANCE
+    own, others = (tmp_path / f"{name}.safetensors" for name in ("own", "others"))
+    store_probes(denoiser, shape, own)
+    store_probes(randomise(denoiser), shape, others)
+    same, different = differences_without_dtk(tmp_path / "model", own, others)
+    assert same < TOLERANCE < 0.01 * different
 
 
 def test_probes_are_not_trivial(tmp_path: Path) -> None:

@@ -16,8 +16,11 @@ from benchmarks.cifar10 import curve, latency, weights
 from benchmarks.cifar10.__main__ import app, legs
 from benchmarks.cifar10.features import CifarResNet
 from benchmarks.cifar10.images import sheet_images
+from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.rows import ROWS, dense_recipe, recipe
 from benchmarks.cifar10.shapes import SHAPES, write_shape
+from tests import forked
+from tests.benchmarks.here import dtk_here
 from tests.evaluation import cifar_resnet
 from toolkit.core.files import write_json
 from toolkit.core.noise import generator
@@ -70,7 +73,7 @@ def test_the_features_are_those_of_the_published_network(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_the_published_ones(name: str) -> None:
-    kind, config, _ = SHAPES[name]
+    kind, config = SHAPES[name]
     with torch.device("meta"):
         params = sum(parameter.numel() for parameter in kind(**config).parameters())
     published = {"cifar10-32": 35_746_307, "lsun-256": 113_673_219, "ldm4-64": 400_920_000}
@@ -104,6 +107,13 @@ def test_shards_carry_the_weights_in_half_precision(tmp_path: Path) -> None:
     paths[1].unlink()
     with pytest.raises(SystemExit, match=rf"{len(paths) - 1} of {len(paths)} shards"):
         weights.unpack(tmp_path / "shards", tmp_path / "again")
+
+
+def test_a_command_is_a_process_whose_failure_ends_the_study() -> None:
+    pieces = Pieces(1)
+    pieces.dtk("list", "criteria")
+    with pytest.raises(SystemExit, match="2"):
+        pieces.dtk("no-such-command")
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
@@ -146,7 +156,7 @@ def test_the_dense_training_is_a_recipe(fresh: bool, on_gpu: bool, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_study_at_toy_size(tmp_path: Path) -> None:
+def test_the_study_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work, results = ["--work", tmp_path / "work", "--toy", "--minutes", 30], ["--results", tmp_path / "results"]
     sheets(tmp_path / "images")
     resnet(tmp_path / "weights.th")
@@ -155,10 +165,12 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     )
     stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0.01)])
     assert stopped.exit_code == 75 and "the same command continues" in stopped.output
+    monkeypatch.setattr(Pieces, "dtk", dtk_here)
+    forked.instead(monkeypatch, "profiles.memory")
     for _ in range(2):  # the same command again leaves what is there
-        study("dense", "--steps", 3, "--every", 1, *work, *results)
+        study("dense", "--steps", 2, "--every", 1, *work, *results)
     found = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())
-    assert [point["steps"] for point in found["points"]] == [1, 2, 3] and found["toy"]
+    assert [point["steps"] for point in found["points"]] == [1, 2] and found["toy"]
     assert all(np.isfinite(point["distance"]) and point["images_per_s"] > 0 for point in found["points"])
     study("pack", tmp_path / "shards", "--work", tmp_path / "work")
     for name in ("diff-pruning-0.05", "dtk-macs0.25"):
@@ -169,7 +181,7 @@ def test_the_study_at_toy_size(tmp_path: Path) -> None:
     study("latency", "cifar10-32", *work, *results)
     study("costs", *work[:3], *results)
     told = study("table", *results)
-    assert "| 3 (toy) |" in told
+    assert "| 2 (toy) |" in told
     assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2 |" in told
     assert "| cifar10-32 (toy) | fp32 | onnxruntime | 2, loop of 2 |" in told
     assert "| diff-pruning-0.05 | 1 (toy) | 1 |" in told

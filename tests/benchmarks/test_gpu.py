@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.shapes import write_shape
 from benchmarks.gpu import pieces, process, table
 from benchmarks.gpu import trt86 as older
@@ -19,6 +21,7 @@ from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.pack import pack
 from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
 from tests import forked
+from tests.benchmarks.here import dtk_here
 from toolkit.core.files import read_json
 from toolkit.core.noise import generator
 from toolkit.models.folder import find_model
@@ -123,17 +126,19 @@ def test_parts_are_small_and_join_to_what_was_packed(tmp_path: Path) -> None:
     assert f"part-01 of {len(parts)} parts is missing" in missing.stderr
 
 
-def forked_piece(command: list[str], log: Path, limit_s: float) -> int:
-    """``process.ended`` in a process that is forked, which spares it its imports."""
-    piece = forked.start(command[3:], log, program="benchmarks.gpu.__main__", output=log)
-    piece.join(limit_s)
-    assert piece.exitcode is not None
-    return piece.exitcode
+def piece_here(command: list[str], log: Path, limit_s: float) -> int:
+    """``process.ended`` without the process."""
+    answer = CliRunner().invoke(app, command[3:])
+    fault = traceback.format_exception(answer.exception) if answer.exception else []
+    log.write_text(answer.output + "".join(fault))
+    return answer.exit_code
 
 
 @pytest.mark.slow
 def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "ended", forked_piece)
+    monkeypatch.setattr(process, "ended", piece_here)
+    monkeypatch.setattr(Pieces, "dtk", dtk_here)
+    forked.instead(monkeypatch, "benchmarks.gpu.pieces", "profiles.memory")
     places = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--toy"]
     answer = command("run", *places, "--minutes", 60)
     assert answer.exit_code == 0, (answer.output, answer.exception)

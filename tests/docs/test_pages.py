@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from diffusers import DDPMPipeline
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from profiles.latency_table import Timing, compare
+from profiles.settings import Rounds
+from tests import forked
 from tests.architecture.source import PACKAGES, ROOT
 from tests.docs.pages import PAGES, blocks, commands, furnish
 from toolkit.cli import app
@@ -55,12 +60,37 @@ FEWER = {
 
 
 CALLS = {
-    'out="RUN"': ", score_timesteps=4, batch_size=4",
+    'out="RUN"': ", score_timesteps=4, calibration_images=8, batch_size=4",
+    "scheduler=pipeline.scheduler": ", score_timesteps=4, calibration_images=8",
+    "scheduler=scheduler": ", score_timesteps=4, calibration_images=8",
+    "value_range=(0, 1)": ", calibration_images=8",
     "images=12": ", sampling_steps=2",
     "export(": 'batch="1:2:4", loop_steps=2, ',
-    "profile(": 'rounds={"seconds": 0.1}, loop_steps=2, baseline="torch", ',
+    "profile(": 'rounds={"seconds": 0.1, "least": 6}, loop_steps=2, baseline="torch", ',
 }
 """What is added to a call of a Python block."""
+
+
+SHORTER = {
+    "range(2000)": "range(256)",
+    "score_timesteps=32": "score_timesteps=8, calibration_images=32",
+    "STEPS, BATCH = 100, 64": "STEPS, BATCH = 50, 32",
+}
+"""What changes in the example."""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where what the pages name lies; latency is measured briefly, and memory in processes that are forked."""
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("profiles.latency_table.compare", partial(_briefly, compare))
+    forked.instead(monkeypatch, "profiles.memory")
+    return tmp_path
+
+
+def _briefly(compare: Callable[..., Timing], dense: Any, other: Any, inputs: Any, rounds: Rounds) -> Timing:
+    return compare(dense, other, inputs, rounds.model_copy(update={"seconds": 0.1}))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -87,9 +117,7 @@ def test_every_option_a_page_speaks_of_exists(page: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_shell_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    furnish(tmp_path)
-    monkeypatch.chdir(tmp_path)
+def test_the_shell_lines_of_the_readme(place: Path) -> None:
     for name, *words in commands(ROOT / "README.md"):
         words = [SMALLER.get(word, word) for word in words]
         if name == "serve":
@@ -98,7 +126,7 @@ def test_the_shell_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.Monke
         fewer = [] if "RUN/recipe.yaml" in words else FEWER.get(name, [])
         answer = CliRunner().invoke(app, [name, *words, *fewer])
         assert answer.exit_code == 0, (name, words, answer.output, answer.exception)
-    assert {path.name for path in Path().iterdir()} >= {"RUN", "SWEEP", "MODEL", "runs"}
+    assert {path.name for path in place.iterdir()} >= {"RUN", "SWEEP", "MODEL", "runs"}
     assert type(DDPMPipeline.from_pretrained("RUN/model").unet).__name__ == "UNet2DModel"
 
 
@@ -121,30 +149,23 @@ def _serve(words: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_python_blocks_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    furnish(tmp_path)
-    pipeline = DDPMPipeline.from_pretrained(tmp_path / "path" / "to" / "pipeline")
+def test_the_python_blocks_of_the_readme(place: Path) -> None:
+    pipeline = DDPMPipeline.from_pretrained("path/to/pipeline")
     names = {"unet": pipeline.unet, "scheduler": pipeline.scheduler, "images": "images/"}
     code = [block.replace('out="RUN")', 'out="RUN", steps=2)') for block in blocks(ROOT / "README.md", "python")]
-    _execute(
-        [block.replace("profile()", "profile(runners=('onnxruntime',), batches=(1, 2))") for block in code],
-        names,
-        tmp_path,
-        monkeypatch,
-    )
-    assert (tmp_path / "RUN" / "report.html").is_file()
+    runners = "profile(runners=('onnxruntime',), batches=(1, 2))"
+    _execute([block.replace("profile()", runners) for block in code], names)
+    assert (place / "RUN" / "report.html").is_file()
 
 
 @pytest.mark.slow
-def test_the_blocks_of_the_python_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    furnish(tmp_path)
-    _execute(blocks(ROOT / "docs" / "python.md", "python"), {}, tmp_path, monkeypatch)
-    assert (tmp_path / "small" / "config.json").is_file()
+def test_the_blocks_of_the_python_page(place: Path) -> None:
+    _execute(blocks(ROOT / "docs" / "python.md", "python"), {})
+    assert (place / "small" / "config.json").is_file()
 
 
-def _execute(code: list[str], names: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _execute(code: list[str], names: dict[str, Any]) -> None:
     """Run the blocks one after the other, as one program."""
-    monkeypatch.chdir(folder)
     for block in code:
         for large, small in SMALLER.items():
             block = block.replace(large, small)
@@ -154,11 +175,13 @@ def _execute(code: list[str], names: dict[str, Any], folder: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_the_example_runs() -> None:
-    example = ROOT / "docs" / "examples" / "compress_in_memory.py"
-    done = subprocess.run([sys.executable, example], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    dense, pruned, trained = map(float, re.findall(r"(?:dense|pruned|steps) (\d\.\d+)", done.stdout))
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (ROOT / "docs" / "examples" / "compress_in_memory.py").read_text(encoding="utf-8")
+    for large, small in SHORTER.items():
+        assert large in code
+        code = code.replace(large, small)
+    exec(compile(code, "the example", "exec"), {})
+    dense, pruned, trained = map(float, re.findall(r"(?:dense|pruned|steps) (\d\.\d+)", capsys.readouterr().out))
     assert dense < trained < pruned
 
 
