@@ -33,7 +33,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def furnish(folder: Path) -> None:
     """Write what the pages name: path/to/pipeline, images/, images.npz, model.ckpt and benchmarks/."""
-    tiny_folder(folder / "path" / "to" / "pipeline", sample_size=SIDE, **PLAIN | {"block_out_channels": (32, 64)})
+    tiny_folder(folder / "path" / "to" / "pipeline", sample_size=SIDE, **PLAIN | {"block_out_channels": (48, 96)})
     pixels = generator("pages", 0).integers(0, 256, (160, 3, SIDE, SIDE), dtype=np.uint8)
     np.savez(folder / "images.npz", images=pixels)
     (folder / "images").mkdir()
