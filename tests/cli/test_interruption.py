@@ -71,9 +71,9 @@ def run(recipe: Path, out: Path, largest_file: int = 0) -> tuple[int | None, str
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(training: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    finish(recipe, out)
+    finish(training, out)
     return out
 
 
