@@ -6,6 +6,7 @@ import tempfile
 import torch
 
 from exporters import settings
+from tests import traces
 
 torch.set_num_threads(1)  # steadier, and the models of the tests are too small to gain from more
 settings.AUTO_OPSETS = (21,)  # nothing to choose from: measuring would export every model three times
@@ -13,3 +14,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers, and the processes th
     # What earlier versions of dtk left in the user's cache is no answer.
     CACHE = tempfile.TemporaryDirectory(prefix="dtk-tests-cache-")
     os.environ["DTK_CACHE"] = CACHE.name
+    TRACES = tempfile.TemporaryDirectory(prefix="dtk-tests-traces-")
+    os.environ[traces.PLACE] = TRACES.name
+traces.share()

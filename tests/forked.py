@@ -34,6 +34,9 @@ def start(
 def _work(program: str, words: list[str], errors: Path, output: Path, largest_file: int) -> None:
     import torch
 
+    from tests import traces
+
+    traces.share()
     app = importlib.import_module(program).app
     torch.set_num_threads(1)
     for stream, path in ((1, output), (2, errors)):

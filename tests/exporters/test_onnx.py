@@ -15,6 +15,7 @@ import torch
 import exporters.onnx
 from exporters.onnx import describe, export_onnx
 from exporters.settings import DtypeName
+from tests import traces
 from tests.exported import exported, specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, UsageError
@@ -129,6 +130,7 @@ def test_exporting_says_nothing_and_traces_once(
         traced.append(options["dynamic_shapes"])
         return trace(*arguments, **options)
 
+    monkeypatch.setattr(torch.onnx, "export", traces.EXPORT)
     monkeypatch.setattr(torch.export, "export", counted)
     export_onnx(load_denoiser(tiny_model()), specs_of(tiny_model()), tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "")
