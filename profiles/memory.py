@@ -1,18 +1,24 @@
 """Peak memory of a runner, measured in a fresh process, where nothing else has left its mark.
 
-``python -m profiles.memory JOBS RESULT`` starts such processes: jobs are read as JSON, figures left as JSON.
+``python -m profiles.memory`` starts such processes, one for each job that it reads, until its input ends: what they all
+import is imported once.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from toolkit.adapters.base import InputSpec
@@ -54,20 +60,42 @@ def measure_memory(
     opened; on a GPU, ``peak_device_mib`` and in ``peak_device_by`` whose figure it is. Raises DtkError if a process
     fails.
     """
-    jobs = {name: asdict(_job(runner, source, specs, batch, device, options or {})) for name, source in sources.items()}
-    with tempfile.TemporaryDirectory(prefix="dtk-memory-") as folder:
-        question, answer = Path(folder) / "jobs.json", Path(folder) / "result.json"
-        write_json(question, jobs)
-        command = [sys.executable, "-m", "profiles.memory", str(question), str(answer)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
+    figures = {}
+    for name, source in sources.items():
+        imports = source.class_name if isinstance(source, ModelFolder) else ""
+        answer = _asked(_job(runner, source, specs, batch, device, options or {}), _helper(os.getpid(), imports))
+        if "failed" in answer:
             raise DtkError(
                 f"Measuring the memory of the runner {runner} failed at batch {batch}.",
-                found=done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}",
+                found=answer["failed"],
                 do="leave out this batch size if memory ran out",
             )
-        result: dict[str, Any] = read_json(answer)
-    return result
+        figures[name] = answer
+    return figures
+
+
+def _asked(job: MemoryJob, helper: subprocess.Popen[str]) -> dict[str, Any]:
+    """The figures of a job, or under ``failed`` why there are none."""
+    assert helper.stdin and helper.stdout
+    with tempfile.TemporaryDirectory(prefix="dtk-memory-") as folder:
+        place = Path(folder) / "figures.json"
+        try:
+            print(json.dumps([asdict(job), str(place)]), file=helper.stdin, flush=True)
+            if helper.stdout.readline():
+                return dict(read_json(place))
+        except BaseException:  # its answer would be taken for that to the next question
+            helper.kill()
+            _helper.cache_clear()
+            raise
+    _helper.cache_clear()
+    return {"failed": f"exit code {helper.wait()}"}
+
+
+@cache
+def _helper(owner: int, imports: str) -> subprocess.Popen[str]:
+    """What measures for the process ``owner`` and ends with it: one for each class of model, and one for files."""
+    command = [sys.executable, "-m", "profiles.memory"]
+    return subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def _job(
@@ -82,24 +110,28 @@ def _job(
     return MemoryJob(runner, str(root), component, device, options, specs, batch)
 
 
-def work(question: Path, answer: Path) -> None:
-    """Measure every job in a process of its own, forked where no GPU forbids it: imports are then paid for once."""
-    figures = {}
-    for name, job in read_json(question).items():
-        if job["component"] is not None:
-            model_class(ModelFolder(Path(job["source"]), job["component"]).class_name)  # imports diffusers
-        context: Any = get_context("fork" if job["device"] == "cpu" else "spawn")
-        process = context.Process(target=measure, args=(job, answer))
-        process.start()
-        process.join()
-        if process.exitcode:
-            sys.exit(f"exit code {process.exitcode}" if process.exitcode < 0 else 1)
-        figures[name] = read_json(answer)
-    write_json(answer, figures)
+def work(job: Mapping[str, Any], answer: Path) -> None:
+    """Measure a job in a process of its own, forked where no GPU forbids it: imports are then paid for once."""
+    if job["component"] is not None:
+        model_class(ModelFolder(Path(job["source"]), job["component"]).class_name)  # imports diffusers
+    context: Any = get_context("fork" if job["device"] == "cpu" else "spawn")
+    process = context.Process(target=attempt, args=(job, answer))
+    process.start()
+    process.join()
+    if process.exitcode:
+        write_json(answer, {"failed": f"exit code {process.exitcode}"})
+
+
+def attempt(job: Mapping[str, Any], answer: Path) -> None:
+    """The measuring process: what ``measure`` finds, or why it cannot."""
+    try:
+        measure(job, answer)
+    except Exception as error:
+        write_json(answer, {"failed": traceback.format_exception_only(error)[-1].strip()})
 
 
 def measure(job: Mapping[str, Any], answer: Path) -> None:
-    """The measuring process: open the runner, call it, write down the peak."""
+    """Open the runner, call it, write down the peak."""
     specs = {name: InputSpec(tuple(spec["shape"]), spec["dtype"], spec["upper"]) for name, spec in job["specs"].items()}
     source = Path(job["source"])
     folder = source if job["component"] is None else ModelFolder(source, job["component"])
@@ -150,4 +182,9 @@ def _status_mib(field: str) -> float | None:
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), Path(sys.argv[2]))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a job prints is no answer
+    for line in sys.stdin:
+        job, answer = json.loads(line)
+        work(job, Path(answer))
+        print(file=answers, flush=True)
