@@ -10,6 +10,7 @@ from tests import traces
 
 torch.set_num_threads(1)  # steadier, and the models of the tests are too small to gain from more
 settings.AUTO_OPSETS = (21,)  # nothing to choose from: measuring would export every model three times
+os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"  # what torch.compile writes is compiled, and not optimised for a minute
 if "PYTEST_XDIST_WORKER" not in os.environ:  # its workers, and the processes that tests start, inherit it
     # What earlier versions of dtk left in the user's cache is no answer.
     CACHE = tempfile.TemporaryDirectory(prefix="dtk-tests-cache-")

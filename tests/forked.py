@@ -6,7 +6,7 @@ import importlib
 import multiprocessing
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,21 +21,28 @@ def start(
     *,
     program: str = "toolkit.cli",
     output: Path = Path(os.devnull),
+    variables: Mapping[str, str] | None = None,
 ) -> BaseProcess:
     """The ``app`` of the module ``program`` with WORDS in a process of its own.
 
-    Its stderr goes to ``errors``, its stdout to ``output``; ``largest_file`` in bytes acts as a full disk.
+    Its stderr goes to ``errors``, its stdout to ``output``; ``largest_file`` in bytes acts as a full disk;
+    ``variables`` are set in its environment.
     """
-    process = SERVER.Process(target=_work, args=(program, [*map(str, words)], errors, output, largest_file))
+    process = SERVER.Process(
+        target=_work, args=(program, [*map(str, words)], errors, output, largest_file, variables or {})
+    )
     process.start()
     return process
 
 
-def _work(program: str, words: list[str], errors: Path, output: Path, largest_file: int) -> None:
+def _work(
+    program: str, words: list[str], errors: Path, output: Path, largest_file: int, variables: Mapping[str, str]
+) -> None:
     import torch
 
     from tests import traces
 
+    os.environ.update(variables)
     traces.share()
     app = importlib.import_module(program).app
     torch.set_num_threads(1)

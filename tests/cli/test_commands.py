@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file
 
-from tests.cli.conftest import FAST, dtk
+from tests.cli.conftest import FAST, dtk, with_a_short_loop
 from tests.without_dtk import TOLERANCE, difference_without_dtk, store_probes
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pruning import surgery
@@ -165,7 +165,7 @@ def test_dry_run_wants_a_config_alone_and_writes_nothing(model: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None:
-    out = shutil.copytree(compressed, tmp_path / "run")
+    out = with_a_short_loop(shutil.copytree(compressed, tmp_path / "run"))
     evaluated = dtk("evaluate", out, "--images", 6, "--sampling-steps", 2, "--batch-size", 3, "--controls", "--json")
     assert evaluated.code == 0, evaluated.err
     exported = dtk("export", out, "--batch", "1:2:4", "--json")
