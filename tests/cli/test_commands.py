@@ -13,6 +13,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file
 
 from tests.cli.conftest import FAST, dtk, with_a_short_loop
+from tests.tiny import tiny_folder
 from tests.without_dtk import TOLERANCE, difference_without_dtk, store_probes
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pruning import surgery
@@ -51,7 +52,8 @@ def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Pa
 
 
 @pytest.mark.slow
-def test_reconstruction_is_taken_if_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
+def test_reconstruction_is_taken_if_it_helps(data: Path, tmp_path: Path) -> None:
+    model = tiny_folder(tmp_path / "model").root
     options = [*FAST, "--criterion", "magnitude", "--no-recover", "--reconstruct"]
     answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *options, "--json")
     assert answer.code == 0, answer.err
