@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -80,9 +81,10 @@ def _asked(job: MemoryJob, helper: subprocess.Popen[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dtk-memory-") as folder:
         place = Path(folder) / "figures.json"
         try:
-            print(json.dumps([asdict(job), str(place)]), file=helper.stdin, flush=True)
-            if helper.stdout.readline():
-                return dict(read_json(place))
+            with suppress(BrokenPipeError):
+                print(json.dumps([asdict(job), str(place)]), file=helper.stdin, flush=True)
+                if helper.stdout.readline():
+                    return dict(read_json(place))
         except BaseException:  # its answer would be taken for that to the next question
             helper.kill()
             _helper.cache_clear()

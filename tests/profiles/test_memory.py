@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     specs = {"sample": InputSpec((1, 2, 2)), "timestep": InputSpec((), "int64", 10)}
     with pytest.raises(DtkError, match=r"memory of the runner onnxruntime failed at batch 3[\s\S]*found: "):
         measure_memory("onnxruntime", {"model": tmp_path / "absent.onnx"}, specs, 3)
+
+
+def test_a_helper_that_dies_is_said_and_another_takes_its_place(small: dict[str, Any]) -> None:
+    helper = memory._helper(os.getpid(), tiny_model().class_name)
+    helper.kill()
+    helper.wait()
+    with pytest.raises(DtkError, match=r"failed at batch 1[\s\S]*found: exit code -9"):
+        measured(1)
+    assert measured(1)["batch"] == 1
 
 
 @pytest.mark.parametrize(
