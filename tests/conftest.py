@@ -6,10 +6,12 @@ import tempfile
 import torch
 
 from exporters import settings
-from tests import traces
+from profiles import memory
+from tests import forked, traces
 
 torch.set_num_threads(1)  # steadier, and the models of the tests are too small to gain from more
 settings.AUTO_OPSETS = (21,)  # nothing to choose from: measuring would export every model three times
+os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"  # what torch.compile writes is compiled, and not optimised for a minute
 if traces.PLACE not in os.environ:  # xdist's workers, and the processes that tests start, inherit it
     # What earlier versions of dtk left in the user's cache is no answer.
     CACHE = tempfile.TemporaryDirectory(prefix="dtk-tests-cache-")
@@ -17,3 +19,4 @@ if traces.PLACE not in os.environ:  # xdist's workers, and the processes that te
     TRACES = tempfile.TemporaryDirectory(prefix="dtk-tests-traces-")
     os.environ[traces.PLACE] = TRACES.name
 traces.share()
+vars(memory)["subprocess"] = forked.Interpreters  # an interpreter that imports diffusers takes nine seconds

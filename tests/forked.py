@@ -10,12 +10,10 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["toolkit.api.runs", "toolkit.cli", "tests.traces"])
@@ -28,12 +26,14 @@ def start(
     *,
     program: str = "toolkit",
     output: Path = Path(os.devnull),
+    variables: Mapping[str, str] | None = None,
 ) -> BaseProcess:
     """``python -m PROGRAM WORDS`` in a process of its own.
 
-    Its stderr goes to ``errors``, its stdout to ``output``; ``largest_file`` in bytes acts as a full disk.
+    Its stderr goes to ``errors``, its stdout to ``output``; ``largest_file`` in bytes acts as a full disk;
+    ``variables`` are set in its environment.
     """
-    place = (Path.cwd(), dict(os.environ))
+    place = (Path.cwd(), os.environ | (variables or {}))
     process = SERVER.Process(target=_work, args=(program, [*map(str, words)], errors, output, largest_file, place))
     process.start()
     return process
@@ -67,9 +67,3 @@ class Interpreters:
             process.join(options.get("timeout"))
             assert process.exitcode is not None
             return subprocess.CompletedProcess(command, process.exitcode, output.read_text(), errors.read_text())
-
-
-def instead(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
-    """Let ``modules`` fork where they would run an interpreter."""
-    for module in modules:
-        monkeypatch.setattr(f"{module}.subprocess", Interpreters)

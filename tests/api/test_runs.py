@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import toolkit
 from tests.cli.conftest import dtk
-from tests.tiny import tiny_folder, tiny_unet
+from tests.tiny import TWO_LEVELS, tiny_folder, tiny_unet
 from toolkit.api import results
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import generator
@@ -28,10 +28,14 @@ FAST = {**SCORED, "steps": 3, "batch_size": 4}
 BRIEF = {"runners": ("torch",), "baseline": "torch", "batches": (1,), "loop_steps": 0, "parts": False}
 
 
+def unet() -> UNet2DModel:
+    return tiny_unet(**TWO_LEVELS)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> toolkit.Run:
     out = tmp_path_factory.mktemp("api") / "run"
-    return toolkit.compress(tiny_unet(), scheduler=SCHEDULER, data=PIXELS, out=out, **FAST)
+    return toolkit.compress(unet(), scheduler=SCHEDULER, data=PIXELS, out=out, **FAST)
 
 
 @pytest.mark.slow
@@ -46,8 +50,8 @@ def test_a_model_and_data_in_memory_make_a_run_that_repeats_itself(run: toolkit.
 @pytest.mark.slow
 def test_folder_and_pipeline_give_the_same_run(run: toolkit.Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=PIXELS)
-    folder = tiny_folder(tmp_path / "model").root
-    for number, model in enumerate((folder, DDPMPipeline(tiny_unet(), SCHEDULER))):
+    folder = tiny_folder(tmp_path / "model", **TWO_LEVELS).root
+    for number, model in enumerate((folder, DDPMPipeline(unet(), SCHEDULER))):
         other = toolkit.compress(model, data=tmp_path / "images.npz", out=tmp_path / f"run {number}", **FAST)
         state = other.model().state_dict()
         assert all(torch.equal(state[name], tensor) for name, tensor in run.model().state_dict().items())
@@ -87,7 +91,7 @@ def test_every_stage_returns_what_its_command_prints(run: toolkit.Run) -> None:
 @pytest.mark.slow
 def test_recovery_resumes_to_more_steps(run: toolkit.Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    longer = toolkit.compress(tiny_unet(), scheduler=SCHEDULER, data=PIXELS, out=out, **FAST).recover(steps=5)
+    longer = toolkit.compress(unet(), scheduler=SCHEDULER, data=PIXELS, out=out, **FAST).recover(steps=5)
     assert longer.steps == 5 and longer.losses["total"] > 0
 
 
@@ -104,7 +108,7 @@ def test_notes_go_to_the_logger_and_nothing_is_printed(
     (images / "notes.txt").write_text("no image")
     with caplog.at_level(logging.WARNING, logger="toolkit"):
         toolkit.compress(
-            tiny_folder(tmp_path / "model").root, data=images, out=tmp_path / "run", recover=False,
+            tiny_folder(tmp_path / "model", **TWO_LEVELS).root, data=images, out=tmp_path / "run", recover=False,
             target="macs=0.45", align=4, calibration_images=4, threshold=0.5, score_timesteps=8,
         )  # fmt: skip
     assert "Skipped notes.txt" in caplog.text
@@ -115,9 +119,9 @@ def test_what_is_no_run_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(DtkError, match="is not a run folder"):
         toolkit.open_run(tmp_path)
     with pytest.raises(DtkError, match=r"trains and judges on images[\s\S]*use prune\(\)"):
-        toolkit.compress(tiny_unet(), scheduler=SCHEDULER, data=PIXELS, value_range="latents", out=tmp_path / "run")
+        toolkit.compress(unet(), scheduler=SCHEDULER, data=PIXELS, value_range="latents", out=tmp_path / "run")
     with pytest.raises(DtkError, match=r"noise levels[\s\S]*scheduler="):
-        toolkit.compress(tiny_unet(), data=PIXELS, out=tmp_path / "run")
+        toolkit.compress(unet(), data=PIXELS, out=tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ from benchmarks.cifar10.images import sheet_images
 from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.rows import ROWS, dense_recipe, recipe
 from benchmarks.cifar10.shapes import SHAPES, write_shape
-from tests import forked
 from tests.benchmarks.here import dtk_here
 from tests.evaluation import cifar_resnet
 from toolkit.core.files import write_json
@@ -166,7 +165,6 @@ def test_the_study_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0.01)])
     assert stopped.exit_code == 75 and "the same command continues" in stopped.output
     monkeypatch.setattr(Pieces, "dtk", dtk_here)
-    forked.instead(monkeypatch, "profiles.memory")
     for _ in range(2):  # the same command again leaves what is there
         study("dense", "--steps", 2, "--every", 1, *work, *results)
     found = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())

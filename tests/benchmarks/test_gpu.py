@@ -138,7 +138,7 @@ def piece_here(command: list[str], log: Path, limit_s: float) -> int:
 def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "ended", piece_here)
     monkeypatch.setattr(Pieces, "dtk", dtk_here)
-    forked.instead(monkeypatch, "benchmarks.gpu.pieces", "profiles.memory")
+    monkeypatch.setattr("benchmarks.gpu.pieces.subprocess", forked.Interpreters)
     places = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--toy"]
     answer = command("run", *places, "--minutes", 60)
     assert answer.exit_code == 0, (answer.output, answer.exception)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from tests.tiny import tiny_folder
+from tests.tiny import TWO_LEVELS, tiny_folder
 from toolkit.cli import app
 from toolkit.core.noise import generator
 
@@ -45,11 +46,18 @@ def dtk(*arguments: object) -> Answer:
     return Answer(result.exit_code, result.stdout, result.stderr)
 
 
+def with_a_short_loop(run: Path) -> Path:
+    """The run, whose profile is to measure a loop of two steps: no option says so."""
+    recipe = run / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"profile": {"loop_steps": 2}}))
+    return run
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny diffusers pipeline folder; tests that damage it work on a copy."""
     path = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_folder(path)
+    tiny_folder(path, **TWO_LEVELS)
     return path
 
 

@@ -12,7 +12,8 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file
 
-from tests.cli.conftest import FAST, dtk
+from tests.cli.conftest import FAST, dtk, with_a_short_loop
+from tests.tiny import tiny_folder
 from tests.without_dtk import TOLERANCE, difference_without_dtk, store_probes
 from toolkit.models.folder import find_model, load_denoiser
 from toolkit.pruning import surgery
@@ -51,7 +52,8 @@ def test_the_plan_rebuilds_the_pruned_weights_from_the_dense_ones(compressed: Pa
 
 
 @pytest.mark.slow
-def test_reconstruction_is_taken_if_it_helps(model: Path, data: Path, tmp_path: Path) -> None:
+def test_reconstruction_is_taken_if_it_helps(data: Path, tmp_path: Path) -> None:
+    model = tiny_folder(tmp_path / "model").root
     options = [*FAST, "--criterion", "magnitude", "--no-recover", "--reconstruct"]
     answer = dtk("compress", model, "--data", data, "-o", tmp_path / "run", *options, "--json")
     assert answer.code == 0, answer.err
@@ -165,7 +167,7 @@ def test_dry_run_wants_a_config_alone_and_writes_nothing(model: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_stage_commands_and_the_report(compressed: Path, tmp_path: Path) -> None:
-    out = shutil.copytree(compressed, tmp_path / "run")
+    out = with_a_short_loop(shutil.copytree(compressed, tmp_path / "run"))
     evaluated = dtk("evaluate", out, "--images", 6, "--sampling-steps", 2, "--batch-size", 3, "--controls", "--json")
     assert evaluated.code == 0, evaluated.err
     exported = dtk("export", out, "--batch", "1:2:4", "--json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from tests import forked
 from tests.cli.conftest import dtk as here
 from toolkit.cli import app
 from toolkit.core.noise import generator
@@ -36,10 +38,29 @@ def test_a_launcher_is_refused_where_every_process_would_do_the_same(
     assert "accelerate launch -m toolkit recover RUN" in done.output
 
 
-def dtk(*arguments: str) -> None:
+def launch(*arguments: str) -> None:
+    """Two processes of accelerate's own launcher."""
+    arguments = (*LAUNCH, *PLAIN, "-m", "toolkit", *arguments)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+
+
+def fork(command: str, run: Path, *options: str) -> None:
+    """Two processes as a launcher starts them: their environment says who they are."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    place["DTK_CACHE"] = str(run / "dense")  # in the first run's lie the dense model's images
+    errors = [run.with_name(f"errors {rank}") for rank in ("0", "1")]
+    processes = [
+        forked.start(
+            [command, run, *options], said, variables=place | {"RANK": said.name[-1], "LOCAL_RANK": said.name[-1]}
+        )
+        for said in errors
+    ]
+    for process, said in zip(processes, errors, strict=True):
+        process.join(600)
+        assert process.exitcode == 0, said.read_text()
 
 
 @pytest.mark.slow
@@ -61,7 +82,7 @@ def test_two_processes_recover_as_one_does(model: Path, data: Path, tmp_path: Pa
     (one / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"recover": training}))
     shutil.copytree(one, two)
     assert here("recover", one).code == 0
-    dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "recover", str(two))
+    launch("recover", str(two))
     curves = [[json.loads(line) for line in (run / "recover/log.jsonl").read_text().splitlines()] for run in (one, two)]
     assert [line["step"] for line in curves[1]] == list(range(1, 7)), "one process writes the log"
     for key in ("total", *training["losses"]):
@@ -98,10 +119,9 @@ def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path, monkeyp
     assert here("run", path, "-o", one).code == 0
     shutil.copytree(one, two)
     settings = ["--images", "300", "--sampling-steps", "2", "--features", str(tmp_path / "means.pt"), "--controls"]
-    monkeypatch.setenv("DTK_CACHE", str(one / "dense"))  # else the second takes the dense model's images of the first
+    monkeypatch.setenv("DTK_CACHE", str(one / "dense"))
     assert here("evaluate", one, *settings).code == 0
-    monkeypatch.setenv("DTK_CACHE", str(two / "dense"))
-    dtk(*LAUNCH, *PLAIN, "-m", "toolkit", "evaluate", str(two), *settings)
+    fork("evaluate", two, *settings)
     assert json.loads((two / "run.json").read_text())["stages"]["evaluate"]["processes"] == 2
     shards = [{file.relative_to(run): np.load(file) for file in run.rglob("samples/*/*.npy")} for run in (one, two)]
     assert len(shards[0]) == 2 * 2 * 2, "two shards of each model in 2 and in 1 steps"

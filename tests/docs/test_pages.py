@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from profiles.latency_table import Timing, compare
 from profiles.settings import Rounds
-from tests import forked
 from tests.architecture.source import PACKAGES, ROOT
 from tests.docs.pages import PAGES, blocks, commands, furnish
 from toolkit.cli import app
@@ -85,7 +84,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("profiles.latency_table.compare", partial(_briefly, compare))
-    forked.instead(monkeypatch, "profiles.memory")
     return tmp_path
 
 

@@ -13,9 +13,10 @@ from exporters.ladder import Ladder
 from exporters.overflow import RangeWatch, overflow_error
 from exporters.settings import ExportSettings
 from tests.exported import specs_of
-from tests.tiny import tiny_folder, tiny_unet
+from tests.tiny import PLAIN, tiny_folder, tiny_unet
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, UsageError
+from toolkit.core.files import read_json
 from toolkit.core.run_folder import RunFolder
 from toolkit.models.folder import ModelFolder, find_model, load_denoiser
 from toolkit.models.precision import BorderedDenoiser
@@ -33,7 +34,7 @@ def folder_of(unet: torch.nn.Module, path: Path) -> ModelFolder:
 @pytest.fixture(scope="module")
 def loud(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A model whose ``LOUD`` computes numbers that fp16 does not have, from weights that it has."""
-    unet = tiny_unet()
+    unet = tiny_unet(**PLAIN)
     with torch.no_grad():
         unet.get_submodule(LOUD).weight.mul_(20_000 / unet.get_submodule(LOUD).weight.abs().max())
         unet.get_submodule("mid_block.resnets.0.norm1").weight.fill_(30.0)
@@ -117,16 +118,15 @@ def test_a_precision_is_refused_before_anything_is_exported_in_it(loud: ModelFol
 @pytest.mark.slow
 def test_the_export_names_the_layer_and_its_offer_works(loud: ModelFolder, tmp_path: Path) -> None:
     with pytest.raises(DtkError) as refused:
-        export(RunFolder.create(tmp_path / "run"), SETTINGS, loud, loud)
+        Ladder(loud, SETTINGS, "dense", work=tmp_path).climb(tmp_path / "dense.onnx", lambda: None)
     words = str(refused.value)
     assert f"overflows in fp16: the first layer is {LOUD}" in words
     assert "65504" in words and "bf16" in words
     patterns = words.split("--keep-fp32 ")[1].split(" ")[0].split(",")
-    found = export(
-        RunFolder.create(tmp_path / "run"), SETTINGS.model_copy(update={"keep_fp32": tuple(patterns)}), loud, loud
-    )
-    assert 0 < found["onnx"]["dense"]["kept_fp32_share"] < 1
-    assert found["parity"]["dense"]["fp16"]["predictions"]["worst"]["relative_error"] < 1e-2
+    wider = SETTINGS.model_copy(update={"keep_fp32": tuple(patterns)})
+    parity = Ladder(loud, wider, "dense", work=tmp_path).climb(tmp_path / "dense.onnx", lambda: None)
+    assert 0 < read_json(tmp_path / "dense.json")["kept_fp32_share"] < 1
+    assert parity["fp16"]["predictions"]["worst"]["relative_error"] < 1e-2
 
 
 def test_a_pattern_that_names_no_layer_is_refused(loud: ModelFolder, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def latent_run(path: Path, kind: str) -> tuple[RunFolder, ModelFolder]:
         )
         target, null = onnx / "compressed_step.onnx", find_conditioning(model).has_null
         export_step(load_denoiser(model), scheduler, specs, target, longest=MAX_STEPS, guided=null)
-        write_components(model, ExportSettings(), onnx)
+        write_components(model, ExportSettings(dtype="fp16"), onnx)
     return run, model
 
 

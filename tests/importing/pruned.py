@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from tests.latent import WIDTH, tiny_stable_diffusion
 from tests.pruning.cases import inputs_of, prunable_of, random_scores
-from tests.tiny import tiny_conditional_unet
+from tests.tiny import TWO_CONTEXT_LEVELS, tiny_conditional_unet
 from toolkit.adapters.inputs import positional
 from toolkit.importing.addons import Pruned
 from toolkit.models.folder import find_model, save_model
@@ -49,7 +49,7 @@ class Pair:
 def pair(root: Path, name: str) -> Pair:
     """A shape pruned to about 0.7 of its width, and "shallower" by one block per level as well."""
     folder = tiny_stable_diffusion(root / "dense")
-    dense = tiny_conditional_unet(cross_attention_dim=WIDTH, **SHAPES[name])
+    dense = tiny_conditional_unet(cross_attention_dim=WIDTH, **TWO_CONTEXT_LEVELS, **SHAPES[name])
     dense.save_pretrained(folder.denoiser)
     prunable = prunable_of(dense, blocks=name == "shallower")
     wanted = {"width": 0.7, "blocks": 0.5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,20 +117,20 @@ def test_out_of_tolerance_is_an_error_that_leaves_no_half_stage(
     assert run.stage("export") is None
 
 
-@pytest.mark.parametrize(
-    ("comparison", "number"),
-    [("relative_errors", 3), ("relative_errors", 25), ("psnr_db", 5)],
-    ids=["in the dense model's first rung", "in the compressed model's", "in the step graph's loop"],
-)
+INTERRUPTIONS = [  # in the dense model's first rung, in the compressed model's, in the step graph's loop
+    ("relative_errors", 3),
+    ("relative_errors", 25),
+    ("psnr_db", 5),
+]
+
+
 def test_an_interrupted_export_goes_on_where_it_was(
     finished: tuple[RunFolder, Any, Any],
     models: tuple[ModelFolder, ModelFolder],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    comparison: str,
-    number: int,
 ) -> None:
-    """Nothing that was exported or computed before the interruption is exported or computed again."""
+    """Nothing that was exported or computed before an interruption is exported or computed again."""
     made: list[str] = []
 
     def noted(kind: str, work: Any) -> Any:
@@ -140,32 +141,37 @@ def test_an_interrupted_export_goes_on_where_it_was(
 
         return wrapped
 
-    def interrupted(*args: Any, **options: Any) -> Any:
-        left.pop()
-        if not left:
-            raise KeyboardInterrupt
-        return compared(*args, **options)
+    def interrupted(compare: Any, number: int) -> Any:
+        left = list(range(number))
+
+        def wrapped(*args: Any, **options: Any) -> Any:
+            left.pop()
+            if not left:
+                raise KeyboardInterrupt
+            return compare(*args, **options)
+
+        return wrapped
 
     monkeypatch.setattr(exporters.resume, "KEPT_S", -1.0)
     for module, name in ((exporters.ladder, "export_onnx"), (exporters.ladder, "export_step")):
         monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
     for kind in (RangeWatch, OnnxRuntimeRunner):
         monkeypatch.setattr(kind, "__call__", noted(kind.__name__, kind.__call__))
-    compared, left = getattr(exporters.parity, comparison), list(range(number))
-    run = RunFolder.create(tmp_path / "run")
-    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
-        first.setattr(exporters.parity, comparison, interrupted)
-        export(run, SETTINGS, *models)
-    RunFolder.create(run.path)  # as the next command opens it
-    before, made[:] = list(made), []
+    run, legs = RunFolder.create(tmp_path / "run"), []
+    for comparison, number in INTERRUPTIONS:
+        with monkeypatch.context() as leg, pytest.raises(KeyboardInterrupt):
+            leg.setattr(exporters.parity, comparison, interrupted(getattr(exporters.parity, comparison), number))
+            export(run, SETTINGS, *models)
+        RunFolder.create(run.path)  # as the next command opens it
+        legs.append(len(made))
     found = export(run, SETTINGS, *models)
     assert {name: found[name] for name in ("parity", "step_parity", "runners")} == {
         name: finished[1][name] for name in ("parity", "step_parity", "runners")
     }
-    whole = RunFolder.create(tmp_path / "whole")
-    again, made[:] = list(made), []
-    export(whole, SETTINGS, *models)
-    assert sorted(before + again) == sorted(made), "as much in two legs as in one"
+    assert 0 < legs[0] < legs[1] < legs[2], "each leg came further"
+    in_legs, made[:] = list(made), []
+    export(RunFolder.create(tmp_path / "whole"), SETTINGS, *models)
+    assert sorted(in_legs) == sorted(made), "as much in four legs as in one"
     assert not (run.path / "cache" / "export").exists()
 
 
@@ -184,9 +190,9 @@ def test_engines_are_a_stage_of_their_own_behind_the_onnx_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    monkeypatch.setenv("DTK_CACHE", str(tmp_path))
+    monkeypatch.setenv("DTK_CACHE", str(tmp_path / "cache"))
     settings = SETTINGS.model_copy(update={"trt": True})
-    run = finished[0]
+    run, again = finished[0], RunFolder(Path(shutil.copytree(finished[0].path, tmp_path / "again")))
     before = run.stage("export")
     found = export(run, settings, *models)["engines"]
     assert run.stage("export") == before, "the ONNX files were not made again"
@@ -196,7 +202,6 @@ def test_engines_are_a_stage_of_their_own_behind_the_onnx_files(
         assert "nothing was run" in found[name]["not_run"] or torch.cuda.is_available()
         assert (run.path / "tensorrt" / f"{name}.plan").stat().st_size == found[name]["size_bytes"]
     assert export(run, settings, *models)["engines"] == found
-    again = RunFolder.create(tmp_path / "again")
     assert export(again, settings, *models)["engines"]["dense"]["rebuilt"] is None, "found in the cache"
 
 

@@ -6,6 +6,7 @@ Their handoff is tests/handoff/test_latent.py's.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from diffusers import AutoencoderKLFlux2, DiffusionPipeline
 from PIL import Image
 
+import exporters.ladder
 from tests.latent import CLASSES, FOLDERS
 from toolkit.adapters.inputs import example_inputs, input_specs, keywords
 from toolkit.core.errors import DtkError, UsageError
@@ -58,8 +60,16 @@ def data(path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @pytest.fixture(scope="module", params=list(FOLDERS))
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Job]:
+def finished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch
+) -> tuple[str, Job]:
     """A run of the whole chain."""
     root = tmp_path_factory.mktemp(request.param)
     FOLDERS[request.param](root / "model")
@@ -86,6 +96,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     )
     job = start_job(root / "run", asked)
     decoder = ["decoder"] if request.param in DECODED else []
+    patch.setattr(exporters.ladder, "rungs", lambda dtype: [dtype])  # how it climbs is test_export.py's
     for stage in ("prune", *decoder, "recover", "evaluate", *(["export", "profile"] if request.param == WHOLE else [])):
         stages.STAGES[stage](job)
     return request.param, job

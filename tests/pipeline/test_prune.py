@@ -11,14 +11,14 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from tests.tiny import tiny_folder
+from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.noise import generator
 from toolkit.core.run_folder import RunFolder
 from toolkit.data.images import Images
 from toolkit.pipeline.prune import prune
 from toolkit.pruning.settings import PruneSettings
 
-ASKED = {"target": "macs=0.45", "align": 4, "calibration_images": 6, "threshold": 0.5}
+ASKED = {"target": "macs=0.45", "align": 4, "calibration_images": 3, "threshold": 0.5}
 
 
 def images(size: int = 40) -> Images:
@@ -48,7 +48,7 @@ def batches() -> Iterator[list[int]]:
 )
 def test_no_more_images_at_once_than_were_asked(tmp_path: Path, reconstruct: bool, score_timesteps: int | None) -> None:
     """From the first score to the last loss; and what is chosen is the same."""
-    dense, plans = tiny_folder(tmp_path / "model"), []
+    dense, plans = tiny_folder(tmp_path / "model", **PLAIN), []
     for size in (2, None):
         asked = {**ASKED, "reconstruct": reconstruct, "score_timesteps": score_timesteps}
         settings = PruneSettings(**asked, calibration_batch_size=size)

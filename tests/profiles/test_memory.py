@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreters() -> Iterator[None]:
+    """Those that other tests spare themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "subprocess", subprocess)
+        yield
 
 
 @pytest.fixture(scope="module")

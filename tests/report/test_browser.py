@@ -68,7 +68,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = place / "run"
     for arguments in (
         ("compress", place / "model", "--data", place / "images.npz", "-o", run, *FAST),
-        ("profile", run, "--runner", "torch", "--batch", "1,2"),
+        ("profile", run, "--runner", "torch", "--baseline", "torch", "--batch", "1,2", "--seconds", 0.1),
     ):
         answer = dtk(*arguments)
         assert answer.code == 0, answer.err
