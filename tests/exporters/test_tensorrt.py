@@ -83,26 +83,33 @@ def test_every_type_and_opset_builds(api: TensorRT, dtype: Any, opset: int) -> N
     assert prove(api, network, path, plan, dtype)["typed_share"] == (0.0 if dtype == "fp32" else 1.0)
 
 
+def one_node(operator: str, outputs: list[Any], path: Path) -> Path:
+    """The ONNX file of a network of one operator, called volume."""
+    image = helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", 3, 3])
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, outputs)
+    node = helper.make_node(operator, ["sample"], ["result"], name="volume")
+    graph = helper.make_graph([node], operator, [image], [result])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
 @pytest.mark.parametrize("name", ["sm90", "sm12", "ampere"])
-def test_a_compute_capability_it_does_not_build_for_names_the_known(api: TensorRT, name: str) -> None:
+def test_a_compute_capability_it_does_not_build_for_names_the_known(api: TensorRT, name: str, tmp_path: Path) -> None:
+    path = one_node("Relu", ["batch", 3, 3], tmp_path / "allowed.onnx")
     with pytest.raises(UsageError, match=rf"does not build for {name}[\s\S]*sm120[\s\S]*sm89"):
-        built(api, exported(), EngineSettings(compute_capability=(name,)))
+        built(api, path, EngineSettings(compute_capability=(name,)))
 
 
-def test_targets_are_refused_where_the_builder_builds_for_its_own_gpu(api: TensorRT) -> None:
+def test_targets_are_refused_where_the_builder_builds_for_its_own_gpu(api: TensorRT, tmp_path: Path) -> None:
+    path = one_node("Relu", ["batch", 3, 3], tmp_path / "allowed.onnx")
     with pytest.raises(UsageError, match=r"builds for the GPU it runs on[\s\S]*sm89"):
-        built(TensorRT(api.module, rtx=False), exported(), EngineSettings(compute_capability=("sm89",)))
+        built(TensorRT(api.module, rtx=False), path, EngineSettings(compute_capability=("sm89",)))
 
 
 def test_an_operator_the_parser_refuses_is_named(api: TensorRT, tmp_path: Path) -> None:
-    image = helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", 3, 3])
-    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, ["batch"])
-    node = helper.make_node("Det", ["sample"], ["result"], name="volume")
-    graph = helper.make_graph([node], "refused", [image], [result])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    onnx.save(model, tmp_path / "refused.onnx")
+    path = one_node("Det", ["batch"], tmp_path / "refused.onnx")
     with pytest.raises(DtkError, match=r"refuses refused\.onnx at the operator Det\.[\s\S]*volume"):
-        built(api, tmp_path / "refused.onnx")
+        built(api, path)
 
 
 @pytest.mark.slow
