@@ -22,7 +22,8 @@ from toolkit.cli import app
 from toolkit.core.errors import DtkError
 from toolkit.report.gates import GateFailedError
 
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+LINE: Any = get_command(app)
+COMMANDS: dict[str, Any] = LINE.commands
 ANSWER = {"answer": 42, "verdict": "It is done.", "missing": {}}
 LIBRARY = "* project initialised"
 
@@ -128,7 +129,7 @@ def test_a_reader_that_has_gone_is_no_error(form: list[str], done: Done, monkeyp
         streams.setattr(sys, "stdout", gone)
         streams.setattr(sys, "stderr", errors)
         with pytest.raises(SystemExit) as ended:
-            app(form)
+            LINE(form)
         sys.stdout.flush()
     assert ended.value.code == 1 and "rror" not in errors.getvalue()
     with suppress(BrokenPipeError):
