@@ -1,7 +1,9 @@
 """What paired times say of how much faster something is, and no more than that.
 
 The speed-up is the median of the paired ratios, with an interval from their order statistics, which assumes nothing
-about how the times are distributed (David & Nagaraja, "Order Statistics", 7.1).
+about how the times are distributed (David & Nagaraja, "Order Statistics", 7.1), but that rounds are independent of each
+other: what changes slowly meets both times of a round and cancels; what favours one of them for several rounds makes
+the interval narrower than it should be.
 """
 
 from __future__ import annotations

@@ -2,14 +2,17 @@
 
 import os
 import tempfile
+from functools import cache
 
 import torch
+from typer import testing
 
 from exporters import settings
 from profiles import memory
 from tests import forked, traces
 
 torch.set_num_threads(1)  # steadier, and the models of the tests are too small to gain from more
+testing._get_command = cache(testing._get_command)  # made anew for every call it takes 0.1 s
 settings.AUTO_OPSETS = (21,)  # nothing to choose from: measuring would export every model three times
 os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"  # what torch.compile writes is compiled, and not optimised for a minute
 if traces.PLACE not in os.environ:  # xdist's workers, and the processes that tests start, inherit it

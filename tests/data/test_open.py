@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.data.pictures import SHAPE, fill, picture, pixels, zipped
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.data.memory import open_examples
 from toolkit.data.open import open_images
-from toolkit.data.prepare import Fit, decode
+from toolkit.data.prepare import Fit, UnreadableImageError, decode, prepare
 from toolkit.pipeline.recipe import DataSettings
 
 
@@ -219,10 +220,57 @@ def test_grey_pictures_stored_as_rgb_fit_a_grey_model(tmp_path):
     assert "converted" not in images.preparation
 
 
-def test_sixteen_bit_grey_is_scaled(tmp_path):
-    (tmp_path / "images").mkdir()
-    Image.fromarray(np.full((8, 8), 0x8040, np.uint16)).save(tmp_path / "images" / "deep.png")
-    assert (pixels(open_images(tmp_path / "images", (1, 8, 8))) == 0x80).all()
+def filled(value, dtype):
+    return Image.fromarray(np.full((8, 8), value, dtype))
+
+
+def saved(image, name, **options):
+    content = io.BytesIO()
+    image.save(content, name, **options)
+    return content.getvalue()
+
+
+def tiff(image, **patched):
+    """The image as TIFF, with other values in entries of its directory that hold one 16-bit number."""
+    stored = saved(image, "TIFF")
+    for tag, value in patched.items():
+        entry = struct.pack("<HHI", ExifTags.Base[tag], 3, 1)
+        assert stored.count(entry) == 1
+        before, after = stored.split(entry)
+        stored = before + entry + struct.pack("<H", value) + after[2:]
+    return stored
+
+
+DEEP = {
+    "16-bit PNG": (saved(filled(0x8040, np.uint16), "PNG"), 0x80),
+    "16-bit JPEG 2000": (saved(filled(0x8040, np.uint16), "JPEG2000"), 0x80),
+    "16-bit PGM": (saved(filled(0x8040, np.uint16), "PPM"), 0x80),
+    "10-bit PGM": (b"P5 8 8 1023\n" + b"\x02\x00" * 64, 0x80),
+    "16-bit TIFF": (tiff(filled(0x8040, np.uint16)), 0x80),
+    "16-bit TIFF of big-endian words": (tiff(Image.new("I;16B", (8, 8), 0x8040)), 0x80),
+    "16-bit TIFF with white at 0": (tiff(filled(0x8040, np.uint16), PhotometricInterpretation=0), 0x7F),
+    "12-bit TIFF": (tiff(filled(0x8888, np.uint16), BitsPerSample=12), 0x88),
+    "1-bit TIFF": (tiff(filled(0xFF, np.uint8).convert("1")), 0xFF),
+    "TIFF of premultiplied grey": (tiff(filled(99, np.uint8).convert("LA"), ExtraSamples=1), 99),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_grey_of_any_depth_is_scaled_by_the_depth_that_its_file_says(name):
+    content, expected = DEEP[name]
+    assert (decode(content, (1, 8, 8)).pixels == expected).all()
+
+
+FILLED = {mode: Image.new(mode, (8, 8), 100) for mode in ("L", "I;16", "I;16L", "I;16B", "I;16N")}
+IN_MEMORY = FILLED | {mode: FILLED["L"].convert(mode) for mode in ("LA", "RGB", "RGBA", "RGBX", "YCbCr", "CMYK", "HSV")}
+IN_MEMORY |= {mode: IN_MEMORY[mode[:-1] + "A"].convert(mode) for mode in ("La", "RGBa")}
+IN_MEMORY |= {"P": FILLED["L"].convert("P"), "PA": FILLED["L"].convert("P").convert("PA")}
+
+
+@pytest.mark.parametrize("mode", IN_MEMORY)
+def test_an_image_of_any_mode_keeps_its_pixels(mode):
+    expected = 100 if not mode.startswith("I") else 100 >> 8
+    np.testing.assert_allclose(prepare(IN_MEMORY[mode], (1, 8, 8)).pixels, expected, atol=1)
 
 
 STORED = {
@@ -243,14 +291,24 @@ def test_whatever_it_is_stored_as_the_first_picture_is_read(tmp_path, name):
     np.testing.assert_allclose(np.asarray(stored), np.asarray(picture(0)), atol=0 if "gif" not in name else 64)
 
 
-def test_pixels_of_an_unknown_range_are_no_image(tmp_path):
-    light = Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
+@pytest.mark.parametrize(
+    ("dtype", "value", "reason"),
+    [(np.float32, 0.5, "floating-point values"), (np.int32, 200, "integers of 32 bits"), (np.int32, 40_000, "integ")],
+)
+def test_pixels_of_an_unknown_range_are_no_image(tmp_path, dtype, value, reason):
+    """Scaled by a range that is guessed they would become black, or white, and nothing would tell."""
+    light = filled(value, dtype)
     light.save(fill(tmp_path / "images", 1, "L") / "light.tif")
-    assert open_images(tmp_path / "images", (1, 8, 8)).skipped == (
-        "light.tif: floating-point values, whose range is not known",
-    )
+    (only,) = open_images(tmp_path / "images", (1, 8, 8)).skipped
+    assert only.startswith(f"light.tif: {reason}") and only.endswith(", whose range is not known")
     with pytest.raises(DtkError, match="whose range is not known"):
         open_examples([light], (1, 8, 8), None, None)
+
+
+def test_signed_words_have_no_known_range_either():
+    content = saved(filled(200, np.uint16), "TIFF", tiffinfo={ExifTags.Base.SampleFormat: 2})
+    with pytest.raises(UnreadableImageError, match="integers"):
+        decode(content, (1, 8, 8))
 
 
 def test_transparency_is_laid_on_black(tmp_path):

@@ -81,13 +81,13 @@ def test_guidance_changes_images_and_one_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_batch_size_changes_no_image(tmp_path: Path, kind: str, batch_size: int) -> None:
+def test_batch_size_changes_no_image(tmp_path: Path, kind: str) -> None:
     model = FOLDERS[kind](tmp_path / "model")
     guidance = 2.0 if find_conditioning(model).has_null else 1.0
     whole = samples(model, tmp_path / "a", guidance)
     assert whole.shape == (4, 16, 16, 3)
-    assert_same_pictures(samples(model, tmp_path / "b", guidance, batch_size=batch_size), whole)
+    for size in (1, 3):
+        assert_same_pictures(samples(model, tmp_path / str(size), guidance, batch_size=size), whole)
 
 
 def test_a_sample_gets_the_condition_of_the_reference_image(tmp_path: Path) -> None:

@@ -88,26 +88,33 @@ def test_every_type_and_opset_builds(api: TensorRT, dtype: Any, opset: int) -> N
     assert prove(api, network, path, plan, dtype)["typed_share"] == (0.0 if dtype == "fp32" else 1.0)
 
 
+def one_node(operator: str, outputs: list[Any], path: Path) -> Path:
+    """The ONNX file of a network of one operator, called volume."""
+    image = helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", 3, 3])
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, outputs)
+    node = helper.make_node(operator, ["sample"], ["result"], name="volume")
+    graph = helper.make_graph([node], operator, [image], [result])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
 @pytest.mark.parametrize("name", ["sm90", "sm12", "ampere"])
-def test_a_compute_capability_it_does_not_build_for_names_the_known(api: TensorRT, name: str) -> None:
+def test_a_compute_capability_it_does_not_build_for_names_the_known(api: TensorRT, name: str, tmp_path: Path) -> None:
+    path = one_node("Relu", ["batch", 3, 3], tmp_path / "allowed.onnx")
     with pytest.raises(UsageError, match=rf"does not build for {name}[\s\S]*sm120[\s\S]*sm89"):
-        built(api, exported(), EngineSettings(compute_capability=(name,)))
+        built(api, path, EngineSettings(compute_capability=(name,)))
 
 
-def test_targets_are_refused_where_the_builder_builds_for_its_own_gpu(api: TensorRT) -> None:
+def test_targets_are_refused_where_the_builder_builds_for_its_own_gpu(api: TensorRT, tmp_path: Path) -> None:
+    path = one_node("Relu", ["batch", 3, 3], tmp_path / "allowed.onnx")
     with pytest.raises(UsageError, match=r"builds for the GPU it runs on[\s\S]*sm89"):
-        built(TensorRT(api.module, rtx=False), exported(), EngineSettings(compute_capability=("sm89",)))
+        built(TensorRT(api.module, rtx=False), path, EngineSettings(compute_capability=("sm89",)))
 
 
 def test_an_operator_the_parser_refuses_is_named(api: TensorRT, tmp_path: Path) -> None:
-    image = helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", 3, 3])
-    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, ["batch"])
-    node = helper.make_node("Det", ["sample"], ["result"], name="volume")
-    graph = helper.make_graph([node], "refused", [image], [result])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    onnx.save(model, tmp_path / "refused.onnx")
+    path = one_node("Det", ["batch"], tmp_path / "refused.onnx")
     with pytest.raises(DtkError, match=r"refuses refused\.onnx at the operator Det\.[\s\S]*volume"):
-        built(api, tmp_path / "refused.onnx")
+        built(api, path)
 
 
 @pytest.mark.slow
@@ -119,7 +126,7 @@ def test_a_build_says_how_far_it_is_once_around(of_float32: tuple[Any, ...]) -> 
     assert told[-1][1] == told[-1][2] > 0
 
 
-def test_an_interrupted_build_ends_at_its_next_step(api: TensorRT) -> None:
+def test_an_interrupted_build_ends_at_its_next_step(api: TensorRT, tmp_path: Path) -> None:
     def interrupt(work: str, done: int, total: int) -> None:
         if done == 1:
             os.kill(os.getpid(), signal.SIGINT)
@@ -127,7 +134,7 @@ def test_an_interrupted_build_ends_at_its_next_step(api: TensorRT) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            built(api, exported(), progress=interrupt)
+            built(api, one_node("Relu", ["batch", 3, 3], tmp_path / "allowed.onnx"), progress=interrupt)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -34,15 +34,24 @@ def run(tmp_path):
     return RunFolder.create(tmp_path / "run")
 
 
+QUARTERS = Extractor("quarters", "0" * 64, lambda: torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten()))
+"""Mean colours of the four quarters: a real network, small enough for a test."""
+
+
 @pytest.fixture
 def extractor():
-    """Mean colours of the four quarters: a real network, small enough for a test."""
-    network = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten())
-    return Extractor("quarters", "0" * 64, lambda: network)
+    return QUARTERS
 
 
-def test_writes_metrics_and_a_picture(run, models, extractor):
-    metrics = evaluate(run, SETTINGS, *models, pictures(30), extractor=extractor)
+@pytest.fixture(scope="module")
+def finished(models, tmp_path_factory):
+    """A run with an evaluation, and its metrics."""
+    run = RunFolder.create(tmp_path_factory.mktemp("runs") / "run")
+    return run, evaluate(run, SETTINGS, *models, pictures(30), extractor=QUARTERS)
+
+
+def test_writes_metrics_and_a_picture(finished):
+    run, metrics = finished
     assert json.loads((run.path / "evaluate" / "metrics.json").read_text()) == metrics
     picture = Image.open(run.path / "evaluate" / "pairs.png")
     assert picture.height == 3 * (64 + 4)
@@ -52,9 +61,8 @@ def test_writes_metrics_and_a_picture(run, models, extractor):
     assert run.stage("evaluate")["settings"]["images"] == 12
 
 
-def test_every_distance_names_its_conditions(run, models, extractor):
-    reference = pictures(30)
-    distances = evaluate(run, SETTINGS, *models, reference, extractor=extractor)["frechet_distance"]
+def test_every_distance_names_its_conditions(finished):
+    reference, distances = pictures(30), finished[1]["frechet_distance"]
     figures = [Measurement.from_json(distances[name]) for name in ("dense", "compressed", "floor")]
     assert len({figure.conditions for figure in figures}) == 1
     conditions = figures[0].conditions

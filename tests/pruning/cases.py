@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from diffusers import ModelMixin
 
-from profiles.macs import count_macs, count_params
+from profiles.macs import count_params
+from profiles.recount import Recount
 from tests.tiny import TWO_CONTEXT_LEVELS, text_time, tiny_conditional_unet, tiny_decoder, tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.inputs import example_inputs, input_specs, keywords
@@ -95,6 +96,12 @@ def inputs_of(dense: ModelMixin, timesteps: int = 100) -> dict[str, Any]:
     return keywords(example_inputs(specs, batch=3))
 
 
+FREE = ("attention_head_dim", "block_out_channels", "freq_shift", "norm_num_groups", "time_embedding_dim")
+FREE += ("layers_per_block", "transformer_layers_per_block")
+"""Configurations that differ in nothing else are counted from one trace (tests/profiles/test_recount.py)."""
+RECOUNTS: dict[str, Recount] = {}
+
+
 def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cost:
     """Parameters and MACs of a configuration."""
     return counted_once(json.dumps(config), class_name, tokens)
@@ -103,7 +110,10 @@ def count(config: dict, class_name: str = "UNet2DModel", tokens: int = 1) -> Cos
 @cache
 def counted_once(text: str, class_name: str, tokens: int) -> Cost:
     config = json.loads(text)
-    model = build_model(class_name, config)
-    device = "meta" if count_params(model) > 1_000_000 else "cpu"  # where a small one is called in less time
-    inputs = example_inputs(input_specs(class_name, config, tokens=tokens), batch=1, device=device)
-    return Cost(count_params(model), count_macs(model.to_empty(device=device), inputs).macs)
+    network = build_model(class_name, config)
+    architecture = json.dumps([class_name, tokens, {n: value for n, value in config.items() if n not in FREE}])
+    if architecture not in RECOUNTS or not RECOUNTS[architecture]._knows(network):
+        device = "meta" if count_params(network) > 1_000_000 else "cpu"  # where a small one is called in less time
+        inputs = example_inputs(input_specs(class_name, config, tokens=tokens), batch=1, device=device)
+        RECOUNTS[architecture] = Recount(build_model(class_name, config).to_empty(device=device), inputs)
+    return Cost(count_params(network), sum(RECOUNTS[architecture](network).values()))

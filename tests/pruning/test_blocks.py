@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
-from profiles.macs import count_macs, count_params
-from tests.pruning.cases import prunable_of, random_scores
+from profiles.macs import count_params
+from tests.pruning.cases import count, prunable_of, random_scores
 from tests.pruning.reference import silenced
 from tests.tiny import text_time, tiny_conditional_unet, tiny_dit
 from toolkit.adapters.base import Constraints
@@ -28,7 +27,7 @@ from toolkit.core.noise import normal
 from toolkit.models.folder import build_model, plain_config
 from toolkit.pruning import block_order, surgery
 from toolkit.pruning.calibration import Calibration
-from toolkit.pruning.cost import Cost, price
+from toolkit.pruning.cost import price
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.prune import prunable_for
@@ -47,18 +46,6 @@ def run(model: nn.Module) -> torch.Tensor:
     first, named = positional(inputs)
     with torch.no_grad():
         return model(*first, **named, return_dict=False)[0]
-
-
-def count(config: dict, class_name: str) -> Cost:
-    return counted_once(json.dumps(config), class_name)
-
-
-@cache
-def counted_once(text: str, class_name: str) -> Cost:
-    config = json.loads(text)
-    model = build_model(class_name, config)
-    inputs = example_inputs(input_specs(class_name, config, tokens=1), batch=1, device="meta")
-    return Cost(count_params(model), count_macs(model, inputs).macs)
 
 
 def ordered(prunable: Prunable, order: tuple[int, ...]) -> Prunable:

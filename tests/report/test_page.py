@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +48,25 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another element"
 
 
+@pytest.fixture
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal figures are not drawn again: matplotlib takes longer than all the rest of a page."""
+    for name, draw in inspect.getmembers(charts, inspect.isfunction):
+        if draw.__module__ == charts.__name__ and not name.startswith("_"):
+            monkeypatch.setattr(charts, name, partial(drawn, draw))
+
+
+DRAWN: dict[str, Any] = {}
+
+
+def drawn(draw: Callable[..., Any], *given: Any) -> Any:
+    key = json.dumps([draw.__name__, given])
+    if key not in DRAWN:
+        DRAWN[key] = draw(*given)
+    return DRAWN[key]
+
+
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("mix", MIXES, ids="+".join)
 def test_every_mix_of_stages_makes_a_whole_page_that_names_the_missing(mix: tuple[str, ...]) -> None:
     page = render(example(*mix), {}, "")
@@ -53,6 +76,7 @@ def test_every_mix_of_stages_makes_a_whole_page_that_names_the_missing(mix: tupl
     assert ("<svg" in page) == bool({"prune", "evaluate", "profile"} & set(mix))
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_nothing_is_fetched_and_nothing_runs() -> None:
     for tag, attributes in Elements(render(example(), {"pairs": b"png"}, "")).found:
         assert tag not in {"script", "iframe", "object", "embed"}
@@ -62,6 +86,7 @@ def test_nothing_is_fetched_and_nothing_runs() -> None:
         assert not any(name.startswith("on") for name in attributes)
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_ids_are_unique_and_what_refers_to_one_finds_it() -> None:
     page = render(example(), {}, "")
     ids = [attributes["id"] for _, attributes in Elements(page).found if "id" in attributes]
@@ -69,6 +94,7 @@ def test_ids_are_unique_and_what_refers_to_one_finds_it() -> None:
     assert set(re.findall(r"url\(#([^)]+)\)", page) + re.findall(r'href="#([^"]+)"', page)) <= set(ids)
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_names_are_text_not_markup() -> None:
     value = example() | {"model": "<script>alert(1)</script>"}
     value["stages"]["prune"]["widths"][0]["name"] = "<b>level & 0</b>"
@@ -77,6 +103,7 @@ def test_names_are_text_not_markup() -> None:
     assert "&lt;b&gt;level &amp; 0" in page
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_drawings_take_their_colours_from_the_page() -> None:
     page = render(example(), {}, "")
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
@@ -105,6 +132,7 @@ def test_outliers_and_parts_that_gained_nothing_are_said() -> None:
     assert "Too noisy to tell: mid_block." in render(value, {}, "")
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_parts_by_a_runtime_s_own_profiler_stand_beside_those_of_torch() -> None:
     value = example()
     figures = value["stages"]["profile"]

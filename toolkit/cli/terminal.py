@@ -76,7 +76,7 @@ def _results_apart() -> Iterator[None]:
 def show(result: Result, as_json: bool) -> None:
     """Print a result: JSON for scripts, its tables for people."""
     if as_json:
-        (RESULTS.get() or sys.stdout).write(json.dumps(result.to_json(), indent=2) + "\n")
+        _write(json.dumps(result.to_json(), indent=2) + "\n")
         return
     for part in result.tables():
         say(part)
@@ -87,7 +87,16 @@ def say(part: object) -> None:
     console = Console(file=RESULTS.get(), markup=False)  # a name with [brackets] is a name
     if not console.is_terminal:
         console.width = max(console.width, PIPE_WIDTH)
-    console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+    with console.capture() as shown:
+        console.print(part, soft_wrap=isinstance(part, str), highlight=False)
+    _write(shown.get())
+
+
+def _write(text: str) -> None:
+    """At once: that a pipe's reader has gone shows here, where it ends the command, not at the interpreter's end."""
+    stream = RESULTS.get() or sys.stdout
+    stream.write(text)
+    stream.flush()
 
 
 PIPE_WIDTH = 200  # columns of a table that no terminal limits

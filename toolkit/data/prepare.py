@@ -6,11 +6,11 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from toolkit.core.errors import DtkError, first_line
 
-GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+GREY_MODES = {"1", "L", "LA"}
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -63,7 +63,8 @@ def decode(content: bytes, shape: tuple[int, int, int], fit: Fit = COVER) -> Pre
     """Decode an image file and bring it to ``shape`` (C, H, W); raises UnreadableImageError."""
     try:
         with Image.open(io.BytesIO(content)) as stored:
-            return prepare(ImageOps.exif_transpose(stored), shape, fit)
+            ImageOps.exif_transpose(stored, in_place=True)  # a copy would not say what kind of file it came from
+            return prepare(stored, shape, fit)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -88,21 +89,31 @@ def prepare(image: Image.Image, shape: tuple[int, int, int], fit: Fit = COVER) -
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB; 16-bit grey is scaled, transparency is laid on black.
+    """The image in mode L or RGB; 12- and 16-bit grey is scaled, transparency is laid on black.
 
-    Raises UnreadableImageError for floating-point values: one file's are within [0, 1], another's within [0, 255].
+    Raises UnreadableImageError for values whose range is not known.
     """
-    if image.mode == "F":
-        raise UnreadableImageError("floating-point values, whose range is not known")
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode in GREY_MODES - {"LA", "La"}:
-        return image.convert("L")
+    if image.mode.startswith(("I", "F")):
+        return _scaled(image)
+    if image.mode == "La":  # Pillow converts it to this alone
+        image = image.convert("LA")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         opaque = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
         return opaque.convert("L") if image.mode in GREY_MODES else opaque
-    return image.convert("RGB")
+    return image.convert("L" if image.mode in GREY_MODES else "RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey of more than eight bits, brought to eight by the depth that its file says."""
+    if image.mode == "F":  # one file's are within [0, 1], another's within [0, 255]
+        raise UnreadableImageError("floating-point values, whose range is not known")
+    if image.mode == "I" and image.format != "PPM":  # of that Pillow makes 16 bits, whatever it says is white
+        raise UnreadableImageError("integers of 32 bits or with a sign, whose range is not known")
+    tags = getattr(image, "tag_v2", {})
+    (bits,) = tags.get(ExifTags.Base.BitsPerSample, (16,))
+    values = (np.asarray(image).astype(np.int64) >> bits - 8).astype(np.uint8)
+    return Image.fromarray(~values if tags.get(ExifTags.Base.PhotometricInterpretation) == 0 else values)
 
 
 def _is_grey(image: Image.Image) -> bool:

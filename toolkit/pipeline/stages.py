@@ -30,7 +30,7 @@ from toolkit.pipeline import profile as profile_stage
 from toolkit.pipeline import prune as prune_stage
 from toolkit.pipeline import recover as recover_stage
 from toolkit.pipeline import verify as verify_stage
-from toolkit.pipeline.artefacts import deployed, find_artefact
+from toolkit.pipeline.artefacts import deployed, export_of, find_artefact
 from toolkit.pipeline.best import Goal, best, with_best
 from toolkit.pipeline.decoder_settings import DecoderSettings
 from toolkit.pipeline.job import Job, measured
@@ -174,7 +174,8 @@ def profile_against(job: Job, source: str) -> dict[str, Any]:
 
 
 def handoff(job: Job) -> dict[str, Any]:
-    """The handoff stage."""
+    """The handoff stage. Raises DtkError if what was exported is of an earlier model than the run holds now."""
+    export_of(job.run, {"compressed": job.compressed})
     return handoff_stage.handoff(job.run, job.recipe.handoff or HandoffSettings(), progress=job.progress)
 
 

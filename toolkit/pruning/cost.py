@@ -8,9 +8,11 @@ networks determine them exactly, and thousands of configurations are then priced
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -52,15 +54,26 @@ Count = Callable[[Config], Cost]
 
 
 def counter(class_name: str, dense: Config, specs: Mapping[str, InputSpec]) -> Count:
-    """What counts parameters and MACs of the configurations of a class; ``specs`` are the denoiser's inputs."""
-    recount = Recount(build_model(class_name, dense), example_inputs(specs, batch=1, device="meta"))
+    """What counts parameters and MACs of the configurations of a class; ``specs`` are the denoiser's inputs.
 
-    def count(config: Config) -> Cost:
-        network = build_model(class_name, config)
+    No configuration is counted twice: a plan is made before a run begins, and again in it.
+    """
+    counted = _counted(class_name, json.dumps(dense), tuple(specs.items()))
+    return lambda config: counted(json.dumps(config))
+
+
+@cache
+def _counted(class_name: str, dense: str, specs: tuple[tuple[str, InputSpec], ...]) -> Callable[[str], Cost]:
+    inputs = example_inputs(dict(specs), batch=1, device="meta")
+    recount = Recount(build_model(class_name, json.loads(dense)), inputs)
+
+    @cache
+    def counted(config: str) -> Cost:
+        network = build_model(class_name, json.loads(config))
         by_part = recount(network)
         return Cost(count_params(network), sum(by_part.values()), by_part)
 
-    return count
+    return counted
 
 
 def price(space: Space, count: Count, figures: Iterable[str]) -> dict[str, Callable[[Values], float]]:

@@ -58,23 +58,21 @@ def slice_model(
     Raises DtkError if a sliced tensor does not have the shape that the stock configuration needs.
     """
     state = slice_state(dense.state_dict(), layout, kept)
-    name = type(dense).__name__
-    narrow = build_model(name, config)
-    for tensor, scale in query_scales(dense, narrow, rename).items():
+    pruned = build_model(type(dense).__name__, config, device="cpu")
+    for tensor, scale in query_scales(dense, pruned, rename).items():
         if tensor in state:
             state[tensor] = state[tensor] * scale
     error = _keep_time_embeddings(state, dense.config, config, timesteps)
     state = renamed(state, rename)
-    for tensor, wanted in narrow.state_dict().items():
+    for tensor, wanted in pruned.state_dict().items():
         if state[tensor].shape != wanted.shape:
             raise DtkError(
                 f"The sliced tensor {tensor} does not fit the stock configuration.",
                 found=tuple(state[tensor].shape),
                 expected=tuple(wanted.shape),
             )
-    pruned = build_model(name, config, device="cpu")
     pruned.load_state_dict(state)
-    return pruned.eval(), error
+    return pruned, error
 
 
 def query_scales(dense: nn.Module, narrow: nn.Module, rename: Rename) -> dict[str, float]:

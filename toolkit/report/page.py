@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from toolkit.core.files import write_text
@@ -30,13 +30,8 @@ def write(run: Path, value: dict[str, Any]) -> Path:
 
 def render(value: dict[str, Any], pictures: Mapping[str, bytes], recipe: str) -> str:
     """The page as one file: no script, nothing fetched. ``pictures`` are PNG files by name, ``recipe`` is YAML."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {name: getattr(words, name) for name in ("duration", "machines", "places", "verdict")}
-    environment.filters |= {"launch_bound": launch_bound, "outlying": outlying, "refused": refused, "unclear": unclear}
-    environment.globals |= {"charts": charts, "show": shower(value)}
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
+        show=shower(value),
         value=value,
         stages=value["stages"],
         facts=facts(value["stages"]),
@@ -44,6 +39,17 @@ def render(value: dict[str, Any], pictures: Mapping[str, bytes], recipe: str) ->
         recipe=recipe,
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {name: getattr(words, name) for name in ("duration", "machines", "places", "verdict")}
+    environment.filters |= {"launch_bound": launch_bound, "outlying": outlying, "refused": refused, "unclear": unclear}
+    environment.globals |= {"charts": charts}
+    return environment.get_template("page.html.j2")
 
 
 def shower(value: dict[str, Any]) -> Callable[..., Markup]:
