@@ -35,6 +35,7 @@ from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.teaching import Lesson, Stage, known_methods, method_of, schedulers, stages_of
 
 METHODS, KINDS, SHAPE = list(known_methods()), ("epsilon", "v_prediction", "sample"), (3, 8, 8)
+LEVELS = {"num_train_timesteps": 100, "beta_start": 0.001, "beta_end": 0.2}  # of the usual 1,000: noise at the end
 PLAN = {"class": "UNet2DModel", "config": {}, "requested": {"criterion": "random"}, "groups": {}, "tensors": {}}
 SETTINGS = {"steps": 2, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1, "trajectories": 70}
 TAUGHT = {"sampling_steps": 2, "teaching_steps": 6, "teacher_steps": 8, "prediction_type": "v_prediction"}
@@ -62,7 +63,7 @@ class OneImage(torch.nn.Module):
 def taught(method: str, kind: str, pixel: float, tmp_path: Path) -> tuple[Lesson, Any]:
     """A student that knows one image, taught by a teacher that knows another one at 0.25; and what it minimises."""
     settings = RecoverSettings(**SETTINGS, sampling_steps=2, teacher_steps=4, teaching=method)
-    noise_levels = DDPMScheduler(num_train_timesteps=100, prediction_type="epsilon")
+    noise_levels = DDPMScheduler(**LEVELS, prediction_type="epsilon")
     stages = stages_of(settings)
     student, teacher = schedulers(noise_levels, stages, 0, kind)
     knows = OneImage(student, kind, pixel), OneImage(student, "epsilon", 0.25)
@@ -83,11 +84,12 @@ def landing(method: str, kind: str, pixel: float, tmp_path: Path) -> float:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_is_the_error_of_the_prediction(method: str, kind: str, tmp_path: Path) -> None:
     """A student that knows the teacher's image loses nothing; one that is 0.1 off loses that, in units of its kind."""
-    assert landing(method, kind, 0.25, tmp_path) == pytest.approx(0, abs=1e-5)
+    # What is noise to the dense model at its first timestep is so nearly at the student's first, which is earlier.
+    assert landing(method, kind, 0.25, tmp_path) == pytest.approx(0, abs=1e-4 if method == "trajectory" else 1e-5)
     off = landing(method, kind, 0.35, tmp_path)
     if kind == "sample":
-        assert off == pytest.approx(0.01, rel=0.02)
-    kept = DDPMScheduler(num_train_timesteps=100).alphas_cumprod[[99, 49]]
+        assert off == pytest.approx(0.01, rel=0.15 if method == "trajectory" else 0.02)
+    kept = DDPMScheduler(**LEVELS).alphas_cumprod[[99, 49]]
     of_clean = {"epsilon": kept / (1 - kept), "v_prediction": 1 / (1 - kept), "sample": torch.ones(2)}[kind]
     if method == "progressive":  # each image at one of the two timesteps; the other method's second step starts apart
         assert float(of_clean.min()) * 0.0098 <= off <= float(of_clean.max()) * 0.0102
@@ -114,6 +116,26 @@ def test_each_number_of_steps_has_exact_timesteps(steps: int) -> None:
     assert taught_steps(scheduler) == [steps]
     assert build_scheduler(scheduler, "ddim", steps).timesteps.tolist() == expected
     assert taught_steps(few_step_scheduler(scheduler, 3, "sample")) == [3], "what was taught before is forgotten"
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "of", "expected"),
+    [
+        ("trajectory", 1, None, [999]),
+        ("trajectory", 2, None, [549, 49]),
+        ("trajectory", 4, None, [799, 549, 299, 49]),
+        ("trajectory", 4, 40, [799, 549, 299, 49]),
+        ("trajectory", 8, None, [916, 791, 666, 541, 416, 291, 166, 41]),
+        ("trajectory", 6, None, [999, 832, 666, 499, 332, 166]),  # 1000 / 24 is rounded: no path passes through others
+        ("progressive", 4, None, [999, 749, 499, 249]),
+    ],
+)
+def test_the_last_step_starts_at_little_noise(method: str, steps: int, of: int | None, expected: list[int]) -> None:
+    stages = stages_of(RecoverSettings(sampling_steps=steps, teacher_steps=of, teaching=method))
+    student, teacher = schedulers(DDPMScheduler(), stages, len(stages) - 1, "v_prediction")
+    assert student.timesteps.tolist() == expected == student.config["_taught"][str(steps)]
+    assert set(expected) <= set(teacher.timesteps.tolist())
+    assert build_scheduler(student, "ddim", steps).timesteps.tolist() == expected
 
 
 def test_rows_step_as_the_scheduler_does() -> None:
@@ -196,7 +218,10 @@ def test_taught_weights_are_the_same_however_interrupted(method: str, pruned, tm
     whole, parts = (run_of(pruned, tmp_path / name) for name in ("whole", "parts"))
     settings = RecoverSettings(**SETTINGS, **TAUGHT, teaching=method)
     found = recover(whole, settings, pruned[1], images())
-    assert found["teaching"]["timesteps"] == [99, 49] and found["teaching"]["steps"] == 6
+    assert (
+        found["teaching"]["timesteps"] == {"trajectory": [61, 11], "progressive": [99, 49]}[method]
+        and found["teaching"]["steps"] == 6
+    )
     for number in (0, 2, 1):
         with pytest.raises(Killed):
             recover(parts, settings, pruned[1], images(), progress=kill_at(number))
@@ -228,12 +253,12 @@ def test_a_stock_pipeline_samples_as_it_was_taught(pruned, tmp_path: Path) -> No
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline(generator=torch.manual_seed(0), num_inference_steps=2, output_type="np").images
     x, scheduler = torch.randn((1, *SHAPE), generator=torch.manual_seed(0)), load_scheduler(model)
-    assert scheduler.config["_taught"] == {"2": [99, 49]}
+    assert scheduler.config["_taught"] == {"2": [61, 11]}
     asked = SamplingSettings("dpm-solver", 20, seed=0)
     assert own_plan(model, asked) == SamplingSettings("ddim", 2, seed=0) and own_plan(pruned[1], asked) == asked
     network = load_denoiser(model)
-    taken = [(t, torch.tensor([t])) for t in (99, 49)]
-    stepper = few_step_scheduler(load_scheduler(pruned[1]), 2, "v_prediction")
+    taken = [(t, torch.tensor([t])) for t in (61, 11)]
+    stepper = few_step_scheduler(load_scheduler(pruned[1]), 2, "v_prediction", last=11)
     with torch.no_grad():
         made = denoise(lambda x, t: network(x, t).sample, stepper, "ddim", x, taken, {})
     np.testing.assert_allclose(pictures[0], (made[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy(), atol=1e-5)

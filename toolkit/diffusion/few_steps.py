@@ -21,13 +21,15 @@ def path_scheduler(scheduler: Any, steps: int) -> Any:
     return _ddim(scheduler, steps, {})
 
 
-def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str) -> Any:
+def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str, last: int | None = None) -> Any:
     """The scheduler of a model that is taught ``steps`` steps, set to them.
 
-    Noise levels are those of ``scheduler``. It clips nothing: what a step lands on is linear in the prediction, so that
-    each landing is that of exactly one prediction.
+    Noise levels are those of ``scheduler``. The last step starts from the timestep ``last``, the others at equal
+    distances before it; without it timesteps are trailing ones. It clips nothing: what a step lands on is linear in
+    the prediction, so that each landing is that of exactly one prediction.
     """
     fields = {"clip_sample": False, "thresholding": False, "prediction_type": prediction_type}
+    fields |= {} if last is None else {"timestep_spacing": "leading", "steps_offset": last}
     timesteps = _ddim(scheduler, steps, fields).timesteps.tolist()
     return _ddim(scheduler, steps, fields | {TAUGHT: {str(steps): timesteps}})
 

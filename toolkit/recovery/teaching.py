@@ -28,18 +28,22 @@ from toolkit.models.conditioners import Conditioner
 from toolkit.recovery.objective import Objective
 from toolkit.recovery.settings import RecoverSettings
 
+LITTLE_NOISE = 0.2  # its standard deviation, of a state whose variance is 1
+
 
 @dataclass(frozen=True)
 class Stage:
     """The student learns ``steps`` steps from a teacher that takes ``teacher_steps``, in ``training`` training steps.
 
-    A sample of the batch costs ``passes`` through the student, and counts as so many images.
+    A sample of the batch costs ``passes`` through the student, and counts as so many images. If ``ends_quietly``, the
+    student's last step starts at little noise, where the scheduler's timesteps allow it.
     """
 
     steps: int
     teacher_steps: int
     training: int
     passes: int = 1
+    ends_quietly: bool = False
 
     @property
     def name(self) -> str:
@@ -50,11 +54,6 @@ class Stage:
         micro = settings.micro_batch_size and max(1, settings.micro_batch_size // self.passes)
         changed = {"steps": self.training, "batch_size": settings.batch_size // self.passes, "micro_batch_size": micro}
         return settings.model_copy(update=changed | {"learning_rate": settings.teaching_rate})
-
-    @property
-    def stride(self) -> int:
-        """The teacher's steps for each of the student's."""
-        return self.teacher_steps // self.steps
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ class Lesson:
         """Names what the dense model does in this stage."""
         settings, kind = self.settings, self.conditioner.conditioning.kind
         of_images = self.images.fingerprint if kind != "none" else ""
-        numbers = [settings.seed, self.stage.steps, self.stage.teacher_steps, settings.teaching_guidance, self.dropout]
+        paths = [self.scheduler.timesteps.tolist(), self.teacher_scheduler.timesteps.tolist()]
+        numbers = [settings.seed, *paths, settings.teaching_guidance, self.dropout]
         return value_sha256([self.teacher_sha256, of_images, self.device.type, *numbers])[:16]
 
 
@@ -146,17 +146,24 @@ def schedulers(scheduler: Any, stages: list[Stage], number: int, prediction_type
     Raises UsageError if the student's timesteps are not among the teacher's.
     """
     stage, kind = stages[number], prediction_type or timesteps_and_kind(scheduler)[1]
-    student = few_step_scheduler(scheduler, stage.steps, kind)
-    first = number == 0
-    teacher = (
-        path_scheduler(scheduler, stage.teacher_steps)
-        if first
-        else few_step_scheduler(scheduler, stage.teacher_steps, kind)
+    many = stage.teacher_steps
+    teacher = few_step_scheduler(scheduler, many, kind) if number else path_scheduler(scheduler, many)
+    path: list[int] = teacher.timesteps.tolist()
+    shifted = stage.ends_quietly and stage.steps > 1
+    for last in (_quiet(teacher, stage.steps), None) if shifted else (None,):  # None: rounding leaves no others
+        student = few_step_scheduler(scheduler, stage.steps, kind, last)
+        if set(student.timesteps.tolist()) <= set(path):
+            return student, teacher
+    raise UsageError(
+        f"{stage.steps} steps are not part of {stage.teacher_steps}.",
+        found=f"timesteps {student.timesteps.tolist()} and {path}",
+        do="give recover.teacher_steps that the scheduler's training timesteps can be divided by",
     )
-    if teacher.timesteps[:: stage.stride].tolist() != student.timesteps.tolist():
-        raise UsageError(
-            f"{stage.steps} steps are not part of {stage.teacher_steps}.",
-            found=f"timesteps {student.timesteps.tolist()} and {teacher.timesteps.tolist()}",
-            do="give recover.teacher_steps that the scheduler's training timesteps can be divided by",
-        )
-    return student, teacher
+
+
+def _quiet(teacher: Any, steps: int) -> int:
+    """The first timestep of little noise on the teacher's path that can be the last of ``steps`` ones, or its last."""
+    spread = (1 - teacher.alphas_cumprod).sqrt()
+    path: list[int] = teacher.timesteps.tolist()
+    within = len(teacher.alphas_cumprod) // steps
+    return next((t for t in path if t < within and spread[t] <= LITTLE_NOISE), path[-1])

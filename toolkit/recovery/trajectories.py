@@ -30,14 +30,15 @@ SHARD = 64  # trajectories; a killed process loses at most one shard
 class Trajectories:
     """``count`` trajectories of ``predict``, numbered from 0.
 
-    ``scheduler`` is set to the dense model's steps, of which every ``stride``-th point is kept. Number n has the
-    condition of training image n, or the null condition in a share ``dropout`` of them. ``shape``: one image's (C, H,
-    W); ``guidance``: classifier-free, folded into what is kept; ``at_once``: how many are computed together.
+    ``scheduler`` is set to the dense model's steps. What is kept is the noise, the states at the timesteps ``kept``,
+    and the image. Number n has the condition of training image n, or the null condition in a share ``dropout`` of them.
+    ``shape``: one image's (C, H, W); ``guidance``: classifier-free, folded into what is kept; ``at_once``: how many are
+    computed together.
     """
 
     predict: Predict
     scheduler: Any
-    stride: int
+    kept: frozenset[int]
     shape: tuple[int, ...]
     count: int
     seed: int
@@ -84,10 +85,10 @@ class Trajectories:
             predict = guided(self.predict, null, self.guidance)
             conditioning = self.conditioner(self.conditions(numbers))
             for timestep in self.scheduler.timesteps.tolist():
+                points += [x] if timestep in self.kept else []
                 batched = torch.full((len(x),), timestep, dtype=torch.int64, device=self.device)
                 x = denoise(predict, self.scheduler, "ddim", x, [(timestep, batched)], conditioning)
-                points.append(x)
-        return torch.stack(points[:: self.stride], dim=1).float().cpu().numpy()
+        return torch.stack([*points, x], dim=1).float().cpu().numpy()
 
     def _required(self, start: int) -> np.ndarray:
         shard = self._stored(start)

@@ -2,7 +2,9 @@
 
 SFD (Zhou et al. 2024, arXiv 2409.19681): the student starts from the same noise as a trajectory of the dense model and
 takes its few steps one after the other, each from where its last one landed. Each landing is compared with the
-trajectory's point at that timestep, so that a step also learns to mend what the steps before it left.
+trajectory's point at that timestep, so that a step also learns to mend what the steps before it left. The last step
+starts at little noise: what a small network leaves of it there does not show (decision 10). The first starts at noise
+and takes what is left of the path.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class TrajectoryDistillation:
                 found=f"{teacher_steps} and {steps} steps",
                 do=f"set recover.teacher_steps to a multiple of {steps}, such as {5 * steps}",
             )
-        return [Stage(steps, teacher_steps, settings.teaching_steps, passes=steps)]
+        return [Stage(steps, teacher_steps, settings.teaching_steps, passes=steps, ends_quietly=True)]
 
     def objective(
         self, lesson: Lesson, share: tuple[int, int], wait: Callable[[], None], progress: Progress
@@ -81,7 +83,7 @@ class TrajectoryDistillation:
         trajectories = Trajectories(
             lesson.of_teacher,
             lesson.teacher_scheduler,
-            lesson.stage.stride,
+            frozenset(lesson.scheduler.timesteps[1:].tolist()),
             lesson.shape,
             settings.trajectories,
             settings.seed,
