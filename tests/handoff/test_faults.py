@@ -210,16 +210,40 @@ def test_serve_ends_cleanly_on_a_signal(
 def test_a_server_does_not_outlive_the_command_that_is_killed(
     handed_off: RunFolder, serve_settings: ServeSettings
 ) -> None:
-    """Else it would keep the ports, and nobody would know of it."""
+    """Nor do its own processes, while at work: they would keep ports and memory, and nobody would know of it."""
     command = [sys.executable, "-c", SERVE, str(handed_off.path), str(SERVER_ENVIRONMENT)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        host, port = process.stdout.readline().strip().split(":")
+        address = process.stdout.readline().strip()
+        host, port = address.split(":")
+
+        def keep_asking() -> None:
+            connection = tritonclient.http.InferenceServerClient(address)
+            with contextlib.suppress(*LOST):
+                while True:
+                    ask(connection, range(8), 40)
+
+        threads = [threading.Thread(target=keep_asking, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
         process.kill()
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-            time.sleep(0.05)
-            continue
-        return
-    pytest.fail("it still listens")
+    while listens(host, int(port)) or processes_at(handed_off.path):
+        assert time.monotonic() < deadline, (listens(host, int(port)), processes_at(handed_off.path))
+        time.sleep(0.05)
+
+
+def listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def processes_at(place: Path) -> list[str]:
+    """The command lines that name it: the server's, and those of its processes for Python models."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if str(place) in line]

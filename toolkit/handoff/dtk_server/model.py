@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Check files, versions and one known image before the model counts as ready."""
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         try:
             _check_numpy()
             folder = Path(args["model_repository"])
@@ -46,6 +50,13 @@ class TritonPythonModel:
             return self._service.read({name: tensor and tensor.as_numpy() for name, tensor in tensors.items()})
         except RefusedError as refused:
             return refused
+
+
+def _end_with(server: int) -> None:
+    """End this process when its parent ``server`` is gone: killed amid a request, it leaves a lock for ever."""
+    while os.getppid() == server:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _service(version: Path, stored: dict[str, Any], args: dict[str, Any]) -> Any:
