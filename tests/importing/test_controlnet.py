@@ -126,7 +126,7 @@ def test_the_stock_pipeline_runs_with_it(both: Pair, control: tuple[ControlNetMo
 
 def test_one_of_another_model_is_refused(both: Pair, tmp_path: Path) -> None:
     other = ControlNetModel.from_unet(both.dense, conditioning_embedding_out_channels=(4, 8))
-    config = {**other.config, "block_out_channels": (16, 16, 32)}
+    config = {**other.config, "block_out_channels": (16, 64)}
     ControlNetModel.from_config(config).save_pretrained(tmp_path / "other")
     with pytest.raises(DtkError, match=r"was made for another model[\s\S]*expected: "):
         carry(tmp_path / "other", tmp_path / "out", both.pruned)
