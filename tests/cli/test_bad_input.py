@@ -266,7 +266,7 @@ def test_a_misspelt_recipe_key_is_named(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("model: !!python/object/apply:os.system ['touch sprung']", "constructor for the tag"),
-        ("model: " + "[" * 1000, "Cannot read the recipe"),
+        ("model: " + "[" * 3000, "Cannot read the recipe"),
         ("recover:\n  steps: " + "9" * 5000, "Cannot read the recipe"),
         ("recover:\n  learning_rate: .inf", "recover.learning_rate: .* finite"),
         ("recover:\n  learning_rate: .nan", "recover.learning_rate"),
@@ -286,7 +286,7 @@ def test_a_hostile_recipe_is_refused_in_words_and_runs_nothing(
 
 def test_a_hostile_setting_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("{}")
-    answer = dtk("run", tmp_path / "recipe.yaml", "--set", "model=" + "[" * 1000, "-o", tmp_path / "run")
+    answer = dtk("run", tmp_path / "recipe.yaml", "--set", "model=" + "[" * 3000, "-o", tmp_path / "run")
     assert answer.code == 2
     assert_words("Cannot read the value in 'model=", answer.err)
 

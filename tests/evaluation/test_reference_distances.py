@@ -27,6 +27,11 @@ def sheet(name):
     return pixels.reshape(50, 32, 100, 32, 3).transpose(0, 2, 1, 3, 4).reshape(5000, 32, 32, 3)
 
 
+def noisy(images):
+    noise = np.random.default_rng(0).normal(0, 10, images.shape)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
+
+
 def halved(images):
     pooled = images.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4))
     return pooled.repeat(2, axis=1).repeat(2, axis=2).round().astype(np.uint8)
@@ -37,7 +42,7 @@ def features():
     weights = next((DATA / "cifar-resnet").glob("resnet20-*.th"))
     extractor = Extractor("CIFAR ResNet-20", file_sha256(weights), lambda: load(str(weights), 20))
     test = sheet("test-00")
-    sets = {"train00": sheet("train-00"), "test00": test, "test00_down2": halved(test)}
+    sets = {"train00": sheet("train-00"), "test00": test, "test00_noise10": noisy(test), "test00_down2": halved(test)}
     return {name: extractor(images) for name, images in sets.items()}
 
 
@@ -46,7 +51,7 @@ def published():
     return json.loads((DATA / "fid_reference_cifar_resnet.json").read_text())
 
 
-PAIRS = ["train00|test00", "test00|test00_down2"]  # as near as two samples of one distribution, and far apart
+PAIRS = ["train00|test00", "test00|test00_noise10", "test00|test00_down2"]
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -44,7 +44,7 @@ def built(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("targets", [(), ("sm75", "sm120")])
+@pytest.mark.parametrize("targets", [(), ("sm75",), ("sm89", "sm120")])
 def test_a_half_precision_engine_is_built_and_proven(api: TensorRT, targets: tuple[str, ...]) -> None:
     path = exported("fp16", 21)
     network, plan = built(api, path, EngineSettings(compute_capability=targets))
@@ -81,7 +81,7 @@ def test_weights_that_are_not_in_a_plan_are_not_found(of_float32: tuple[Any, ...
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "opset"), [("fp32", 18), ("bf16", 22)])
+@pytest.mark.parametrize(("dtype", "opset"), [("fp32", 18), ("fp16", 18), ("bf16", 22)])
 def test_every_type_and_opset_builds(api: TensorRT, dtype: Any, opset: int) -> None:
     path = exported(dtype, opset)
     network, plan = built(api, path)

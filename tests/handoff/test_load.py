@@ -15,8 +15,8 @@ from toolkit.handoff.server import Server
 
 pytestmark = pytest.mark.slow
 
-CLIENTS, REQUESTS, WARM = 64, 300, 100
-SEEDS, STEPS = 8, (1, 2, 3)
+CLIENTS, REQUESTS, WARM = 64, 500, 100
+SEEDS, STEPS = 12, (1, 2, 3, 5, 8)
 GROWTH = 1.02
 
 

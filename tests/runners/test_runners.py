@@ -51,8 +51,6 @@ def opened(name: str, classes: int | None = None) -> Runner:
 def test_agrees_with_the_diffusers_model(name: str, classes: int | None) -> None:
     model = tiny_model(classes)
     reference = load_denoiser(model)
-    if name == "compile" and classes is None:
-        pytest.skip("compiled with classes: each compilation takes half a minute")
     with closing(opened(name, classes)) as runner:
         for batch in (1, 3):
             inputs = example_inputs(specs_of(model), batch)
