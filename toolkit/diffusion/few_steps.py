@@ -16,22 +16,29 @@ from toolkit.diffusion.sampling import build_scheduler
 TAUGHT = "_taught"
 
 
-def path_scheduler(scheduler: Any, steps: int) -> Any:
-    """The scheduler by which a model that was not taught is sampled from pure noise: DDIM, trailing timesteps."""
-    return _ddim(scheduler, steps, {})
+def path_scheduler(scheduler: Any, steps: int, last: int | None = None) -> Any:
+    """The scheduler by which a model that was not taught is sampled from pure noise: DDIM.
+
+    The last step starts from the timestep ``last``, the others at equal distances before it; without it timesteps are
+    trailing ones.
+    """
+    return _ddim(scheduler, steps, _ending_at(last))
 
 
 def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str, last: int | None = None) -> Any:
     """The scheduler of a model that is taught ``steps`` steps, set to them.
 
-    Noise levels are those of ``scheduler``. The last step starts from the timestep ``last``, the others at equal
-    distances before it; without it timesteps are trailing ones. It clips nothing: what a step lands on is linear in
-    the prediction, so that each landing is that of exactly one prediction.
+    Noise levels are those of ``scheduler``; ``last`` is as for a path. It clips nothing: what a step lands on is linear
+    in the prediction, so that each landing is that of exactly one prediction.
     """
     fields = {"clip_sample": False, "thresholding": False, "prediction_type": prediction_type}
-    fields |= {} if last is None else {"timestep_spacing": "leading", "steps_offset": last}
+    fields |= _ending_at(last)
     timesteps = _ddim(scheduler, steps, fields).timesteps.tolist()
     return _ddim(scheduler, steps, fields | {TAUGHT: {str(steps): timesteps}})
+
+
+def _ending_at(last: int | None) -> dict[str, Any]:
+    return {} if last is None else {"timestep_spacing": "leading", "steps_offset": last}
 
 
 def _ddim(scheduler: Any, steps: int, fields: dict[str, Any]) -> Any:

@@ -24,11 +24,12 @@ class RecoverSettings(Settings):
     convolve faster in; both change rounding only. ``track``: also log to one of accelerate's trackers, such as
     tensorboard, wandb or trackio. ``keep_checkpoints``: how many of the last ones stay on disk.
 
-    ``sampling_steps``: afterwards teach the model to sample in so few steps; None = do not. ``teaching``: the method,
-    ``teaching_steps``: its training steps, ``teaching_rate``: its learning rate, ``teacher_steps``: how many the dense
-    model takes (None = the least of at least 20, or of 16 that halve, that fit), ``teaching_guidance``: folded into
-    what is taught; at 1 the null condition is taught as well. ``trajectories``: how many of the dense model's the
-    method "trajectory" learns from. ``prediction_type``: of the taught model; None = the dense one's.
+    ``sampling_steps``: afterwards teach the model to sample in so few steps; None = do not. ``teaching``: the
+    method, ``teaching_steps``: its training steps, ``teaching_rate``: its learning rate, ``teacher_steps``: how
+    many the dense model takes (None = the least of at least 20 and five a step, or of 16 that halve, that fit),
+    ``teaching_guidance``: folded into what is taught; at 1 the null condition is taught as well. ``trajectories``:
+    how many of the dense model's the method "trajectory" learns from. ``prediction_type``: of the taught model;
+    None = the dense one's.
     """
 
     steps: int = Field(default=500, ge=1)

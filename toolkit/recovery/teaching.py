@@ -28,7 +28,7 @@ from toolkit.models.conditioners import Conditioner
 from toolkit.recovery.objective import Objective
 from toolkit.recovery.settings import RecoverSettings
 
-LITTLE_NOISE = 0.2  # its standard deviation, of a state whose variance is 1
+LITTLE_NOISE = 0.25  # its standard deviation, of a state whose variance is 1
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,10 @@ def schedulers(scheduler: Any, stages: list[Stage], number: int, prediction_type
     """
     stage, kind = stages[number], prediction_type or timesteps_and_kind(scheduler)[1]
     many = stage.teacher_steps
-    teacher = few_step_scheduler(scheduler, many, kind) if number else path_scheduler(scheduler, many)
-    path: list[int] = teacher.timesteps.tolist()
-    shifted = stage.ends_quietly and stage.steps > 1
-    for last in (_quiet(teacher, stage.steps), None) if shifted else (None,):  # None: rounding leaves no others
-        student = few_step_scheduler(scheduler, stage.steps, kind, last)
+    for quietly in (True, False) if stage.ends_quietly else (False,):  # False: rounding leaves no others
+        teacher = few_step_scheduler(scheduler, many, kind) if number else _path(scheduler, many, quietly)
+        path: list[int] = teacher.timesteps.tolist()
+        student = few_step_scheduler(scheduler, stage.steps, kind, _last(teacher, stage.steps) if quietly else None)
         if set(student.timesteps.tolist()) <= set(path):
             return student, teacher
     raise UsageError(
@@ -161,9 +160,17 @@ def schedulers(scheduler: Any, stages: list[Stage], number: int, prediction_type
     )
 
 
-def _quiet(teacher: Any, steps: int) -> int:
-    """The first timestep of little noise on the teacher's path that can be the last of ``steps`` ones, or its last."""
+def _path(scheduler: Any, steps: int, quietly: bool) -> Any:
+    """The dense model's: what its last step cannot take away, no student can learn to take away."""
+    return path_scheduler(scheduler, steps, timesteps_and_kind(scheduler)[0] // steps // 5 if quietly else None)
+
+
+def _last(teacher: Any, steps: int) -> int:
+    """Where the last of ``steps`` steps starts on the teacher's path: at its first timestep of little noise, if it can.
+
+    A single step starts where the path does.
+    """
     spread = (1 - teacher.alphas_cumprod).sqrt()
     path: list[int] = teacher.timesteps.tolist()
     within = len(teacher.alphas_cumprod) // steps
-    return next((t for t in path if t < within and spread[t] <= LITTLE_NOISE), path[-1])
+    return path[0] if steps == 1 else next((t for t in path if t < within and spread[t] <= LITTLE_NOISE), path[-1])

@@ -67,7 +67,7 @@ class TrajectoryDistillation:
 
     def stages(self, settings: RecoverSettings) -> list[Stage]:
         steps = settings.sampling_steps or 0
-        teacher_steps = settings.teacher_steps or -(-20 // steps) * steps
+        teacher_steps = settings.teacher_steps or max(5, -(-20 // steps)) * steps
         if teacher_steps % steps or teacher_steps == steps:
             raise UsageError(
                 "The teacher's steps are not a multiple of the student's.",
