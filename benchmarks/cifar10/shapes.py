@@ -50,7 +50,7 @@ def _toy(config: dict[str, Any]) -> dict[str, Any]:
     """The same with one level for each kind of block."""
     down = tuple(dict.fromkeys(config["down_block_types"]))
     up = tuple(name.replace("Down", "Up") for name in reversed(down))
-    small = {"sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
+    small = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
     return config | small | {"down_block_types": down, "up_block_types": up}
 
 

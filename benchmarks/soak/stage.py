@@ -20,7 +20,7 @@ from benchmarks.soak.compare import differences, half_written
 from toolkit.core.noise import generator
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["toolkit.api.runs"])
+FORKS.set_forkserver_preload(["toolkit.api.runs", "matplotlib.backends.backend_svg"])
 PRUNING = "pruning.yaml"
 Place = Path
 """A folder with the run and the user's cache that its commands see."""

@@ -62,7 +62,7 @@ def test_a_tiny_run_ends_the_same_whatever_happens_to_it(tmp_path: Path) -> None
         "model": str(tiny_folder(tmp_path / "model", **PLAIN).root),
         "data": {"source": str(tmp_path / "data.npz")},
         "device": "cpu",
-        "prune": {"target": "macs=0.45", "threshold": 0.5, "calibration_images": 4, "align": 4},
+        "prune": {"target": "macs=0.45", "threshold": 0.5, "score_timesteps": 8, "calibration_images": 4, "align": 4},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     words = ["--recipe", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "soak.json")]

@@ -22,10 +22,10 @@ from tests.tiny import PLAIN, tiny_folder
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 RECIPE = {
-    "prune": {"target": "macs=0.45", "threshold": 0.5, "calibration_images": 4, "align": 4},
+    "prune": {"target": "macs=0.45", "threshold": 0.5, "score_timesteps": 8, "calibration_images": 4, "align": 4},
     "recover": {"steps": 40, "batch_size": 8, "checkpoint_every": 10},
     "evaluate": {"images": 24, "sampling_steps": 2},
-    "export": {"loop_steps": 2, "batch": "1:2:4"},
+    "export": {"loop_steps": 2, "batch": "1:2:4", "opset": 21},
     "profile": {
         "runners": ["onnxruntime"],
         "batches": [1],
