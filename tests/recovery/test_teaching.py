@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,20 @@ class OneImage(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, return_dict: bool = True) -> tuple[torch.Tensor]:
         signal, sigma = (part[:, None, None, None] for part in (self.kept[t] ** 0.5, (1 - self.kept[t]) ** 0.5))
-        clean = torch.full_like(x, self.pixel)
+        clean = torch.ones_like(x) * self.pixel
         noise = (x - signal * clean) / sigma
         return ({"epsilon": noise, "v_prediction": signal * noise - sigma * clean, "sample": clean}[self.kind],)
 
 
-def taught(method: str, kind: str, pixel: float, tmp_path: Path) -> tuple[Lesson, Any]:
-    """A student that knows one image, taught by a teacher that knows another one at 0.25; and what it minimises."""
-    settings = RecoverSettings(**SETTINGS, sampling_steps=2, teacher_steps=4, teaching=method)
-    noise_levels = DDPMScheduler(**LEVELS, prediction_type="epsilon")
+def taught(
+    method: str, kind: str, pixel: float, tmp_path: Path, *, image: float = 0.25, steps: int = 2, clip: bool = True
+) -> tuple[Lesson, Any]:
+    """A student that knows one image, taught by a teacher that knows another one, ``image``; and what it minimises."""
+    settings = RecoverSettings(**SETTINGS, sampling_steps=steps, teacher_steps=4, teaching=method)
+    noise_levels = DDPMScheduler(**LEVELS, prediction_type="epsilon", clip_sample=clip)
     stages = stages_of(settings)
     student, teacher = schedulers(noise_levels, stages, 0, kind)
-    knows = OneImage(student, kind, pixel), OneImage(student, "epsilon", 0.25)
+    knows = OneImage(student, kind, pixel), OneImage(student, "epsilon", image)
     conditioner = Unconditional(Conditioning("none", 0, False, None))
     clean = Images("test", SHAPE, "0" * 64, tuple(range(8)), lambda number: np.full((8, 8, 3), 159, dtype=np.uint8))
     given = (clean, conditioner, settings, SHAPE, tmp_path / method, "0" * 64, torch.device("cpu"))
@@ -93,6 +96,29 @@ def test_the_loss_is_the_error_of_the_prediction(method: str, kind: str, tmp_pat
     of_clean = {"epsilon": kept / (1 - kept), "v_prediction": 1 / (1 - kept), "sample": torch.ones(2)}[kind]
     if method == "progressive":  # each image at one of the two timesteps; the other method's second step starts apart
         assert float(of_clean.min()) * 0.0098 <= off <= float(of_clean.max()) * 0.0102
+
+
+@pytest.mark.parametrize(
+    ("image", "pixel", "clip", "expected"),
+    [
+        (1.0, 1.5, True, 0.0),
+        (-1.0, -1.5, True, 0.0),
+        (1.5, 1.5, True, 0.0),  # the dense model clips
+        (1.0, 1.5, False, 0.25),  # a latent is not shown
+        (1.0, -1.5, True, 4.0),
+        (0.5, 1.5, True, 0.25),
+    ],
+)
+def test_images_are_compared_as_they_are_shown(
+    image: float, pixel: float, clip: bool, expected: float, tmp_path: Path
+) -> None:
+    lesson, objective = taught("trajectory", "sample", pixel, tmp_path, image=image, steps=1, clip=clip)
+    lesson.student.pixel = torch.tensor(pixel, requires_grad=True)
+    lost = objective(objective.load(range(4)))["landing"]
+    lost.backward()
+    assert lost.item() == pytest.approx(expected, abs=1e-5)
+    pull = math.copysign(2 * expected**0.5, pixel - image)  # also on what lies beyond the bounds
+    assert lesson.student.pixel.grad.item() == pytest.approx(pull, abs=1e-4)
 
 
 def test_on_a_trajectory_each_step_starts_where_the_student_itself_landed(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ SFD (Zhou et al. 2024, arXiv 2409.19681): the student starts from the same noise
 takes its few steps one after the other, each from where its last one landed. Each landing is compared with the
 trajectory's point at that timestep, so that a step also learns to mend what the steps before it left. The last step
 starts at little noise: what a small network leaves of it there does not show (decision 10). The first starts at noise
-and takes what is left of the path.
+and takes what is left of the path. Its image is compared as it is shown, clipped: what should be black may become
+blacker, which a network learns, while black to a thousandth it does not.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class OwnStates:
     def __init__(self, lesson: Lesson, trajectories: Trajectories) -> None:
         self.lesson, self.trajectories = lesson, trajectories
         self.weights = landing_weights(lesson.scheduler).tolist()
+        config = lesson.teacher_scheduler.config
+        self.shown: float | None = config.clip_sample_range if config.clip_sample else None  # a latent has no bounds
         self.order = order(trajectories.count, lesson.settings.seed, "teaching order")
 
     def load(self, samples: range) -> Points:
@@ -54,9 +57,16 @@ class OwnStates:
             t = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
             prediction = lesson.prediction(lesson.student, x, t, **conditioning)
             landed = lesson.scheduler.step(prediction, timestep, x).prev_sample
-            losses.append(self.weights[number] * squared_error(landed, batch.points[:, number + 1]))
-            x = landed.detach()
+            x, wanted = landed.detach(), batch.points[:, number + 1]
+            if self.shown and number + 1 == len(self.weights):
+                landed, wanted = (_shown(image, self.shown) for image in (landed, wanted))
+            losses.append(self.weights[number] * squared_error(landed, wanted))
         return {"landing": torch.stack(losses).mean()}
+
+
+def _shown(image: torch.Tensor, bound: float) -> torch.Tensor:
+    """The image clipped, with the gradient of an image that is not: what is wrong beyond the bounds is still mended."""
+    return image + (image.clamp(-bound, bound) - image).detach()
 
 
 class TrajectoryDistillation:
