@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,15 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.tiny import SMALLEST, SMALLEST_CONTEXT, randomise, text_time, tiny_conditional_unet, tiny_unet
+from tests.tiny import (
+    SMALLEST,
+    SMALLEST_CONTEXT,
+    TWO_CONTEXT_LEVELS,
+    randomise,
+    text_time,
+    tiny_conditional_unet,
+    tiny_unet,
+)
 from toolkit.core.noise import normal
 from toolkit.models.folder import ModelFolder, find_model
 
@@ -128,10 +137,10 @@ def tiny_labelled(path: Path, seed: int = 0) -> ModelFolder:
     return find_model(path)
 
 
-def tiny_stable_diffusion(path: Path, seed: int = 0) -> ModelFolder:
+def tiny_stable_diffusion(path: Path, seed: int = 0, shape: Mapping[str, object] = TWO_CONTEXT_LEVELS) -> ModelFolder:
     """The shape of Stable Diffusion: AutoencoderKL, CLIP's text encoder and UNet2DConditionModel."""
     tokenizer = tiny_tokenizer()
-    unet: UNet2DConditionModel = tiny_conditional_unet(seed, cross_attention_dim=WIDTH, **SMALLEST_CONTEXT)
+    unet: UNet2DConditionModel = tiny_conditional_unet(seed, cross_attention_dim=WIDTH, **shape)
     StableDiffusionPipeline(
         vae=tiny_kl(seed),
         text_encoder=tiny_text_encoder(tokenizer, seed),
@@ -149,6 +158,6 @@ FOLDERS: dict[str, Callable[[Path], ModelFolder]] = {
     "unconditional": tiny_ldm,
     "class": tiny_class_ldm,
     "labels": tiny_labelled,
-    "caption": tiny_stable_diffusion,
+    "caption": partial(tiny_stable_diffusion, shape=SMALLEST_CONTEXT),
     "sdxl": tiny_sdxl,
 }
