@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch.fx import config
 
 from exporters.settings import DtypeName, check_opset
 from toolkit.adapters.base import InputSpec
@@ -154,15 +155,20 @@ def _multiple(factor: int, side: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's exporter warns of its own deprecations and of a missing torchvision: no concern of the user's."""
+    """Torch's exporter warns of its own deprecations and of a missing torchvision: no concern of the user's.
+
+    Nor is it noted in the file where on this machine the code of each node lies, which would take a while.
+    """
     logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    level, unnoted = logger.level, getattr(config, "do_not_emit_stack_traces", False)
     logger.setLevel(logging.ERROR)
+    config.do_not_emit_stack_traces = True
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logger.setLevel(level)
+        config.do_not_emit_stack_traces = unnoted
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ torch.set_num_threads(1)  # steadier, and the models of the tests are too small 
 testing._get_command = cache(testing._get_command)  # made anew for every call it takes 0.1 s
 settings.AUTO_OPSETS = (21,)  # nothing to choose from: measuring would export every model three times
 os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"  # what torch.compile writes is compiled, and not optimised for a minute
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # without a pool of interpreters that import torch
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "0"  # nor one to try each width of vectors
 if traces.PLACE not in os.environ:  # xdist's workers, and the processes that tests start, inherit it
     # What earlier versions of dtk left in the user's cache is no answer.
     CACHE = tempfile.TemporaryDirectory(prefix="dtk-tests-cache-")

@@ -8,23 +8,25 @@ from pathlib import Path
 
 from exporters.onnx import export_onnx
 from exporters.settings import DtypeName
-from tests.tiny import TWO_LEVELS, tiny_folder
+from tests.tiny import ONE_BLOCK, PLAIN, tiny_folder
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import input_specs
 from toolkit.models.folder import ModelFolder, load_denoiser
 
+SHAPE = PLAIN | {"add_attention": True}  # in the middle alone: every operator, and not often
 _folder = tempfile.TemporaryDirectory(prefix="dtk-tests-")
 TIMESTEPS = 100  # of tiny_folder's scheduler
 
 
-def tiny_model(classes: int | None = None) -> ModelFolder:
-    """A folder with a tiny UNet; ``classes`` gives it class labels."""
-    return _tiny_model(classes)
+def tiny_model(classes: int | None = None, *, one_block: bool = False) -> ModelFolder:
+    """A folder with a tiny UNet; ``classes`` gives it class labels; with one block it is not that of ``exported``."""
+    return _tiny_model(classes, one_block)
 
 
 @cache
-def _tiny_model(classes: int | None) -> ModelFolder:
-    return tiny_folder(Path(_folder.name) / f"model-{classes}", num_class_embeds=classes, **TWO_LEVELS)
+def _tiny_model(classes: int | None, one_block: bool) -> ModelFolder:
+    path = Path(_folder.name) / f"model-{classes}-{one_block}"
+    return tiny_folder(path, num_class_embeds=classes, **ONE_BLOCK if one_block else SHAPE)
 
 
 def specs_of(model: ModelFolder) -> dict[str, InputSpec]:

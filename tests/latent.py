@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,12 +21,21 @@ from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.tiny import TWO_CONTEXT_LEVELS, TWO_LEVELS, randomise, text_time, tiny_conditional_unet, tiny_unet
+from tests.tiny import (
+    SMALLEST,
+    SMALLEST_CONTEXT,
+    TWO_CONTEXT_LEVELS,
+    randomise,
+    text_time,
+    tiny_conditional_unet,
+    tiny_unet,
+)
 from toolkit.core.noise import normal
 from toolkit.models.folder import ModelFolder, find_model
 
 CLASSES = 3
 WIDTH = 12  # of the context
+ONE_LEVEL = SMALLEST | {"block_out_channels": (32,), "down_block_types": ("AttnDownBlock2D",)}
 LEVELS = {
     "block_out_channels": (8, 8),
     "norm_num_groups": 4,
@@ -82,8 +92,8 @@ def tiny_sdxl(path: Path, seed: int = 0) -> ModelFolder:
     first, second = tiny_tokenizer(), tiny_tokenizer()
     second.pad_token = "!"
     context = 2 * WIDTH + 4
-    added = {"cross_attention_dim": context, "transformer_layers_per_block": (1, 2), **text_time(6, pooled=6)}
-    unet = tiny_conditional_unet(seed, **TWO_CONTEXT_LEVELS, **added)
+    added = {"cross_attention_dim": context, "transformer_layers_per_block": (1,), **text_time(6, pooled=6)}
+    unet = tiny_conditional_unet(seed, **SMALLEST_CONTEXT, **added)
     StableDiffusionXLPipeline(
         vae=tiny_kl(seed),
         text_encoder=tiny_text_encoder(first, seed),
@@ -105,14 +115,14 @@ def scheduler(steps_offset: int = 0) -> DDIMScheduler:
 
 def tiny_ldm(path: Path, seed: int = 0) -> ModelFolder:
     """The shape of LDM CelebA-HQ: VQModel and an unconditional UNet2DModel, as LDMPipeline holds them."""
-    LDMPipeline(tiny_vq(seed), tiny_unet(seed, **TWO_LEVELS), scheduler()).save_pretrained(path)
+    LDMPipeline(tiny_vq(seed), tiny_unet(seed, **ONE_LEVEL), scheduler()).save_pretrained(path)
     return find_model(path)
 
 
 def tiny_class_ldm(path: Path, seed: int = 0) -> ModelFolder:
     """The shape of LDM-4 ImageNet: VQModel, UNet2DConditionModel, and the class embedding next to their folders."""
     tiny_vq(seed).save_pretrained(path / "vqvae")
-    shape = {**TWO_CONTEXT_LEVELS, "in_channels": 3, "out_channels": 3, "cross_attention_dim": WIDTH}
+    shape = {**SMALLEST_CONTEXT, "in_channels": 3, "out_channels": 3, "cross_attention_dim": WIDTH}
     tiny_conditional_unet(seed, **shape).save_pretrained(path / "unet")
     scheduler().save_pretrained(path / "scheduler")
     table = torch.from_numpy(normal("class embedding", seed, shape=(CLASSES + 1, WIDTH)))
@@ -122,15 +132,15 @@ def tiny_class_ldm(path: Path, seed: int = 0) -> ModelFolder:
 
 def tiny_labelled(path: Path, seed: int = 0) -> ModelFolder:
     """Class labels that the denoiser embeds by itself, without a null class, on latents."""
-    unet: UNet2DModel = tiny_unet(seed, num_class_embeds=CLASSES, **TWO_LEVELS)
+    unet: UNet2DModel = tiny_unet(seed, num_class_embeds=CLASSES, **ONE_LEVEL)
     LDMPipeline(tiny_vq(seed), unet, scheduler()).save_pretrained(path)
     return find_model(path)
 
 
-def tiny_stable_diffusion(path: Path, seed: int = 0) -> ModelFolder:
+def tiny_stable_diffusion(path: Path, seed: int = 0, shape: Mapping[str, object] = TWO_CONTEXT_LEVELS) -> ModelFolder:
     """The shape of Stable Diffusion: AutoencoderKL, CLIP's text encoder and UNet2DConditionModel."""
     tokenizer = tiny_tokenizer()
-    unet: UNet2DConditionModel = tiny_conditional_unet(seed, cross_attention_dim=WIDTH, **TWO_CONTEXT_LEVELS)
+    unet: UNet2DConditionModel = tiny_conditional_unet(seed, cross_attention_dim=WIDTH, **shape)
     StableDiffusionPipeline(
         vae=tiny_kl(seed),
         text_encoder=tiny_text_encoder(tokenizer, seed),
@@ -148,6 +158,6 @@ FOLDERS: dict[str, Callable[[Path], ModelFolder]] = {
     "unconditional": tiny_ldm,
     "class": tiny_class_ldm,
     "labels": tiny_labelled,
-    "caption": tiny_stable_diffusion,
+    "caption": partial(tiny_stable_diffusion, shape=SMALLEST_CONTEXT),
     "sdxl": tiny_sdxl,
 }

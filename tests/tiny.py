@@ -23,6 +23,16 @@ PLAIN: dict[str, object] = {
 }
 """Overrides of ``tiny_unet`` for tests of what stands around a network: its graph is half as large, and so is the time
 of an export."""
+SMALLEST: dict[str, object] = {
+    "block_out_channels": (16,),
+    "down_block_types": ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "mid_block_type": None,
+    "add_attention": False,
+}
+"""The same of one level without a middle: half as large again."""
+ONE_BLOCK: dict[str, object] = SMALLEST | {"up_block_types": ("AttnUpBlock2D",), "layers_per_block": 0}
+"""The same of one residual block and its attention, where each operator takes a compiler a second."""
 TWO_LEVELS: dict[str, object] = {
     "block_out_channels": (16, 32),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
@@ -35,6 +45,13 @@ TWO_CONTEXT_LEVELS: dict[str, object] = {
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }
 """The same for ``tiny_conditional_unet``."""
+SMALLEST_CONTEXT: dict[str, object] = {
+    "block_out_channels": (32,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "mid_block_type": None,
+}
+"""One level that attends to the context once."""
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

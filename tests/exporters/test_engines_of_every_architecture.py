@@ -16,7 +16,7 @@ from exporters.settings import BatchRange, EngineSettings
 from exporters.step import export_step
 from exporters.tensorrt import build_plan, collecting_logger, parse
 from tests.latent import FOLDERS
-from tests.tiny import TWO_CONTEXT_LEVELS, TWO_LEVELS, tiny_conditional_unet, tiny_dit, tiny_unet
+from tests.tiny import ONE_BLOCK, SMALLEST_CONTEXT, tiny_conditional_unet, tiny_dit, tiny_unet
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.progress import silent
 from toolkit.runners.tensorrt_api import load_tensorrt
@@ -24,8 +24,8 @@ from toolkit.runners.tensorrt_api import load_tensorrt
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
 
 DENOISERS = {
-    "UNet2DModel with classes": lambda: tiny_unet(num_class_embeds=3, **TWO_LEVELS),
-    "DiTTransformer2DModel": tiny_dit,
+    "UNet2DModel with classes": lambda: tiny_unet(num_class_embeds=3, **ONE_BLOCK),
+    "DiTTransformer2DModel": lambda: tiny_dit(num_layers=2),
 }
 
 
@@ -53,7 +53,7 @@ def test_every_denoiser_builds(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_unet2dconditionmodel_builds_inside_the_step_graph_of_a_server(tmp_path: Path) -> None:
     """With guidance: the denoiser on a batch of both halves, and the sampler's update."""
-    model = tiny_conditional_unet(**TWO_CONTEXT_LEVELS)
+    model = tiny_conditional_unet(**SMALLEST_CONTEXT)
     specs = input_specs(type(model).__name__, model.config, tokens=5)
     export_step(model, DDIMScheduler(), specs, tmp_path / "step.onnx", dtype="fp16", guided=True, longest=2)
     assert proven(tmp_path / "step.onnx") > 0.95

@@ -13,7 +13,7 @@ from exporters.ladder import Ladder
 from exporters.overflow import RangeWatch, overflow_error
 from exporters.settings import ExportSettings
 from tests.exported import specs_of
-from tests.tiny import PLAIN, tiny_folder, tiny_unet
+from tests.tiny import SMALLEST, tiny_folder, tiny_unet
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json
@@ -22,7 +22,7 @@ from toolkit.models.folder import ModelFolder, find_model, load_denoiser
 from toolkit.models.precision import BorderedDenoiser
 from toolkit.pipeline.export import export
 
-LOUD = "mid_block.resnets.0.conv1"  # a norm follows, so float32 computes what it computed before
+LOUD = "down_blocks.0.resnets.0.conv1"  # a norm follows, so float32 computes what it computed before
 SETTINGS = ExportSettings(dtype="fp16", batch="1:1:1", loop_steps=2, loop_images=1, longest=2)
 
 
@@ -34,10 +34,10 @@ def folder_of(unet: torch.nn.Module, path: Path) -> ModelFolder:
 @pytest.fixture(scope="module")
 def loud(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A model whose ``LOUD`` computes numbers that fp16 does not have, from weights that it has."""
-    unet = tiny_unet(**PLAIN)
+    unet = tiny_unet(**SMALLEST)
     with torch.no_grad():
         unet.get_submodule(LOUD).weight.mul_(20_000 / unet.get_submodule(LOUD).weight.abs().max())
-        unet.get_submodule("mid_block.resnets.0.norm1").weight.fill_(30.0)
+        unet.get_submodule("down_blocks.0.resnets.0.norm1").weight.fill_(30.0)
     return folder_of(unet, tmp_path_factory.mktemp("loud"))
 
 

@@ -90,9 +90,7 @@ class Watch:
         return sample.sin()
 
 
-@pytest.mark.parametrize(
-    ("share", "sizes"), [(100.0, {1, 2, 64, 4}), (40.0, {1, 2, 40, 4}), (2 * 20, {1, 2, 40, 4}), (1.0, {1, 2})]
-)
+@pytest.mark.parametrize(("share", "sizes"), [(100.0, {1, 2, 64, 4}), (40.5, {1, 2, 40, 4}), (1.0, {1, 2})])
 def test_of_a_large_model_fewer_images_are_compared(
     monkeypatch: pytest.MonkeyPatch, share: float, sizes: set[int]
 ) -> None:

@@ -122,7 +122,7 @@ def test_only_the_last_ancestral_step_adds_no_noise() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "classes"), [("ddim", None), pytest.param("ddpm", 5, marks=pytest.mark.slow)])
 def test_the_loop_on_the_exported_graph_is_the_loop_in_torch(sampler: Any, classes: int | None, tmp_path: Path) -> None:
-    model, scheduler = tiny_model(classes), DDPMScheduler(num_train_timesteps=100)
+    model, scheduler = tiny_model(classes, one_block=True), DDPMScheduler(num_train_timesteps=100)
     path, specs = tmp_path / "step.onnx", specs_of(model)
     description = export_step(load_denoiser(model), scheduler, specs, path, sampler=sampler, longest=7)
     assert set(description["schedules"]) == {str(steps) for steps in range(1, 8)}
@@ -154,7 +154,7 @@ def test_the_step_module_leads_from_the_null_condition_to_the_given_one() -> Non
 
 @pytest.mark.slow
 def test_guidance_moves_from_one_prediction_towards_the_other(tmp_path: Path) -> None:
-    model, scheduler = tiny_model(5), DDPMScheduler(num_train_timesteps=100)
+    model, scheduler = tiny_model(5, one_block=True), DDPMScheduler(num_train_timesteps=100)
     path, specs = tmp_path / "step.onnx", specs_of(model)
     export_step(load_denoiser(model), scheduler, specs, path, guided=True, longest=2)
     inputs = example_inputs(step_specs(specs, "ddim", guided=True), 3)

@@ -12,7 +12,7 @@ import torch
 
 from exporters.settings import ExportSettings
 from tests.evaluation.pictures import SETTINGS, pictures
-from tests.tiny import PLAIN, tiny_folder
+from tests.tiny import SMALLEST, tiny_folder
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import files_sha256, read_json, write_json
 from toolkit.core.run_folder import Request, RunFolder
@@ -35,8 +35,8 @@ EXTRACTOR = Extractor("quarters", "0" * 64, lambda: torch.nn.Sequential(torch.nn
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     folder = tmp_path_factory.mktemp("models")
-    narrow = tiny_folder(folder / "compressed", seed=1, **PLAIN | {"block_out_channels": (8, 16)})
-    return tiny_folder(folder / "dense", **PLAIN), narrow
+    narrow = tiny_folder(folder / "compressed", seed=1, **SMALLEST | {"block_out_channels": (8,)})
+    return tiny_folder(folder / "dense", **SMALLEST), narrow
 
 
 @pytest.fixture(scope="module")

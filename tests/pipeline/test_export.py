@@ -15,7 +15,7 @@ import exporters.parity
 import exporters.resume
 from exporters.overflow import RangeWatch
 from exporters.settings import ExportSettings
-from tests.tiny import PLAIN, tiny_folder
+from tests.tiny import SMALLEST, tiny_folder
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.core.run_folder import RunFolder
@@ -31,8 +31,8 @@ SETTINGS = ExportSettings(dtype="fp16", batch="1:2:4", loop_steps=3, loop_images
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, ModelFolder]:
     folder = tmp_path_factory.mktemp("models")
-    narrow = tiny_folder(folder / "narrow", seed=1, **PLAIN | {"block_out_channels": (8, 16)})
-    return tiny_folder(folder / "wide", **PLAIN), narrow
+    narrow = tiny_folder(folder / "narrow", seed=1, **SMALLEST | {"block_out_channels": (8,)})
+    return tiny_folder(folder / "wide", **SMALLEST), narrow
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny import PLAIN, tiny_folder
+from tests.tiny import ONE_BLOCK, SMALLEST, tiny_folder
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import write_json
 from toolkit.core.noise import generator
@@ -46,7 +46,7 @@ def tiny_images(count: int = 40) -> Images:
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[RunFolder, ModelFolder]:
     """A run whose prune stage has finished, and its dense model. What counts here is what recovery does with it."""
-    return started(tmp_path, tiny_folder(tmp_path / "dense", **PLAIN), **PLAIN | {"block_out_channels": (8, 16)})
+    return started(tmp_path, tiny_folder(tmp_path / "dense", **SMALLEST), **SMALLEST | {"block_out_channels": (8,)})
 
 
 def started(path: Path, dense: ModelFolder, **pruned: object) -> tuple[RunFolder, ModelFolder]:
@@ -182,10 +182,10 @@ def test_losses_survive_a_kill_after_the_last_checkpoint(run) -> None:
 def test_dropout_does_not_make_it_a_game_of_chance(tmp_path: Path) -> None:
     found = []
     for name in ("one", "other"):
-        dense = tiny_folder(tmp_path / name / "dense", seed=0)
+        dense = tiny_folder(tmp_path / name / "dense", **SMALLEST)
         folder = RunFolder.create(tmp_path / name / "run")
         with folder.writing(Request("prune", {}, {})) as prune:
-            tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), dropout=0.3)
+            tiny_folder(prune / "model", seed=1, dropout=0.3, **SMALLEST)
             write_json(prune / "plan.json", PLAN)
         recover(folder, RecoverSettings(**SETTINGS), dense, tiny_images())
         found.append(weights(folder))
@@ -293,8 +293,7 @@ def test_training_never_goes_back(run) -> None:
 @pytest.mark.slow
 def test_compiled_networks_train_alike_or_not_at_all(tmp_path: Path) -> None:
     """On a CPU torch 2.13 compiles a UNet to code without some gradients; if it does not, the losses are equal."""
-    smallest = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    folder, dense = started(tmp_path, tiny_folder(tmp_path / "dense", **smallest), **smallest)
+    folder, dense = started(tmp_path, tiny_folder(tmp_path / "dense", **ONE_BLOCK), **ONE_BLOCK)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = SETTINGS | {"steps": 2, "losses": {"noise": 1.0}}
     plain = recover(again(folder, tmp_path / "plain"), RecoverSettings(**settings), dense, tiny_images(), device=device)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from exporters.base import NAMES
-from tests.tiny import PLAIN, tiny_folder
+from tests.tiny import SMALLEST, tiny_folder
 from toolkit.core.errors import DtkError
 from toolkit.core.files import files_sha256, write_json
 from toolkit.core.run_folder import Request, RunFolder
@@ -21,7 +21,8 @@ from toolkit.pipeline.artefacts import engines_of, export_of, find_artefact
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelFolder]:
     folder = tmp_path_factory.mktemp("models")
-    return {name: tiny_folder(folder / name, seed, **PLAIN) for seed, name in enumerate(("dense", "compressed", "new"))}
+    names = ("dense", "compressed", "new")
+    return {name: tiny_folder(folder / name, seed, **SMALLEST) for seed, name in enumerate(names)}
 
 
 @pytest.fixture

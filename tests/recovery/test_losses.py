@@ -184,15 +184,15 @@ def test_features_are_compared_on_the_channels_that_were_kept(name: str, tmp_pat
     x, t = inputs.pop("sample"), inputs.pop("timestep")
     teacher = silenced(dense, prunable.layout, chosen, student)
 
-    def loss(indices: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return loss_called("features")(
-            TrainingStep(student, student, teacher, x, t, x, kept=indices, conditioning=inputs)
-        )
-
-    assert float(loss(kept).detach().max()) < 1e-8
-    for block, indices in kept.items():
-        permuted = torch.roll(indices, 1)
-        assert float(loss({**kept, block: permuted}).detach().min()) > 1e-3, block
+    step, permuted = (
+        TrainingStep(student, student, teacher, x, t, x, kept=indices, conditioning=inputs)
+        for indices in (kept, {block: torch.roll(indices, 1) for block, indices in kept.items()})
+    )
+    assert float(loss_called("features")(step).detach().max()) < 1e-8
+    right, wrong = dict(step.of_teacher.features), permuted.of_teacher.features
+    for block in kept:
+        step.of_teacher.features.update(right | {block: wrong[block]})
+        assert float(loss_called("features")(step).detach().min()) > 1e-3, block
 
 
 def test_features_of_any_size_count_alike() -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from exporters.coefficients import clip_range, trajectory
 from tests.latent import CLASSES, tiny_class_ldm
-from tests.tiny import randomise, tiny_folder
+from tests.tiny import SMALLEST, randomise, tiny_folder
 from toolkit.core.errors import UsageError
 from toolkit.core.files import write_json
 from toolkit.core.noise import generator, normal
@@ -210,9 +210,9 @@ def test_what_cannot_be_taught_is_refused_with_the_known() -> None:
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelFolder]:
     path = tmp_path_factory.mktemp("teaching")
-    dense = tiny_folder(path / "dense", seed=0)
+    dense = tiny_folder(path / "dense", **SMALLEST)
     with RunFolder.create(path / "run").writing(Request("prune", {}, {})) as prune:
-        tiny_folder(prune / "model", seed=1, block_out_channels=(8, 16, 16), norm_num_groups=4)
+        tiny_folder(prune / "model", seed=1, **SMALLEST | {"block_out_channels": (8,)})
         write_json(prune / "plan.json", PLAN)
     return path / "run", dense
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, save
 
 from exporters.onnx import export_onnx
 from tests.exported import exported, specs_of, tiny_model
-from tests.tiny import TWO_LEVELS, tiny_folder
+from tests.tiny import SMALLEST, tiny_folder
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.models.folder import load_denoiser
@@ -40,7 +40,7 @@ def test_bfloat16_is_rounded_to_the_order_that_torch_rounds_it() -> None:
 @pytest.mark.slow
 def test_models_that_differ_in_weights_alone_do_not_share_a_cached_compilation(tmp_path: Path, cache: Path) -> None:
     for seed in (0, 1):
-        folder = tiny_folder(tmp_path / f"model {seed}", seed, **TWO_LEVELS)
+        folder = tiny_folder(tmp_path / f"model {seed}", seed, **SMALLEST)
         export_onnx(load_denoiser(folder), specs_of(folder), tmp_path / f"{seed}.onnx", dtype="fp32", opset=21)
         expected = open_runner("torch", folder)(**INPUTS)
         for _ in ("compiled", "from the cache"):
