@@ -92,8 +92,8 @@ def quantised(model: Path) -> Path:
 def with_lora(model: Path) -> Path:
     """As save_pretrained leaves a model whose adapters were loaded and not fused."""
     tensors = load_file(model / WEIGHTS)
-    tensors["mid_block.attentions.0.to_q.base_layer.weight"] = tensors.pop("mid_block.attentions.0.to_q.weight")
-    tensors["mid_block.attentions.0.to_q.lora_A.default.weight"] = torch.zeros(2, 32)
+    tensors["time_embedding.linear_1.base_layer.weight"] = tensors.pop("time_embedding.linear_1.weight")
+    tensors["time_embedding.linear_1.lora_A.default.weight"] = torch.zeros(2, 16)
     save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
     return model
 
