@@ -141,7 +141,7 @@ BAD_MODELS = [
     (without_scheduler, "has no scheduler"),
     (quantised, "is quantised"),
     (eight_bits, r"are quantised[\s\S]*conv_in\.weight is I8[\s\S]*prune first, quantise afterwards"),
-    (with_lora, r"LoRA layers that are not merged[\s\S]*to_q\.lora_A\.default\.weight[\s\S]*fuse_lora"),
+    (with_lora, r"LoRA layers that are not merged[\s\S]*linear_1\.lora_A\.default\.weight[\s\S]*fuse_lora"),
     (lora_beside, r"pytorch_lora_weights\.safetensors holds LoRA layers that are not merged"),
     (linked_to_nothing, r"weights that are not there[\s\S]*diffusion_pytorch_model\.safetensors: a link to nothing"),
     (linked_to_a_device, "weights that are not there"),
