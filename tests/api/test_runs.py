@@ -15,7 +15,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import toolkit
 from tests.cli.conftest import dtk
-from tests.tiny import TWO_LEVELS, tiny_folder, tiny_unet
+from tests.tiny import PLAIN, tiny_folder, tiny_unet
 from toolkit.api import results
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import generator
@@ -29,7 +29,7 @@ BRIEF = {"runners": ("torch",), "baseline": "torch", "batches": (1,), "loop_step
 
 
 def unet() -> UNet2DModel:
-    return tiny_unet(**TWO_LEVELS)
+    return tiny_unet(**PLAIN)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_model_and_data_in_memory_make_a_run_that_repeats_itself(run: toolkit.
 @pytest.mark.slow
 def test_folder_and_pipeline_give_the_same_run(run: toolkit.Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=PIXELS)
-    folder = tiny_folder(tmp_path / "model", **TWO_LEVELS).root
+    folder = tiny_folder(tmp_path / "model", **PLAIN).root
     for number, model in enumerate((folder, DDPMPipeline(unet(), SCHEDULER))):
         other = toolkit.compress(model, data=tmp_path / "images.npz", out=tmp_path / f"run {number}", **FAST)
         state = other.model().state_dict()
@@ -108,7 +108,7 @@ def test_notes_go_to_the_logger_and_nothing_is_printed(
     (images / "notes.txt").write_text("no image")
     with caplog.at_level(logging.WARNING, logger="toolkit"):
         toolkit.compress(
-            tiny_folder(tmp_path / "model", **TWO_LEVELS).root, data=images, out=tmp_path / "run", recover=False,
+            tiny_folder(tmp_path / "model", **PLAIN).root, data=images, out=tmp_path / "run", recover=False,
             target="macs=0.45", align=4, calibration_images=4, threshold=0.5, score_timesteps=8,
         )  # fmt: skip
     assert "Skipped notes.txt" in caplog.text

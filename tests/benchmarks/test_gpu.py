@@ -9,22 +9,23 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.cifar10.latency import DEFAULT
 from benchmarks.cifar10.pieces import Pieces
-from benchmarks.cifar10.shapes import write_shape
+from benchmarks.cifar10.shapes import SHAPES
 from benchmarks.gpu import pieces, process, table
-from benchmarks.gpu import trt86 as older
 from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.pack import pack
 from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
 from tests import forked
 from tests.benchmarks.here import dtk_here
+from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.files import read_json
 from toolkit.core.noise import generator
-from toolkit.models.folder import find_model
 
 SKIPPED = ("fp16", "bf16", "bf16-onnxruntime", "tensorrt", "trt86")
 
@@ -90,22 +91,6 @@ def test_every_piece_is_numbered_once_and_open_at_first(tmp_path: Path) -> None:
     assert command("table", "--results", tmp_path).output.count("not run") == len(names)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar10-32", "ldm4-64"])
-def test_the_graph_for_tensorrt_8_has_only_what_it_reads(name: str, tmp_path: Path) -> None:
-    """write_graph itself holds the graph against torch."""
-    model = find_model(str(write_shape(name, tmp_path / "model", toy=True)))
-    inputs = older.write_graph(model, tmp_path / "graph.onnx", 2)
-    graph = onnx.load(tmp_path / "graph.onnx")
-    kinds = {node.op_type for node in graph.graph.node}
-    assert [entry.version for entry in graph.opset_import if entry.domain == ""] == [17]
-    assert "LayerNormalization" in kinds and not kinds & {"InstanceNormalization", "GroupNormalization"}
-    sides = {value.name: value.type.tensor_type for value in graph.graph.input}
-    assert set(sides) == set(inputs)
-    assert sides["timestep"].elem_type == onnx.TensorProto.INT32
-    assert all(dim.dim_value for side in sides.values() for dim in side.shape.dim), "fixed shapes"
-
-
 @pytest.mark.skipif(shutil.which("zstd") is None, reason="the command zstd packs the parts")
 def test_parts_are_small_and_join_to_what_was_packed(tmp_path: Path) -> None:
     source, out, site = tmp_path / "data", tmp_path / "parts", tmp_path / "site"
@@ -134,11 +119,27 @@ def piece_here(command: list[str], log: Path, limit_s: float) -> int:
     return answer.exit_code
 
 
+def assert_tensorrt_8_reads(path: Path) -> None:
+    """The graph has only what TensorRT 8.6 takes; that it computes what torch does, the piece itself has checked."""
+    model = onnx.load(path)
+    kinds = {node.op_type for node in model.graph.node}
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [17]
+    assert "LayerNormalization" in kinds and not kinds & {"InstanceNormalization", "GroupNormalization"}
+    sides = {value.name: value.type.tensor_type for value in model.graph.input}
+    assert set(sides) == set(np.load(path.with_name("inputs.npz")))
+    assert sides["timestep"].elem_type == onnx.TensorProto.INT32
+    assert all(dim.dim_value for side in sides.values() for dim in side.shape.dim), "fixed shapes"
+
+
 @pytest.mark.slow
 def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "ended", piece_here)
     monkeypatch.setattr(Pieces, "dtk", dtk_here)
     monkeypatch.setattr("benchmarks.gpu.pieces.subprocess", forked.Interpreters)
+    monkeypatch.setattr("profiles.latency.BLOCK_MS", 1.0)
+    monkeypatch.delitem(SHAPES, "lsun-256")  # at toy size it is cifar10-32
+    default = tiny_folder(tmp_path / "default", in_channels=1, out_channels=1, **PLAIN).root
+    monkeypatch.setattr("toolkit.models.folder.DEFAULT_MODEL", default)
     places = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--toy"]
     answer = command("run", *places, "--minutes", 60)
     assert answer.exit_code == 0, (answer.output, answer.exception)
@@ -150,7 +151,10 @@ def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert set(record["profile"]["runners"]) == {"torch", "onnxruntime"} and record["toy"]
         elif name.endswith(SKIPPED) or name.startswith("train-"):
             assert record["skipped"]
-    assert "equal to torch" in found["ldm4-64-trt86"]["skipped"]
+    for shape in (DEFAULT, *SHAPES):
+        assert "equal to torch" in found[f"{shape}-trt86"]["skipped"]
+        for model in ("dense", "compressed"):
+            assert_tensorrt_8_reads(tmp_path / "work" / "trt86" / shape / "2" / f"{model}.onnx")
     assert "| ldm4-64 (toy) | fp32 | onnxruntime | 2 |" in answer.output
     assert command("run", *places, "--minutes", 60).exit_code == 0, "there is nothing left to do"
 

@@ -92,8 +92,8 @@ def quantised(model: Path) -> Path:
 def with_lora(model: Path) -> Path:
     """As save_pretrained leaves a model whose adapters were loaded and not fused."""
     tensors = load_file(model / WEIGHTS)
-    tensors["mid_block.attentions.0.to_q.base_layer.weight"] = tensors.pop("mid_block.attentions.0.to_q.weight")
-    tensors["mid_block.attentions.0.to_q.lora_A.default.weight"] = torch.zeros(2, 32)
+    tensors["time_embedding.linear_1.base_layer.weight"] = tensors.pop("time_embedding.linear_1.weight")
+    tensors["time_embedding.linear_1.lora_A.default.weight"] = torch.zeros(2, 16)
     save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
     return model
 
@@ -141,7 +141,7 @@ BAD_MODELS = [
     (without_scheduler, "has no scheduler"),
     (quantised, "is quantised"),
     (eight_bits, r"are quantised[\s\S]*conv_in\.weight is I8[\s\S]*prune first, quantise afterwards"),
-    (with_lora, r"LoRA layers that are not merged[\s\S]*to_q\.lora_A\.default\.weight[\s\S]*fuse_lora"),
+    (with_lora, r"LoRA layers that are not merged[\s\S]*linear_1\.lora_A\.default\.weight[\s\S]*fuse_lora"),
     (lora_beside, r"pytorch_lora_weights\.safetensors holds LoRA layers that are not merged"),
     (linked_to_nothing, r"weights that are not there[\s\S]*diffusion_pytorch_model\.safetensors: a link to nothing"),
     (linked_to_a_device, "weights that are not there"),

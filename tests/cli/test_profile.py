@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import dtk, with_a_short_loop
-from tests.tiny import TWO_LEVELS, tiny_folder
+from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.files import write_json
 from toolkit.report import tables
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_decided_is_refused_before_measuring(profiled: Path, cond
 
 
 def test_against_another_stock_model_leaves_the_run_s_own_profile_alone(profiled: Path, tmp_path: Path) -> None:
-    wider = tiny_folder(tmp_path / "wider", **TWO_LEVELS | {"block_out_channels": (32, 64)}).root
+    wider = tiny_folder(tmp_path / "wider", **PLAIN | {"block_out_channels": (32, 64)}).root
     own = (profiled / "profile" / "profile.json").read_bytes()
     answer = dtk("profile", profiled, *TORCH, "--against", wider, "--json")
     assert answer.code == 0, answer.err

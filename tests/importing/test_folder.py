@@ -118,7 +118,8 @@ def test_a_bare_denoiser_gets_a_scheduler_and_its_pipeline(
     assert type(load_scheduler(find_model(tmp_path / "new"))) is type(expected)
     assert torch.equal(pipeline.scheduler.alphas_cumprod, expected.alphas_cumprod)
     assert type(pipeline).__name__ == ("DDIMPipeline" if given == "ddim" else "DDPMPipeline")
-    assert all(torch.equal(network.state_dict()[n], tensor) for n, tensor in pipeline.unet.state_dict().items())
+    state = network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in pipeline.unet.state_dict().items())
 
 
 def test_a_denoiser_that_no_pipeline_makes_images_with_gets_a_scheduler_alone(tmp_path: Path) -> None:

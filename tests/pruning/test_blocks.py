@@ -90,7 +90,8 @@ def test_all_blocks_are_the_dense_model() -> None:
     config = prunable.space.configure(prunable.space.dense_values)
     pruned, _ = surgery.slice_model(dense, config, prunable.layout, {}, T, prunable.rename(config))
     assert config == plain_config(dense.config)
-    assert all(torch.equal(value, pruned.state_dict()[name]) for name, value in dense.state_dict().items())
+    state = pruned.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in dense.state_dict().items())
     assert torch.equal(run(pruned), run(dense))
 
 

@@ -23,7 +23,7 @@ from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.scores import read_scores, write_scores
 from toolkit.pruning.scoring import score_channels
 
-T = 30
+T = 16
 CASES = ("heads", "scale-shift", "one-head")
 
 

@@ -84,4 +84,5 @@ def assert_whole(dense: ModelMixin, prunable: Prunable) -> None:
     config = prunable.space.configure(prunable.space.dense_values)
     same, error = surgery.slice_model(dense, config, prunable.layout, prunable.kept(random_scores(prunable), config), T)
     assert error == 0 and config == plain_config(dense.config)
-    assert all(torch.equal(value, same.state_dict()[name]) for name, value in dense.state_dict().items())
+    state = same.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in dense.state_dict().items())

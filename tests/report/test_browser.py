@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from tests.architecture.source import ROOT
-from tests.cli.conftest import FAST, dtk
+from tests.cli.conftest import FAST, dtk, with_a_short_loop
 from tests.report.example import example
 from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.files import write_json
@@ -66,12 +66,11 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_folder(place / "model", **PLAIN)
     np.savez(place / "images.npz", images=generator("test data", 0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8))
     run = place / "run"
-    for arguments in (
-        ("compress", place / "model", "--data", place / "images.npz", "-o", run, *FAST),
-        ("profile", run, "--runner", "torch", "--baseline", "torch", "--batch", "1,2", "--seconds", 0.1),
-    ):
-        answer = dtk(*arguments)
-        assert answer.code == 0, answer.err
+    made = dtk("compress", place / "model", "--data", place / "images.npz", "-o", run, *FAST)
+    assert made.code == 0, made.err
+    brief = ("--runner", "torch", "--baseline", "torch", "--batch", "1,2", "--seconds", 0.1)
+    profiled = dtk("profile", with_a_short_loop(run), *brief)
+    assert profiled.code == 0, profiled.err
     return run
 
 

@@ -6,6 +6,7 @@ stock pipeline exists, or one bare component (``config.json``).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
@@ -161,8 +162,9 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def build_model(class_name: str, config: Mapping[str, Any], device: str = "meta") -> ModelMixin:
     """A fresh denoiser of a stock configuration; on ``meta`` it has shapes and no memory."""
     import torch
+    from diffusers.models.modeling_utils import no_init_weights
 
-    with torch.device(device):
+    with torch.device(device), no_init_weights() if device == "meta" else contextlib.nullcontext():
         model: ModelMixin = model_class(class_name).from_config(plain_config(config))
     return model.eval()
 

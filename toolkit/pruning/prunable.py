@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Prunable:
     largest: Values | None = None
     _known_sizes: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
+    @cached_property
     def adapter(self) -> Adapter:
         return adapter_of(self.class_name)
 
@@ -68,14 +69,10 @@ class Prunable:
 
     @cached_property
     def layout(self) -> Layout:
-        """Coupled groups, bound by the group policy; traced on the meta device. None if the class has no widths."""
+        """Coupled groups, bound by the group policy. None if the class has no widths."""
         if not self.adapter.has_widths:
             return Layout({}, {})
-        model = build_model(self.class_name, self.config)
-        inputs = example_inputs(input_specs(self.class_name, self.config), batch=2, device="meta")
-        whole_heads = self.adapter.whole_heads(self.config)
-        coupled = couple(trace(model, inputs), model, whole_heads=whole_heads)
-        return selection.bind(coupled, norm_groups(model), self.limits.groups)
+        return selection.bind(*_coupled(self.class_name, json.dumps(self.config)), self.limits.groups)
 
     def sizes(self, config: Config) -> dict[str, int]:
         """How many channels each group has in the stock model of ``config``, read off its shapes."""
@@ -108,3 +105,13 @@ class Prunable:
     def retained(self, scores: Mapping[str, np.ndarray], values: Values) -> float:
         """The mean share of score that the configuration with these values keeps."""
         return selection.retained(scores, self.kept(scores, self.space.configure(values)))
+
+
+@cache
+def _coupled(class_name: str, config: str) -> tuple[Layout, dict[str, int]]:
+    """Coupled groups and norm groups, traced on the meta device once for all prunables of a dense configuration."""
+    dense = json.loads(config)
+    model = build_model(class_name, dense)
+    inputs = example_inputs(input_specs(class_name, dense), batch=2, device="meta")
+    whole_heads = adapter_of(class_name).whole_heads(dense)
+    return couple(trace(model, inputs), model, whole_heads=whole_heads), norm_groups(model)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
+from diffusers.models.modeling_utils import no_init_weights
 from torch import nn
 
 from toolkit.adapters.blocks import Rename, unchanged
@@ -58,7 +59,8 @@ def slice_model(
     Raises DtkError if a sliced tensor does not have the shape that the stock configuration needs.
     """
     state = slice_state(dense.state_dict(), layout, kept)
-    pruned = build_model(type(dense).__name__, config, device="cpu")
+    with no_init_weights():
+        pruned = build_model(type(dense).__name__, config, device="cpu")
     for tensor, scale in query_scales(dense, pruned, rename).items():
         if tensor in state:
             state[tensor] = state[tensor] * scale
