@@ -68,7 +68,7 @@ def test_another_choice_in_any_group_shows(name: str) -> None:
     expected = run(silenced(dense, prunable.layout, kept, pruned), inputs)
     tolerance = 1e-5 * float(expected.abs().max())
     narrowed = [group for group, indices in kept.items() if len(indices) < prunable.layout.groups[group].size]
-    for group in narrowed[::8]:
+    for group in narrowed[::4]:
         dropped = np.setdiff1d(np.arange(prunable.layout.groups[group].size), kept[group])
         swapped = {**kept, group: np.sort(np.append(kept[group][1:], dropped[0]))}
         wrong = run(surgery.slice_model(dense, config, prunable.layout, swapped, T)[0], inputs)

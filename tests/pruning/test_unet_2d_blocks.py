@@ -111,10 +111,10 @@ def test_widths_and_blocks_go_together_into_a_stock_model(shape: str, middle: in
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("groups", ["within", "whole"])
 @pytest.mark.parametrize(
-    ("shape", "groups"),
-    [("resnet-sampling", "within"), ("resnet-sampling", "whole"), ("three-layers", "within")]
-    + [("attention-everywhere", "within")],
+    "shape",
+    ["resnet-sampling", *(pytest.param(s, marks=pytest.mark.slow) for s in ("three-layers", "attention-everywhere"))],
 )
 def test_prices_with_blocks_are_exact(shape: str, groups: str) -> None:
     prunable = prunable_of(tiny_unet(**SHAPES[shape]), groups, blocks=True)
