@@ -67,7 +67,7 @@ def measure(name: str, values: dict[str, Any], place: Place) -> dict[str, Any]:
 def fractions(job: Job) -> list[float]:
     """MACs over the dense model's, of each round in order."""
     plans = [*sorted(job.run.path.glob("rounds/*/prune/plan.json")), job.run.path / "prune" / "plan.json"]
-    return [read_plan(path).facts["achieved"]["macs_fraction"] for path in plans]
+    return [float(read_plan(path).facts["achieved"]["macs_fraction"]) for path in plans]
 
 
 def cost(job: Job) -> float:
@@ -85,8 +85,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     place = open_place(options.runs)
-    facts = {"machine": machine("cpu"), "versions": versions(), "references": {}, "rows": {}}
-    found = read_json(options.output) if options.output.exists() else facts
+    facts: dict[str, Any] = {"machine": machine("cpu"), "versions": versions(), "references": {}, "rows": {}}
+    found: dict[str, Any] = read_json(options.output) if options.output.exists() else facts
     for name, values in rows():
         if name in found["rows"] or not any(name.startswith(prefix) for prefix in options.rows):
             continue
