@@ -8,11 +8,12 @@ import torch
 from typer import testing
 
 from exporters import settings
-from profiles import memory
+from profiles import latency, memory
 from tests import forked, traces
 
 torch.set_num_threads(1)  # steadier, and the models of the tests are too small to gain from more
 testing._get_command = cache(testing._get_command)  # made anew for every call it takes 0.1 s
+latency.BLOCK_MS = 1.0  # of calls in a row: no test asserts a figure of time
 settings.AUTO_OPSETS = (21,)  # nothing to choose from: measuring would export every model three times
 os.environ["TORCHINDUCTOR_DEBUG_COMPILE"] = "1"  # what torch.compile writes is compiled, and not optimised for a minute
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # without a pool of interpreters that import torch

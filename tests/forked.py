@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["toolkit.api.runs", "toolkit.cli", "tests.traces"])
+SERVER.set_forkserver_preload(["toolkit.api.runs", "toolkit.cli", "tests.traces", "matplotlib.backends.backend_svg"])
 
 
 def start(
@@ -49,6 +50,7 @@ def _work(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), stream)
     if largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    vars(forkserver._forkserver)["ensure_running"] = lambda: None  # it is the parent's, for what a fork forks
     importlib.import_module("tests.conftest")  # one thread, one opset, shared traces
     sys.argv = [program, *words]
     runpy.run_module(program, run_name="__main__", alter_sys=True)

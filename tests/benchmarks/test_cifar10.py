@@ -165,7 +165,6 @@ def test_the_study_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0.01)])
     assert stopped.exit_code == 75 and "the same command continues" in stopped.output
     monkeypatch.setattr(Pieces, "dtk", dtk_here)
-    monkeypatch.setattr("profiles.latency.BLOCK_MS", 1.0)
     for _ in range(2):  # the same command again leaves what is there
         study("dense", "--steps", 2, "--every", 1, *work, *results)
     found = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from profiles import latency
 from tests.tiny import PLAIN, tiny_folder
 from toolkit.cli import app
 from toolkit.core.noise import generator
@@ -25,7 +24,6 @@ SETTINGS = {
     "steps": 2,
     "batch-size": 4,
 }
-latency.BLOCK_MS = 1.0  # of calls in a row: no figure of time is asserted
 FAST = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
 
 

@@ -85,7 +85,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("profiles.latency_table.compare", partial(_briefly, compare))
-    monkeypatch.setattr("profiles.latency.BLOCK_MS", 1.0)
     return tmp_path
 
 
