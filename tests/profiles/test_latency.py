@@ -186,6 +186,7 @@ def test_a_gpu_is_busy_for_a_second_before_a_time_counts_and_a_cpu_is_not(monkey
 def test_blocks_hold_one_network_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taking turns call by call evicts from the caches what a network alone would find there."""
     order: list[str] = []
+    monkeypatch.setattr(profiles.latency, "BLOCK_MS", 50.0)
     monkeypatch.setattr(profiles.latency, "clock_of", lambda device: lambda work: work() or 10.0)
     calls = {name: Timed(lambda name=name: order.append(name), 1) for name in ("dense", "compressed")}
     back_to_back(calls, "cpu", Rounds(seconds=1e-9, least=6))
