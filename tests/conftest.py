@@ -4,6 +4,7 @@ import os
 import tempfile
 from functools import cache
 
+import pytest
 import torch
 from typer import testing
 
@@ -26,3 +27,9 @@ if traces.PLACE not in os.environ:  # xdist's workers, and the processes that te
     os.environ[traces.PLACE] = TRACES.name
 traces.share()
 vars(memory)["subprocess"] = forked.Interpreters  # an interpreter that imports diffusers takes nine seconds
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: of several processes none is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
