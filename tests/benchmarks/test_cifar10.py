@@ -171,10 +171,11 @@ def test_the_study_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [point["steps"] for point in found["points"]] == [1, 2] and found["toy"]
     assert all(np.isfinite(point["distance"]) and point["images_per_s"] > 0 for point in found["points"])
     study("pack", tmp_path / "shards", "--work", tmp_path / "work")
-    study("row", "diff-pruning-0.05", "--steps", 1, *work, *results)
-    found = json.loads((tmp_path / "results" / "cifar10-row-diff-pruning-0.05-seed0.json").read_text())
-    assert found["toy"] and found["evaluate"]["frechet_distance"]["compressed"]["count"] == 12
-    assert found["evaluate"]["frechet_distance"]["compressed"]["extractor"].startswith("ResNet-56")
+    for name in ("diff-pruning-0.05", "dtk-macs0.25"):
+        study("row", name, "--steps", 1, *work, *results)
+        found = json.loads((tmp_path / "results" / f"cifar10-row-{name}-seed0.json").read_text())
+        assert found["toy"] and found["evaluate"]["frechet_distance"]["compressed"]["count"] == 12
+        assert found["evaluate"]["frechet_distance"]["compressed"]["extractor"].startswith("ResNet-56")
     study("latency", "cifar10-32", *work, *results)
     study("costs", *work[:3], *results)
     told = study("table", *results)

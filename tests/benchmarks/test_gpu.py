@@ -136,7 +136,6 @@ def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(process, "ended", piece_here)
     monkeypatch.setattr(Pieces, "dtk", dtk_here)
     monkeypatch.setattr("benchmarks.gpu.pieces.subprocess", forked.Interpreters)
-    monkeypatch.delitem(SHAPES, "lsun-256")  # at toy size it is cifar10-32
     default = tiny_folder(tmp_path / "default", in_channels=1, out_channels=1, **PLAIN).root
     monkeypatch.setattr("toolkit.models.folder.DEFAULT_MODEL", default)
     places = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--toy"]

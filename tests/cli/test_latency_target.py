@@ -17,6 +17,8 @@ from toolkit.pruning.settings import LatencySettings
 
 FAST = LatencySettings(runner="torch", batch=2, seconds=1e-9)
 
+BRIEF = ["--calibration-images", 4, "--score-timesteps", 8, "--threshold", 0.5, "--no-recover"]
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,11 +61,10 @@ def test_any_configuration_and_the_model_itself_can_be_measured(runner: str, tmp
 @pytest.mark.slow
 def test_compress_to_a_latency(dense: ModelFolder, data: Path, tmp_path: Path, by_width: None) -> None:
     target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2, "--align", 4, "--device", "cpu"]
-    options = ["--calibration-images", 4, "--score-timesteps", 8, "--threshold", 0.5, "--no-recover"]
     planned = dtk("compress", dense.root, *target, "--dry-run", "--json")
     assert planned.code == 0, planned.err
     assert planned.json["latency"]["fraction"] == pytest.approx(0.55, rel=0.05)
-    done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *options, "--json")
+    done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *BRIEF, "--json")
     assert done.code == 0, done.err
     found = done.json["stages"]["prune"]
     latency = found["latency"]
@@ -85,8 +86,7 @@ def test_bounds_on_latency_and_size_reach_the_plan(
     target = ["--target", "latency<=0.55,macs<=0.5", "--runner", "torch", "--batch", 2, "--align", 4, "--device", "cpu"]
     planned = dtk("compress", dense.root, *target, "--dry-run", "--json")
     assert planned.code == 0, planned.err
-    options = ["--calibration-images", 4, "--score-timesteps", 8, "--threshold", 0.5, "--no-recover"]
-    done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *options, "--json")
+    done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *BRIEF, "--json")
     assert done.code == 0, done.err
     again = dtk("run", tmp_path / "run" / "recipe.yaml", "-o", tmp_path / "again", "--json")
     plans = [planned.json, done.json["stages"]["prune"], again.json["stages"]["prune"]]
@@ -105,21 +105,8 @@ def test_a_model_that_misses_when_measured_again_is_told(
 ) -> None:
     slow = Timing(10.0, 8.0, 0.8, 0.8, 0.8, 11)
     monkeypatch.setattr("toolkit.pruning.latency.Latencies.check", lambda self, network: slow)
-    options = [
-        "--calibration-images",
-        4,
-        "--score-timesteps",
-        8,
-        "--threshold",
-        0.5,
-        "--no-recover",
-        "--align",
-        4,
-        "--device",
-        "cpu",
-    ]
-    target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2]
-    done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *options)
+    target = ["--target", "latency=0.55", "--runner", "torch", "--batch", 2, "--align", 4, "--device", "cpu"]
+    done = dtk("compress", dense.root, "--data", data, "-o", tmp_path / "run", *target, *BRIEF)
     assert done.code == 0, done.err
     assert "takes 0.800 of dense and not 0.55 (+45.5%)" in done.err
 

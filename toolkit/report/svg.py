@@ -53,20 +53,16 @@ class Chart:
     def axes(self, width: float, height: float) -> Iterator[Axes]:
         """The axes of a figure of ``width`` x ``height`` inches; the drawing ends with the block."""
         from matplotlib import rc_context
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         with rc_context(STYLE):
-            figure = Figure(figsize=(width, height))
-            canvas = FigureCanvasSVG(figure)
+            figure = Figure(figsize=(width, height), layout="constrained")
             axes = figure.add_subplot()
             for ground in (figure.patch, axes.patch):
                 ground.set_alpha(0)
             yield axes
-            ConstrainedLayoutEngine().execute(figure)  # the figure would execute its own twice, and draw twice
             drawn = io.StringIO()
-            canvas.print_svg(drawn, metadata={"Date": None})
+            figure.savefig(drawn, format="svg", metadata={"Date": None})
         self.svg = inline(drawn.getvalue(), self.name, self.says)
 
 
