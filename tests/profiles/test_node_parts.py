@@ -115,27 +115,28 @@ def test_a_runner_without_a_profiler_of_nodes_has_none() -> None:
 
 
 @pytest.fixture
-def real(tmp_path: Path) -> tuple[Path, list[Times]]:
-    """A file, and the times of the nodes in two calls of it."""
+def real(tmp_path: Path) -> tuple[Path, Times]:
+    """A file, and each of its nodes' least time of ten calls: another process may hold up any one of them."""
     model = tiny_folder(tmp_path / "model", **TWO_LEVELS)
     export_onnx(load_denoiser(model), specs_of(model), tmp_path / "model.onnx")
     nodes = open_node_times("onnxruntime", tmp_path / "model.onnx", "cpu")
     assert isinstance(nodes, OnnxRuntimeNodes)
-    for _ in range(2):
+    for _ in range(10):
         nodes(**example_inputs(specs_of(model), 2))
-    return tmp_path / "model.onnx", nodes.close()
+    of_each_node = zip(*nodes.close(), strict=True)
+    return tmp_path / "model.onnx", [(times[0][0], min(ms for _, ms in times)) for times in of_each_node]
 
 
 @pytest.mark.slow
-def test_onnxruntime_tells_where_the_time_of_a_real_network_goes(real: tuple[Path, list[Times]]) -> None:
-    path, (_, second) = real
+def test_onnxruntime_tells_where_the_time_of_a_real_network_goes(real: tuple[Path, Times]) -> None:
+    path, times = real
     places = places_of(path)
-    named = [name for name, _ in second if node_parts._owners(name, places)]
-    assert len(named) > 0.2 * len(second), "the rest are mostly norms in pieces"
-    found, certain = by_part(second, places)
+    named = [name for name, _ in times if node_parts._owners(name, places)]
+    assert len(named) > 0.2 * len(times), "the rest are mostly norms in pieces"
+    found, certain = by_part(times, places)
     assert certain >= LEAST_CERTAIN
     assert {"conv_in", "conv_out", "mid_block", "down_blocks.0", "down_blocks.1", "up_blocks.1"} <= set(found)
-    assert sum(found.values()) == pytest.approx(sum(ms for _, ms in second))
+    assert sum(found.values()) == pytest.approx(sum(ms for _, ms in times))
 
 
 def test_tensorrt_s_profiler_collects_each_call_apart(monkeypatch: pytest.MonkeyPatch) -> None:
