@@ -17,6 +17,8 @@ from toolkit.core.noise import generator
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 SIDE = 8
+SMALL: dict[str, object] = PLAIN | {"block_out_channels": (48, 96)}
+"""A network that can have 0.57 of its MACs."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -33,7 +35,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def furnish(folder: Path) -> None:
     """Write what the pages name: path/to/pipeline, images/, images.npz, model.ckpt and benchmarks/."""
-    tiny_folder(folder / "path" / "to" / "pipeline", sample_size=SIDE, **PLAIN | {"block_out_channels": (48, 96)})
+    tiny_folder(folder / "path" / "to" / "pipeline", sample_size=SIDE, **SMALL)
     pixels = generator("pages", 0).integers(0, 256, (160, 3, SIDE, SIDE), dtype=np.uint8)
     np.savez(folder / "images.npz", images=pixels)
     (folder / "images").mkdir()

@@ -20,7 +20,8 @@ from profiles.settings import Rounds
 from tests import forked
 from tests.architecture.source import ROOT
 from tests.cli.conftest import with_a_short_loop
-from tests.docs.pages import PAGES, blocks, commands, furnish
+from tests.docs.pages import PAGES, SMALL, blocks, commands, furnish
+from tests.tiny import tiny_folder
 from toolkit.cli import app
 from toolkit.pruning import criteria
 
@@ -81,8 +82,10 @@ SHORTER = {
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where what the pages name lies; latency is measured briefly, and memory in processes that are forked."""
+    """Where what the pages name lies, and a small default model; latency is measured briefly."""
     furnish(tmp_path)
+    small = SMALL | {"in_channels": 1, "out_channels": 1, "sample_size": 16}
+    monkeypatch.setattr("toolkit.models.folder.DEFAULT_MODEL", tiny_folder(tmp_path / "default", **small).root)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("profiles.latency_table.compare", partial(_briefly, compare))
     return tmp_path

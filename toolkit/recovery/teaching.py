@@ -94,7 +94,7 @@ class Lesson:
         settings, kind = self.settings, self.conditioner.conditioning.kind
         of_images = self.images.fingerprint if kind != "none" else ""
         paths = [self.scheduler.timesteps.tolist(), self.teacher_scheduler.timesteps.tolist()]
-        numbers = [settings.seed, *paths, settings.teaching_guidance, self.dropout]
+        numbers = [settings.seed, "DPM-Solver++", *paths, settings.teaching_guidance, self.dropout]
         return value_sha256([self.teacher_sha256, of_images, self.device.type, *numbers])[:16]
 
 
