@@ -12,12 +12,12 @@ from PIL import Image
 
 from tests.architecture.source import ROOT
 from tests.importing.ddim_network import random_state
-from tests.tiny import PLAIN, tiny_folder
+from tests.tiny import SMALLEST, tiny_folder
 from toolkit.core.noise import generator
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 SIDE = 8
-SMALL: dict[str, object] = PLAIN | {"block_out_channels": (48, 96)}
+SMALL: dict[str, object] = SMALLEST | {"block_out_channels": (64,)}
 """A network that can have 0.57 of its MACs."""
 
 

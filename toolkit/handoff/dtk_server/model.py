@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
+import subprocess
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,14 @@ import triton_python_backend_utils as pb_utils
 from dtk_server import manifest
 from dtk_server.refusal import RefusedError, UnfitError
 
+WATCH = """
+look() { read -r _ _ _ parent _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ started _ < "/proc/$1/stat"; }
+look "$1" && first=$started
+while look "$1" && [ "$started" = "$first" ]; do
+    [ "$parent" = "$2" ] || kill -9 "$1"
+    sleep 1
+done
+"""
 INPUTS = ("SEED", "STEPS", "GUIDANCE", "CLASS", "PROMPT")
 
 
@@ -22,7 +30,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, Any]) -> None:
         """Check files, versions and one known image before the model counts as ready."""
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        _end_with(os.getppid())
         try:
             _check_numpy()
             folder = Path(args["model_repository"])
@@ -53,10 +61,13 @@ class TritonPythonModel:
 
 
 def _end_with(server: int) -> None:
-    """End this process when its parent ``server`` is gone: killed amid a request, it leaves a lock for ever."""
-    while os.getppid() == server:
-        time.sleep(1)
-    os._exit(1)
+    """Have this process ended when its parent ``server`` is gone, by a shell of its own.
+
+    A server that is killed amid a request leaves a lock, for which this process waits for ever while it holds Python's:
+    none of its own threads would come to look.
+    """
+    command = ["sh", "-c", WATCH, "watch", str(os.getpid()), str(server)]
+    subprocess.Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
 
 
 def _service(version: Path, stored: dict[str, Any], args: dict[str, Any]) -> Any:
