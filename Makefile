@@ -12,11 +12,11 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # built for numpy 1. Only the server inside nvidia-pytriton is used, hence --no-deps.
 SERVER := $(VENV)-server
 PYTRITON := nvidia-pytriton==0.7.0
-# optimum-onnx needs an older transformers and diffusers than dtk: an environment of its own, for `make test-interop` alone.
+# optimum-onnx needs an older transformers and diffusers than dtk: an environment of its own, for one test.
 OPTIMUM := $(VENV)-optimum
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-all test-interop lint format wheel commands constraints clean
+.PHONY: help demo install test test-all lint format wheel commands constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -27,13 +27,10 @@ demo: $(VENV)/.installed  ## the whole job on the embedded model: runs/demo hold
 install: $(VENV)/.installed-dev $(SERVER)/.installed  ## everything development needs, in .venv
 
 test: $(VENV)/.installed-dev  ## what a newcomer runs: minutes
-	$(PYTEST) -m 'not slow and not interop'
+	$(PYTEST) -m 'not slow'
 
-test-all: $(VENV)/.installed-dev $(SERVER)/.installed  ## the slow ones too: engines, a real server, a browser, README's lines
-	$(PYTEST) -m 'not interop'
-
-test-interop: $(VENV)/.installed-dev $(OPTIMUM)/.installed  ## against other tools' packages, in environments of their own
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop tests/interop
+test-all: install $(OPTIMUM)/.installed  ## the slow ones too: engines, a real server, a browser, README's lines, other tools' packages
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev  ## style, types and the order of imports
 	$(BIN)/ruff check

@@ -40,7 +40,7 @@ PRELOADED = (
     *("diffusers.pipelines.ddpm", "hypothesis", "onnxruntime", "onnxscript", "scipy.stats", "torch._dynamo", "typer"),
     *("torch_pruning", "torchmetrics", "transformers"),
 )
-QUICK, SLOW = "not slow and not interop", "slow and not interop"
+QUICK, SLOW = "not slow", "slow"
 PATIENCE_S = 300  # a fault may make a loop endless
 FORK = multiprocessing.get_context("fork")
 

@@ -1,5 +1,6 @@
 """Settings every test shares, also those in processes that it forks."""
 
+import gc
 import os
 import tempfile
 from functools import cache
@@ -12,6 +13,7 @@ from exporters import settings
 from profiles import latency, memory
 from tests import forked, traces
 
+gc.set_threshold(200_000, 20, 100)  # a trace leaves so much that looking for garbage took a twentieth of all time
 torch.set_num_threads(1)  # steadier, and the models of the tests are too small to gain from more
 testing._get_command = cache(testing._get_command)  # made anew for every call it takes 0.1 s
 latency.BLOCK_MS = 1.0  # of calls in a row: no test asserts a figure of time

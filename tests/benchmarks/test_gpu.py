@@ -23,7 +23,7 @@ from benchmarks.gpu.pack import pack
 from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
 from tests import forked
 from tests.benchmarks.here import dtk_here
-from tests.tiny import PLAIN, tiny_folder
+from tests.tiny import SMALLEST, tiny_folder
 from toolkit.core.files import read_json
 from toolkit.core.noise import generator
 
@@ -136,7 +136,7 @@ def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(process, "ended", piece_here)
     monkeypatch.setattr(Pieces, "dtk", dtk_here)
     monkeypatch.setattr("benchmarks.gpu.pieces.subprocess", forked.Interpreters)
-    default = tiny_folder(tmp_path / "default", in_channels=1, out_channels=1, **PLAIN).root
+    default = tiny_folder(tmp_path / "default", in_channels=1, out_channels=1, **SMALLEST).root
     monkeypatch.setattr("toolkit.models.folder.DEFAULT_MODEL", default)
     places = ["--work", tmp_path / "work", "--results", tmp_path / "results", "--toy"]
     answer = command("run", *places, "--minutes", 60)

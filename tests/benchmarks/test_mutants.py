@@ -23,7 +23,7 @@ def test_every_fault_stands_in_its_file_once_and_names_its_tests() -> None:
 def copy(tmp_path: Path) -> Path:
     """A repository of one function and one test, with a package of the name of one that is imported here."""
     files = {
-        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\nmarkers = ["slow", "interop"]\n',
+        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\nmarkers = ["slow"]\n',
         "toolkit/__init__.py": "",
         "toolkit/doubling.py": "def double(value):\n    return 2 * value  # exact\n",
         "tests/test_doubling.py": "from toolkit.doubling import double\n\ndef test_two():\n    assert double(2) == 4\n",

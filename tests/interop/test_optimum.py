@@ -39,10 +39,10 @@ for name in ("ORTStableDiffusionPipeline", "ORTDiffusionPipeline"):
 """
 
 
-@pytest.mark.interop
+@pytest.mark.slow
 def test_both_pipelines_make_dtks_images(tmp_path: Path) -> None:
     if not PYTHON.is_file():
-        pytest.skip(f"no {PYTHON.parent.parent.name}: `make test-interop` makes it")
+        pytest.skip(f"no {PYTHON.parent.parent.name}: `make test-all` makes it")
     model = tiny_stable_diffusion(tmp_path / "model")
     (tmp_path / "layout").mkdir()
     deviations = write_layout(model, ExportSettings(), tmp_path / "layout", silent)
