@@ -31,10 +31,10 @@ SHARD = 64  # trajectories; a killed process loses at most one shard
 class Trajectories:
     """``count`` trajectories of ``predict``, numbered from 0.
 
-    ``scheduler`` is set to the dense model's steps, which DPM-Solver++ takes. What is kept is the noise, the states at the timesteps ``kept``,
-    and the image. Number n has the condition of training image n, or the null condition in a share ``dropout`` of them.
-    ``shape``: one image's (C, H, W); ``guidance``: classifier-free, folded into what is kept; ``at_once``: how many are
-    computed together.
+    ``scheduler`` is set to the dense model's steps, which DPM-Solver++ takes. What is kept is the noise, the states at
+    the timesteps ``kept``, and the image. Number n has the condition of training image n, or the null condition in a
+    share ``dropout`` of them. ``shape``: one image's (C, H, W); ``guidance``: classifier-free, folded into what is
+    kept; ``at_once``: how many are computed together.
     """
 
     predict: Predict
