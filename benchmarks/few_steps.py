@@ -1,8 +1,8 @@
 """What does a compressed model lose when it is taught to sample in few steps, and which way of teaching loses least?
 
-    python -m benchmarks.few_steps RUNS [--rows choice/ figure/ rivals/] [--images 5000] [--recovery 600]
+    python -m benchmarks.few_steps RUNS [--rows choice/ figure/ rivals/] [--images 5000] [--target macs=0.57]
 
-The embedded default at 0.57 of its MACs is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy of
+The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy of
 it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each, judged
 on 1,000 samples; ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense
 model's own samplers, in as few steps and in as many as cost the same or twice that. All are judged against the same
@@ -35,12 +35,12 @@ from toolkit.evaluation.samples import SamplingSettings, sample_images
 from toolkit.models.folder import ModelFolder, find_model
 from toolkit.pipeline import recipe, stages
 from toolkit.pipeline.job import Job, start_job
+from toolkit.pruning.plan import read_plan
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.teaching import known_methods, stages_of
 
 RESULTS = Path(__file__).parent / "results" / "few_steps.json"
 DENSE_TRAINING = 20_043  # steps of 64 that the embedded default was trained for (recipes/fashion-ddpm-16.yaml)
-RATIO = 0.564  # MACs of a pass, compressed over dense
 RIVALS = {"ddim": (5, 20), "dpm-solver": (2, 4, 5, 10), "unipc": (4, 5)}
 
 
@@ -66,10 +66,10 @@ def rows(images: int, steps: int, trajectories: int, teacher_steps: int | None =
         yield Row(f"figure/4-steps/{seed}", base | {"seed": seed}, images)
 
 
-def recovered(place: Place, steps: int) -> Job:
+def recovered(place: Place, target: str, steps: int) -> Job:
     """The run that every teaching starts from."""
     training = {"steps": steps, "learning_rate": 0.002}
-    values = {"device": "cpu", "prune": {"target": "macs=0.57"}, "recover": training}
+    values = {"device": "cpu", "prune": {"target": target}, "recover": training}
     job = start_job(place.folder / "recovered", recipe.make(values, "recovered"), progress=printed("recovered"))
     stages.prune(job)
     stages.recover(job)
@@ -88,23 +88,25 @@ def taught(row: Row, start: Job, place: Place) -> dict[str, Any]:
     job = start_job(folder, start.recipe.model_copy(update={"recover": settings}), progress=printed(row.name))
     cpu = time.process_time()
     result = stages.recover(job)
+    macs = read_plan(folder / "prune" / "plan.json").facts["achieved"]["macs_fraction"]
     return {
+        "macs_fraction": macs,
         "teaching": result["teaching"],
         "cpu_s": time.process_time() - cpu,
-        "share_of_dense_training": cost(settings),
+        "share_of_dense_training": cost(settings, macs),
         "frechet_distance": distance(job.compressed, "ddim", settings.sampling_steps or 0, row.images, place),
     }
 
 
-def cost(settings: RecoverSettings) -> float:
-    """MACs of recovery and teaching over those of the dense model's training."""
-    total = settings.steps * (3 * RATIO + 1)
+def cost(settings: RecoverSettings, macs: float) -> float:
+    """MACs of recovery and teaching over those of the dense model's training; ``macs``: of a pass, over dense."""
+    total = settings.steps * (3 * macs + 1)
     for number, stage in enumerate(stages_of(settings)):
-        total += stage.training * 3 * RATIO
+        total += stage.training * 3 * macs
         if stage.passes > 1 or settings.teaching == "trajectory":
             total += settings.trajectories * stage.teacher_steps / settings.batch_size
         else:
-            total += stage.training * 2 * (RATIO if number else 1)
+            total += stage.training * 2 * (macs if number else 1)
     return float(total / (3 * DENSE_TRAINING))
 
 
@@ -131,6 +133,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--rows", nargs="*", default=["choice/", "figure/", "rivals/"])
     parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--target", default="macs=0.57")
     parser.add_argument("--recovery", type=int, default=600)
     parser.add_argument("--teaching", type=int, default=2100)
     parser.add_argument("--trajectories", type=int, default=12288)
@@ -140,12 +143,16 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     place = open_place(options.runs)
     facts = {"machine": machine("cpu"), "versions": versions()}
-    found = read_json(options.output) if options.output.exists() else facts | {"rivals": {}, "rows": {}}
-    start = recovered(place, options.recovery)
+    found: dict[str, Any] = {"rivals": {}, "rows": {}} | (
+        read_json(options.output) if options.output.exists() else facts
+    )
+    start = recovered(place, options.target, options.recovery)
     for row in rows(options.images, options.teaching, options.trajectories, options.teacher_steps):
         if row.name in found["rows"] or not any(row.name.startswith(prefix) for prefix in options.rows):
             continue
-        found["rows"][row.name] = asdict(row) | {"recovery": options.recovery} | taught(row, start, place)
+        found["rows"][row.name] = (
+            asdict(row) | {"target": options.target, "recovery": options.recovery} | taught(row, start, place)
+        )
         write_json(options.output, found)
         print(row.name, found["rows"][row.name]["frechet_distance"], flush=True)
     if "rivals/" in options.rows:
