@@ -2,9 +2,9 @@
 
     python -m benchmarks.few_steps RUNS [--rows choice/ figure/ rivals/] [--images 5000] [--target macs=0.57]
 
-The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy of
-it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each, judged
-on 1,000 samples; ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense
+The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy
+of it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
+judged on 1,000 samples; ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense
 model's own samplers, in as few steps and in as many as cost the same or twice that. All are judged against the same
 real images. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again.
 
@@ -147,12 +147,11 @@ def main(arguments: list[str]) -> None:
         read_json(options.output) if options.output.exists() else facts
     )
     start = recovered(place, options.target, options.recovery)
+    shared = {"target": options.target, "recovery": options.recovery}
     for row in rows(options.images, options.teaching, options.trajectories, options.teacher_steps):
         if row.name in found["rows"] or not any(row.name.startswith(prefix) for prefix in options.rows):
             continue
-        found["rows"][row.name] = (
-            asdict(row) | {"target": options.target, "recovery": options.recovery} | taught(row, start, place)
-        )
+        found["rows"][row.name] = asdict(row) | shared | taught(row, start, place)
         write_json(options.output, found)
         print(row.name, found["rows"][row.name]["frechet_distance"], flush=True)
     if "rivals/" in options.rows:
