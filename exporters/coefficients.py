@@ -9,12 +9,13 @@ and of ancestral DDPM (Ho et al. 2020, equation 7) is, for epsilon, v and sample
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.diffusion.sampling import build_scheduler
 
 COLUMNS = (
@@ -63,6 +64,15 @@ def trajectory(scheduler: Any, sampler: SamplerName, steps: int) -> dict[str, li
         row = [*_clean(stepper.config.prediction_type, level), *update(stepper.config, level)]
         rows.append([_short(value) for value in row])
     return {"timesteps": timesteps, "coefficients": rows}
+
+
+def trajectories(scheduler: Any, sampler: SamplerName, longest: int) -> dict[str, dict[str, list[Any]]]:
+    """The trajectory of every number of steps up to ``longest`` that the scheduler can take, by the number."""
+    found = {}
+    for steps in range(1, longest + 1):
+        with contextlib.suppress(UsageError):  # from the timestep that it ends at, some numbers lead beyond the first
+            found[str(steps)] = trajectory(scheduler, sampler, steps)
+    return found
 
 
 def clip_range(scheduler: Any, sampler: SamplerName) -> float | None:

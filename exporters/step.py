@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.coefficients import COLUMNS, SamplerName, clip_range, trajectory
+from exporters.coefficients import COLUMNS, SamplerName, clip_range, trajectories
 from exporters.onnx import precision_facts, write_onnx
 from exporters.settings import BatchRange, DtypeName
 from toolkit.adapters.base import InputSpec
@@ -140,7 +140,7 @@ def export_step(
         "classes": specs["class_labels"].upper if "class_labels" in specs else None,
         "batch": batch.model_dump() if batch else {},
         "coefficients": list(COLUMNS),
-        "schedules": {str(steps): trajectory(scheduler, sampler, steps) for steps in range(1, longest + 1)},
+        "schedules": trajectories(scheduler, sampler, longest),
     }
     bordered = BorderedDenoiser(denoiser, dtype, keep_fp32)
     facts |= precision_facts(bordered, dtype)

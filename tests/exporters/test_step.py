@@ -12,14 +12,15 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from exporters.coefficients import COLUMNS, clip_range, trajectory
+from exporters.coefficients import COLUMNS, clip_range, trajectories, trajectory
 from exporters.step import SamplerStep, export_step, step_specs
 from tests.exported import specs_of, tiny_model
 from tests.tiny import tiny_unet
 from toolkit.adapters.inputs import example_inputs
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import sample_noise
-from toolkit.diffusion.sampling import sample
+from toolkit.diffusion.few_steps import few_step_scheduler
+from toolkit.diffusion.sampling import build_scheduler, sample
 from toolkit.diffusion.step_loop import sample_steps
 from toolkit.models.folder import load_denoiser
 from toolkit.models.precision import BorderedDenoiser
@@ -117,6 +118,20 @@ def test_only_the_last_ancestral_step_adds_no_noise() -> None:
     assert rows.shape == (50, len(COLUMNS))
     assert (rows[:-1, -1] > 0).all()
     assert rows[-1, -1] == 0
+
+
+def test_a_taught_model_has_a_table_of_all_steps_it_can_take_and_others_are_refused() -> None:
+    """Its last step starts at timestep 60: in 20 steps the first would start at 1010 of 1000."""
+    scheduler = few_step_scheduler(DDPMScheduler(), 4, "v_prediction", last=60)
+    found = trajectories(scheduler, "ddim", 100)
+    assert found["4"]["timesteps"] == scheduler.config["_taught"]["4"] == [810, 560, 310, 60]
+    for steps in range(1, 101):
+        if str(steps) in found:
+            assert found[str(steps)]["timesteps"][0] < 1000
+            continue
+        with pytest.raises(UsageError, match=rf"in {steps} steps[\s\S]*a first timestep of 1\d\d\d, by steps_offset 60"):
+            build_scheduler(scheduler, "ddim", steps)
+    assert "20" not in found and len(found) > 10
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_steps_left_out_are_the_default() -> None:
         ({"SEED": column(1), "STEPS": column(5, 6)}, LIMITS, r"STEPS has shape \[2, 1\].*expected integers \[1, 1\]"),
         ({"SEED": column(1), "STEPS": np.array([[np.nan]])}, LIMITS, "STEPS has .* type float64; expected integers"),
         ({"SEED": np.ones((2, 2), np.uint64)}, LIMITS, r"SEED has shape \[2, 2\]"),
-        ({"SEED": column(1), "STEPS": column(20)}, TAUGHT, "STEPS is 20; this model was taught 2, 4"),
+        ({"SEED": column(1), "STEPS": column(20)}, TAUGHT, "STEPS is 20; this model takes 2, 4"),
         (
             {"SEED": column(1), "GUIDANCE": column(np.nan, dtype=np.float32)},
             GUIDED,

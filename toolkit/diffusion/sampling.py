@@ -118,6 +118,12 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
     config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
     built = getattr(diffusers, SAMPLERS[sampler].scheduler_class).from_config(config)
     built.set_timesteps(steps)
+    if (first := int(max(built.timesteps))) >= longest:
+        raise UsageError(
+            f"Cannot sample in {steps} steps.",
+            found=f"a first timestep of {first}, by steps_offset {config.get('steps_offset')}",
+            expected=f"at most {longest - 1}, the last it was trained with",
+        )
     return built
 
 

@@ -86,6 +86,7 @@ def write_manifest(
     engines: Sequence[Engine] = (),
 ) -> dict[str, Any]:
     """Write the files around the repository, then handoff.json: once for people, once next to the model it checks."""
+    served = list(graph.served(settings))
     packages = {"onnxruntime": onnxruntime_version()}
     packages |= {"openvino": openvino_version(settings)} if settings.runtime.startswith("openvino") else {}
     packages |= {"tokenizers": version_of("tokenizers")} if graph.tokenizers else {}
@@ -102,7 +103,7 @@ def write_manifest(
             "max_batch": max_batch,
             "max_steps": settings.max_steps,
             "default_steps": settings.default_steps,
-            "steps": None if settings.any_steps or not graph.taught else graph.taught,
+            "steps": None if len(served) == settings.max_steps else served,
             "classes": None if graph.tokenizers else graph.classes,
             "prompt_bytes": settings.max_prompt_bytes if graph.tokenizers else None,
             "max_guidance": settings.max_guidance if graph.guided else None,

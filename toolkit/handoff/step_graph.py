@@ -142,8 +142,11 @@ class StepGraph:
         return list(self.description.get("taught", []))
 
     def served(self, settings: HandoffSettings) -> Sequence[int]:
-        """The numbers of steps that a server takes."""
-        return range(1, settings.max_steps + 1) if settings.any_steps or not self.taught else self.taught
+        """The numbers of steps that a server takes; of those beyond the longest, for which there is no table, all."""
+        if self.taught and not settings.any_steps:
+            return self.taught
+        stored = self.description["schedules"]
+        return [steps for steps in range(1, settings.max_steps + 1) if steps > self.longest or str(steps) in stored]
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def resolve_steps(settings: HandoffSettings, graph: StepGraph) -> HandoffSetting
         raise UsageError(
             f"This model was not taught to sample in {default} steps.",
             found=f"taught: {', '.join(map(str, graph.taught))}",
-            do="leave out --default-steps, or add --any-steps",
+            do="leave out --default-steps" if settings.any_steps else "leave out --default-steps, or add --any-steps",
         )
     return settings.model_copy(update={"default_steps": default, "max_steps": max(served)})
 

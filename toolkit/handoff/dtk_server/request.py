@@ -56,7 +56,7 @@ def wishes(arrays: Mapping[str, np.ndarray | None], limits: Limits, conditioned:
         raise RefusedError(f"{count} images in one request; the limit is {limits.max_batch}.")
     steps = _column(arrays, "STEPS", count, limits.default_steps)
     if limits.steps is not None and (wrong := sorted(set(steps.tolist()) - set(limits.steps))):
-        raise RefusedError(f"STEPS is {wrong[0]}; this model was taught {', '.join(map(str, limits.steps))}.")
+        raise RefusedError(f"STEPS is {wrong[0]}; this model takes {', '.join(map(str, limits.steps))}.")
     _within("STEPS", steps, 1, limits.max_steps)
     scales = _guidance(arrays, count, limits)
     conditions = _conditions(arrays, count, limits)
