@@ -39,7 +39,7 @@ def test_what_did_not_run_is_said(stage: str, said: str) -> None:
     [
         ("slower", "slower, 1.57x the speed"),
         ("no difference", "no faster"),
-        ("inconclusive", "too noisy to say whether it is faster"),
+        ("inconclusive", "too noisy to say how much faster it is, if at all"),
     ],
 )
 def test_faster_is_said_only_where_the_measurement_says_so(verdict: str, said: str) -> None:

@@ -10,7 +10,7 @@ VERDICTS = {
     "faster": "{value:.2f}x faster",
     "slower": "slower, {value:.2f}x the speed",
     "no difference": "no faster",
-    "inconclusive": "too noisy to say whether it is faster",
+    "inconclusive": "too noisy to say how much faster it is, if at all",
 }
 
 
