@@ -8,6 +8,7 @@ the stages took, and latency. ``--note`` says in words what the figures are wort
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def named(value: Any) -> Any:
         return {key: named(one) for key, one in value.items()}
     if isinstance(value, list):
         return [named(one) for one in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+    return re.sub(r"(^|(?<= ))/\S*/", "", value) if isinstance(value, str) else value
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
