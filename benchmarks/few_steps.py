@@ -6,7 +6,8 @@ The embedded default, pruned to ``--target``, is recovered once, in ``--recovery
 of it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
 judged on 1,000 samples; ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense
 model's own samplers, in as few steps and in as many as cost the same or twice that. All are judged against the same
-real images. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again.
+real images. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again,
+so those of another target want a file of their own (``--output``).
 
 Training cost is counted in MACs: a training step is three passes of the network it trains, a teacher's pass is one.
 """
@@ -70,7 +71,9 @@ def recovered(place: Place, target: str, steps: int) -> Job:
     """The run that every teaching starts from."""
     training = {"steps": steps, "learning_rate": 0.002}
     values = {"device": "cpu", "prune": {"target": target}, "recover": training}
-    job = start_job(place.folder / "recovered", recipe.make(values, "recovered"), progress=printed("recovered"))
+    job = start_job(
+        place.folder / f"recovered-{target}", recipe.make(values, "recovered"), progress=printed("recovered")
+    )
     stages.prune(job)
     stages.recover(job)
     return job
@@ -78,7 +81,7 @@ def recovered(place: Place, target: str, steps: int) -> Job:
 
 def taught(row: Row, start: Job, place: Place) -> dict[str, Any]:
     """Teach a copy of ``start`` and judge it in its own steps; trajectories are shared by rows of one seed."""
-    folder = place.folder / row.name.replace("/", "-")
+    folder = place.folder / f"{row.name.replace('/', '-')}-{start.recipe.prune.target}"
     if not folder.exists():
         shutil.copytree(start.run.path, folder, ignore=shutil.ignore_patterns("recipe.yaml", "cache"))
         (folder / "cache").symlink_to(start.run.path / "cache")
@@ -154,7 +157,7 @@ def main(arguments: list[str]) -> None:
         found["rows"][row.name] = asdict(row) | shared | taught(row, start, place)
         write_json(options.output, found)
         print(row.name, found["rows"][row.name]["frechet_distance"], flush=True)
-    if "rivals/" in options.rows:
+    if "rivals/" in options.rows and str(options.images) not in found["rivals"]:
         found["rivals"][str(options.images)] = rivals(options.images, place)
         write_json(options.output, found)
 

@@ -24,7 +24,9 @@ def named(value: Any) -> Any:
         return {key: named(one) for key, one in value.items()}
     if isinstance(value, list):
         return [named(one) for one in value]
-    return re.sub(r"(^|(?<= ))/\S*/", "", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if value.startswith("/") else re.sub(r"(?<= )/\S*/", "", value)
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:

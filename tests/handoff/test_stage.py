@@ -109,15 +109,19 @@ def test_an_image_larger_than_the_pixels_allowed_is_refused() -> None:
 
 
 def test_a_taught_model_is_served_in_its_own_steps() -> None:
-    graph = StepGraph(Path("step.onnx"), {"taught": [4], "schedules": {"2": {}, "4": {}, "7": {}}})
+    every = {str(steps): {} for steps in range(1, 101)}
+    graph = StepGraph(Path("step.onnx"), {"taught": [4], "schedules": {n: {} for n in every if n != "20"}})
     settings = resolve_steps(HandoffSettings(), graph)
     assert (settings.default_steps, settings.max_steps, list(graph.served(settings))) == (4, 4, [4])
-    anything = HandoffSettings(any_steps=True, default_steps=7, max_steps=7)
-    assert resolve_steps(anything, graph) == anything and graph.served(anything) == [2, 4, 7]
-    untaught = StepGraph(Path("step.onnx"), {"schedules": {str(steps): {} for steps in range(1, 101)}})
-    assert resolve_steps(HandoffSettings(), untaught).default_steps == 20
-    with pytest.raises(UsageError, match=r"not taught to sample in 5 steps[\s\S]*leave out --default-steps$"):
-        resolve_steps(HandoffSettings(any_steps=True, default_steps=5, max_steps=7), graph)
+    anything = resolve_steps(HandoffSettings(any_steps=True, default_steps=7), graph)
+    assert (anything.default_steps, anything.max_steps) == (7, 100)
+    assert [n for n in range(1, 101) if n not in graph.served(anything)] == [20]
+    few = StepGraph(Path("step.onnx"), {"taught": [4], "schedules": {"2": {}, "4": {}, "98": {}}})
+    assert resolve_steps(HandoffSettings(any_steps=True), few).max_steps == 98, "the limit is what there is a table for"
+    untaught = resolve_steps(HandoffSettings(max_steps=200), StepGraph(Path("step.onnx"), {"schedules": every}))
+    assert (untaught.default_steps, untaught.max_steps) == (20, 200), "which check_steps refuses"
+    with pytest.raises(UsageError, match=r"not taught to sample in 20 steps[\s\S]*leave out --default-steps$"):
+        resolve_steps(HandoffSettings(any_steps=True, default_steps=20), graph)
     with pytest.raises(UsageError, match=r"not taught to sample in 7 steps[\s\S]*taught: 4[\s\S]*--any-steps"):
         resolve_steps(HandoffSettings(default_steps=7), graph)
 

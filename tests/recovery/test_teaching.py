@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDPMScheduler, DiffusionPipeline
+from diffusers import DDIMPipeline, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 
 from exporters.coefficients import clip_range, trajectory
@@ -23,7 +23,7 @@ from toolkit.core.noise import generator, normal
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
-from toolkit.diffusion.few_steps import few_step_scheduler, path_scheduler, step_rows, taught_steps
+from toolkit.diffusion.few_steps import few_step_scheduler, path_scheduler, solver_along, step_rows, taught_steps
 from toolkit.diffusion.sampling import build_scheduler, denoise
 from toolkit.evaluation.samples import SamplingSettings, own_plan
 from toolkit.models.autoencoder import find_autoencoder
@@ -164,6 +164,12 @@ def test_the_last_step_starts_at_little_noise(method: str, steps: int, of: int |
     assert set(expected) <= set(path)
     assert (path[-1] < path[-2] / 4) == (expected[0] < 999), "then the path itself ends with next to no noise"
     assert build_scheduler(student, "ddim", steps).timesteps.tolist() == expected
+
+
+def test_the_solver_takes_the_path_s_timesteps_whatever_spacing_the_model_has() -> None:
+    path = path_scheduler(DPMSolverMultistepScheduler(use_karras_sigmas=True, solver_order=3), 20, last=10)
+    assert solver_along(path).timesteps.tolist() == path.timesteps.tolist() == list(range(960, 0, -50))
+    assert solver_along(path).config.solver_order == 2
 
 
 def test_rows_step_as_the_scheduler_does() -> None:

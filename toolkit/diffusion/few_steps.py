@@ -34,7 +34,8 @@ def solver_along(path: Any) -> Any:
     """DPM-Solver++ (2M; Lu et al. 2022, arXiv 2211.01095) along the timesteps that ``path`` is set to.
 
     It costs what DDIM costs and ends nearer to the image that many steps lead to (decision 10). It remembers its last
-    prediction: each batch needs one of its own.
+    prediction: each batch needs one of its own. Only what the model predicts and its noise are taken over: with another
+    spacing of the model's own, such as Karras's, it would refuse timesteps.
     """
     solver = DPMSolverMultistepScheduler(**{name: path.config[name] for name in SHARED})
     solver.set_timesteps(timesteps=path.timesteps.tolist())

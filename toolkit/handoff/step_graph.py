@@ -142,11 +142,10 @@ class StepGraph:
         return list(self.description.get("taught", []))
 
     def served(self, settings: HandoffSettings) -> Sequence[int]:
-        """The numbers of steps that a server takes; of those beyond the longest, for which there is no table, all."""
+        """The numbers of steps that a server takes: those taught, else all of a table up to the limit."""
         if self.taught and not settings.any_steps:
             return self.taught
-        stored = self.description["schedules"]
-        return [steps for steps in range(1, settings.max_steps + 1) if steps > self.longest or str(steps) in stored]
+        return [steps for steps in range(1, settings.max_steps + 1) if str(steps) in self.description["schedules"]]
 
     @property
     def facts(self) -> dict[str, Any]:

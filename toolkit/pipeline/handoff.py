@@ -83,7 +83,8 @@ def resolve_steps(settings: HandoffSettings, graph: StepGraph) -> HandoffSetting
             found=f"taught: {', '.join(map(str, graph.taught))}",
             do="leave out --default-steps" if settings.any_steps else "leave out --default-steps, or add --any-steps",
         )
-    return settings.model_copy(update={"default_steps": default, "max_steps": max(served)})
+    most = max(served) if graph.taught else settings.max_steps
+    return settings.model_copy(update={"default_steps": default, "max_steps": most})
 
 
 def check_steps(settings: HandoffSettings, longest: int) -> None:

@@ -22,6 +22,7 @@ while look "$1" && [ "$started" = "$first" ]; do
     sleep 1
 done
 """
+"""In /proc/PID/stat the parent is the 4th field and the start the 22nd: a number given anew is another process."""
 INPUTS = ("SEED", "STEPS", "GUIDANCE", "CLASS", "PROMPT")
 
 
