@@ -124,9 +124,12 @@ def test_two_processes_evaluate_as_one_does(model: Path, tmp_path: Path, monkeyp
     fork("evaluate", two, *settings)
     assert json.loads((two / "run.json").read_text())["stages"]["evaluate"]["processes"] == 2
     shards = [{file.relative_to(run): np.load(file) for file in run.rglob("samples/*/*.npy")} for run in (one, two)]
-    assert len(shards[0]) == 2 * 2 * 2, "two shards of each model in 2 and in 1 steps"
+    assert len(shards[0]) == 2 * 2 * (1 + 3), "two shards of each model in 2 steps, and in 1 of every sampler"
     assert shards[0].keys() == shards[1].keys()
     for name, images in shards[0].items():
         np.testing.assert_array_equal(shards[1][name], images)
     metrics = [json.loads((run / "evaluate/metrics.json").read_text()) for run in (one, two)]
+    curves = [found.pop("controls")["curves"] for found in metrics]
     assert metrics[0] == metrics[1]
+    of_steps = [[(p["steps"], p["by_sampler"]) for curve in sides.values() for p in curve] for sides in curves]
+    assert of_steps[0] == of_steps[1], "but for how long a call took"

@@ -57,10 +57,11 @@ def test_a_sweep_is_a_run_a_target_and_a_picture(
         assert (out / name / "report.html").is_file()
         assert run["timing"]["fraction"] == pytest.approx(run["achieved"]["params_fraction"])
     points = {point["name"]: point for point in value["points"]}
-    assert points["dense, 4 steps"]["cost"] == 1 and points["dense, 4 steps"]["dominated_by"] in (None, *points)
+    assert points["dense, 4 steps"]["speed"] == 1 and points["dense, 4 steps"]["dominated_by"] in (None, *points)
     assert len(points) > 3, "the dense model in fewer steps is a control"
     for name, run in value["runs"].items():
-        assert points[name]["cost"] == run["timing"]["fraction"]
+        assert points[name]["speed"] == pytest.approx(1 / run["timing"]["fraction"])
+        assert points[f"{name}, 2 steps"]["speed"] == pytest.approx(2 / run["timing"]["fraction"])
         judged = read_json(out / name / "evaluate" / "metrics.json")
         assert points[name]["distance"] == judged["frechet_distance"]["compressed"]["value"]
     assert all(name in (out / "pareto.svg").read_text() for name in points)

@@ -8,19 +8,23 @@ import pytest
 import torch
 from PIL import Image
 
+from profiles.latency_table import Timing
 from tests.evaluation.pictures import SETTINGS, pictures
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError
 from toolkit.core.run_folder import RunFolder
 from toolkit.data.open import open_images, split
+from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.judging import floor_images
 from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.metrics import excess_ratio
+from toolkit.evaluation.samples import SamplingSettings, sample_images
 from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.models.folder import find_model
 from toolkit.pipeline import evaluate as stage
 from toolkit.pipeline.evaluate import evaluate
+from toolkit.pruning.settings import LatencySettings
 
 
 @pytest.fixture(scope="module")
@@ -149,16 +153,45 @@ def test_samples_are_compared_with_the_training_images(run, models, extractor):
     assert (run.path / "evaluate" / "nearest.png").is_file()
 
 
-@pytest.mark.slow
-def test_controls_are_drawn_when_asked(run, models, extractor):
+@pytest.fixture
+def half_as_long(monkeypatch, tmp_path):
+    """A call of the compressed model takes half as long as one of the dense model; how it was timed is noted."""
+    monkeypatch.setenv("DTK_CACHE", str(tmp_path / "cache"))
+    taken = []
+
+    def measured(dense, other, inputs, rounds):
+        taken.append((type(other).__name__, len(inputs["sample"])))
+        return Timing(10.0, 5.0, 0.5, 0.45, 0.55, 11)
+
+    monkeypatch.setattr("profiles.latency_table.compare", measured)
+    return taken
+
+
+def test_the_dense_model_has_the_same_measured_time_and_its_best_sampler(run, models, extractor, half_as_long):
     settings = SETTINGS.model_copy(update={"controls": True, "sampling_steps": 8})
-    found = evaluate(run, settings, *models, pictures(30), extractor=extractor)["controls"]
-    assert 0.2 < found["macs_ratio"] < 0.4
+    latency, images = LatencySettings(runner="torch", batch=3), pictures(30)
+    metrics = evaluate(run, settings, *models, images, extractor=extractor, latency=latency)
+    found = metrics["controls"]
+    assert half_as_long == [("TorchRunner", 3)]
+    assert (found["time"]["runner"], found["time"]["batch"], found["time"]["fraction"]) == ("torch", 3, 0.5)
     compressed, dense = found["curves"]["compressed"], found["curves"]["dense"]
-    assert [point["steps"] for point in compressed] == [2, 4, 8]
-    assert [point["steps"] for point in dense] == [1, 2, 8]
-    assert compressed[-1]["cost_in_dense_steps"] == pytest.approx(8 * found["macs_ratio"])
-    assert "dense" in found["verdict"]
+    assert [(point["steps"], point["time_in_dense_steps"]) for point in compressed] == [(2, 1.0), (4, 2.0), (8, 4.0)]
+    assert [(point["steps"], point["time_in_dense_steps"]) for point in dense] == [(1, 1), (2, 2), (4, 4), (8, 8)]
+    for model, curve in zip(models, (dense, compressed), strict=True):
+        assert list(curve[-1]["by_sampler"]) == ["ddim"]
+        for point in curve[:-1]:
+            for sampler, distance in point["by_sampler"].items():
+                made = sample_images(model, SamplingSettings(sampler, point["steps"], 0), 12, run.path / "others")
+                real = extractor(images.read_uint8(range(12)))
+                assert distance == pytest.approx(frechet_distance(extractor(made), real))
+            assert list(point["by_sampler"]) == ["ddim", "dpm-solver", "unipc"]
+            assert (
+                point["frechet_distance"] == min(point["by_sampler"].values()) == point["by_sampler"][point["sampler"]]
+            )
+    assert "in the time of 4.0 dense steps" in found["verdict"]
+    assert "compressed, 2 steps" in (run.path / "evaluate" / "pareto.svg").read_text()
+    assert evaluate(run, settings, *models, images, extractor=extractor, latency=latency) == metrics
+    assert len(half_as_long) == 1, "a finished evaluation stays as it is"
 
 
 @pytest.mark.slow

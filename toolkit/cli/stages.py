@@ -71,7 +71,7 @@ def evaluate(
     ] = None,
     controls: Annotated[
         bool | None,
-        typer.Option("--controls/--no-controls", help="also sample the dense model in fewer steps, at equal cost"),
+        typer.Option("--controls/--no-controls", help="also sample both models in fewer steps, at equal measured time"),
     ] = None,
     json: Json = False,
 ) -> None:

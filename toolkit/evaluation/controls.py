@@ -1,102 +1,115 @@
-"""The control that a compressed model must beat: the dense one, in fewer steps, at the same cost."""
+"""The control that a compressed model must beat: the dense one in fewer steps, in the same measured time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from profiles.macs import count_macs
-from toolkit.adapters.inputs import example_inputs
+from toolkit.diffusion.few_steps import taught_steps
 from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.judging import Judged, Resources, Subjects, sample_features, sampling_settings
-from toolkit.evaluation.samples import own_plan, sample_images
+from toolkit.evaluation.samples import SamplingSettings, own_plan, sample_images
 from toolkit.evaluation.settings import EvaluateSettings
-from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import build_model
+from toolkit.models.folder import load_scheduler
 
-Curve = list[tuple[float, float]]  # (cost of an image in dense steps, distance), by rising cost
+FAST = ("dpm-solver", "unipc")
+"""Samplers that users take for few steps: of these and the evaluation's own the best counts."""
+Curve = list[tuple[float, float]]  # (time of an image in dense steps, distance), by rising time
 
 
-def fewer_steps(subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Resources) -> dict[str, Any]:
-    """Distance against cost for both models, where the two curves cross, and which is better at equal cost.
+def fewer_steps(
+    subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Resources, time: dict[str, Any]
+) -> dict[str, Any]:
+    """Distance against time for both models, where the two curves cross, and which is better in equal time.
 
-    The compressed model takes all, half and a quarter of the steps, the dense model as many as cost the same; both also
-    stand at the full number. Cost is counted in MACs.
+    ``time``: of a call of the compressed denoiser, as a ``fraction`` of the dense one's, and how it was measured. The
+    unit of all times is a step of the dense model.
     """
-    ratio, full = macs_ratio(subjects), sampling_settings(settings).steps
-    own = own_plan(subjects.compressed, sampling_settings(settings)).steps
-    steps = steps_of_controls(full, ratio, own)
-    curves = {name: [_point(name, taken, subjects, settings, judged, place) for taken in steps[name]] for name in steps}
-    costs = {"dense": 1.0, "compressed": ratio}
-    points = {name: [(taken * costs[name], value) for taken, value in curve] for name, curve in curves.items()}
-    crossed = crossings(points["compressed"], points["dense"])
+    step = {"dense": 1.0, "compressed": float(time["fraction"])}
+    curves = {
+        name: [_point(name, tried, subjects, settings, judged, place) for tried in by_steps]
+        for name, by_steps in plans(subjects, settings, step["compressed"]).items()
+    }
+    for name, points in curves.items():
+        for point in points:
+            point["time_in_dense_steps"] = point["steps"] * step[name]
+    places = {name: [(p["time_in_dense_steps"], p["frechet_distance"]) for p in curves[name]] for name in curves}
+    crossed = crossings(places["compressed"], places["dense"])
     return {
-        "macs_ratio": ratio,
-        "curves": {
-            name: [
-                {"steps": taken, "cost_in_dense_steps": taken * costs[name], "frechet_distance": value}
-                for taken, value in curve
-            ]
-            for name, curve in curves.items()
-        },
+        "time": time,
+        "curves": curves,
         "crossings_in_dense_steps": crossed,
-        "verdict": f"{_verdict(own * ratio, points)}; {_crossed(crossed, points)}",
+        "verdict": f"{_verdict(places)}; {_crossed(crossed, places)}",
     }
 
 
-def steps_of_controls(full: int, ratio: float, own: int) -> dict[str, list[int]]:
-    """The numbers of steps each model is sampled in, rising; ``ratio``: MACs compressed over dense.
-
-    A compressed model that was taught its ``own`` number of steps takes only those, and the dense one also as many as
-    cost twice as much.
+def plans(subjects: Subjects, settings: EvaluateSettings, fraction: float) -> dict[str, list[list[SamplingSettings]]]:
+    """For each model and number of steps, rising, how it is sampled: in all steps as the evaluation says, in fewer with
+    every sampler worth trying. A model that was taught its steps is sampled as it was taught.
     """
-    compressed = sorted({max(1, full // part) for part in (1, 2, 4)}) if own == full else [own]
-    paid = compressed if own == full else [own, 2 * own]
-    return {"dense": sorted({full} | {max(1, round(taken * ratio)) for taken in paid}), "compressed": compressed}
+    all_steps = sampling_settings(settings)
+    own = own_plan(subjects.compressed, all_steps)
+    taught = bool(taught_steps(load_scheduler(subjects.compressed)))
+    steps = steps_of_controls(all_steps.steps, fraction, own.steps if taught else None)
+    samplers = dict.fromkeys((all_steps.sampler, *FAST))
+    plans = {
+        name: [
+            [all_steps]
+            if taken == all_steps.steps
+            else [replace(all_steps, steps=taken, sampler=sampler) for sampler in samplers]
+            for taken in steps[name]
+        ]
+        for name in steps
+    }
+    return plans | {"compressed": [[own]]} if taught else plans
 
 
-def macs_ratio(subjects: Subjects) -> float:
-    """MACs of one call of the compressed denoiser over the dense one's."""
-    macs = [
-        count_macs(
-            build_model(model.class_name, model.config), example_inputs(denoiser_inputs(model), 1, device="meta")
-        ).macs
-        for model in (subjects.compressed, subjects.dense)
-    ]
-    return macs[0] / macs[1]
+def steps_of_controls(full: int, fraction: float, taught: int | None) -> dict[str, list[int]]:
+    """The numbers of steps each model is sampled in, rising; ``fraction``: the time of a call, compressed over dense.
+
+    The compressed model takes all, half and a quarter of the steps, the dense one all and as many as take the same
+    time. A compressed model that was ``taught`` its steps takes only those, and the dense one also as many as take
+    twice as long.
+    """
+    compressed = [taught] if taught else sorted({max(1, full // part) for part in (1, 2, 4)})
+    paid = [taught, 2 * taught] if taught else compressed
+    return {"dense": sorted({full} | {max(1, round(taken * fraction)) for taken in paid}), "compressed": compressed}
 
 
 def crossings(first: Curve, second: Curve) -> list[float]:
-    """The costs at which two curves cross, each drawn straight between its points over the logarithm of the cost."""
-    costs = sorted({cost for cost, _ in first + second})
+    """The times at which two curves cross, each drawn straight between its points over the logarithm of the time."""
+    times = sorted({time for time, _ in first + second})
     low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
-    places = np.log([cost for cost in costs if low <= cost <= high])
+    places = np.log([time for time in times if low <= time <= high])
     gaps = _read(first, places) - _read(second, places)
-    costs = []
+    times = []
     for left in range(len(places) - 1):
         before, after = gaps[left], gaps[left + 1]
         if before * after < 0:
-            costs.append(float(np.exp(places[left] + (places[left + 1] - places[left]) * before / (before - after))))
-    return costs
+            times.append(float(np.exp(places[left] + (places[left + 1] - places[left]) * before / (before - after))))
+    return times
 
 
 def _read(curve: Curve, places: np.ndarray) -> np.ndarray:
-    return np.interp(places, np.log([cost for cost, _ in curve]), [value for _, value in curve])
+    return np.interp(places, np.log([time for time, _ in curve]), [value for _, value in curve])
 
 
-def _verdict(cost: float, curves: dict[str, Curve]) -> str:
-    compressed, dense = (float(_read(curves[name], np.log([cost]))[0]) for name in ("compressed", "dense"))
+def _verdict(curves: dict[str, Curve]) -> str:
+    time, compressed = curves["compressed"][-1]
+    dense = float(_read(curves["dense"], np.log([time]))[0])
     better = "compressing is better" if compressed < dense else "fewer steps of the dense model are better"
-    return f"at the cost of {cost:.1f} dense steps {better}: {compressed:.3f} compressed, {dense:.3f} dense"
+    return f"in the time of {time:.1f} dense steps {better}: {compressed:.3f} compressed, {dense:.3f} dense"
 
 
 def _crossed(places: list[float], curves: dict[str, Curve]) -> str:
     """Where the curves cross, and which model is better on either side of it."""
     low, high = (end(curves["dense"][i][0], curves["compressed"][i][0]) for i, end in ((0, max), (-1, min)))
     if low > high:
-        return "the curves have no cost in common"
-    within = f"between the costs of {low:.1f} and {high:.1f} dense steps"
+        return "the curves have no time in common"
+    within = f"between the times of {low:.1f} and {high:.1f} dense steps"
     if not places:
         return f"the curves do not cross {within}"
     gap = np.subtract(*(_read(curves[name], np.log([low])) for name in ("compressed", "dense")))
@@ -107,19 +120,29 @@ def _crossed(places: list[float], curves: dict[str, Curve]) -> str:
 
 
 def _point(
-    name: str, steps: int, subjects: Subjects, settings: EvaluateSettings, judged: Judged, place: Resources
-) -> tuple[int, float]:
-    features = judged.features[name]
-    if steps != own_plan(subjects.models[name], sampling_settings(settings)).steps:
-        images = sample_images(
-            subjects.models[name],
-            sampling_settings(settings, steps),
-            settings.images,
-            place.samples(name),
-            conditions=subjects.conditions(settings.seed),
-            device=place.device,
-            progress=place.progress,
-            work=f"sampling the {name} model in {steps} steps",
-        )
-        features = sample_features(images, subjects.extractor, place, f"features of {steps} steps")
-    return steps, frechet_distance(features, judged.features["reference"])
+    name: str,
+    tried: Sequence[SamplingSettings],
+    subjects: Subjects,
+    settings: EvaluateSettings,
+    judged: Judged,
+    place: Resources,
+) -> dict[str, Any]:
+    """The least distance of these ways to sample, which take equally many steps."""
+    by_sampler = {}
+    for plan in tried:
+        features = judged.features[name]
+        if plan != own_plan(subjects.models[name], sampling_settings(settings)):
+            images = sample_images(
+                subjects.models[name],
+                plan,
+                settings.images,
+                place.samples(name),
+                conditions=subjects.conditions(settings.seed),
+                device=place.device,
+                progress=place.progress,
+                work=f"sampling the {name} model in {plan.steps} steps of {plan.sampler}",
+            )
+            features = sample_features(images, subjects.extractor, place, f"features of {plan.steps} steps")
+        by_sampler[plan.sampler] = frechet_distance(features, judged.features["reference"])
+    sampler, distance = min(by_sampler.items(), key=lambda found: found[1])
+    return {"steps": tried[0].steps, "sampler": sampler, "frechet_distance": distance, "by_sampler": by_sampler}

@@ -20,7 +20,7 @@ class EvaluateSettings(Settings):
     guidance: float = Field(default=1.0, ge=0)  # classifier-free; 1 is none, and half the calls
     features: str = "efficientnet-lite0"  # or the path of a TorchScript file
     seed: int = Field(default=0, ge=0)  # image i is made from seed + i
-    controls: bool = False  # also sample the dense model in fewer steps, at the compressed model's cost
+    controls: bool = False  # also sample both models in fewer steps, the dense one in as many as take the same time
 
 
 def _parse_margin(value: object) -> object:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from toolkit.core import processes
-from toolkit.evaluation.controls import macs_ratio, steps_of_controls
+from toolkit.evaluation.controls import plans
 from toolkit.evaluation.judging import Resources, Subjects, sampling_settings
-from toolkit.evaluation.samples import own_plan, sample_share
+from toolkit.evaluation.samples import sample_share
 from toolkit.evaluation.settings import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -25,27 +26,28 @@ def join(device: str) -> PartialState:
     return PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
 
-def share_sampling(subjects: Subjects, settings: EvaluateSettings, place: Resources, state: PartialState) -> None:
+def share_sampling(
+    subjects: Subjects, settings: EvaluateSettings, place: Resources, state: PartialState, fraction: float | None
+) -> None:
     """Make this process's share of all the samples an evaluation needs, and wait for the other processes'.
 
-    The shards lie in caches that all processes must see; what one of them leaves out, the judging process makes.
+    ``fraction``: the time of a call, compressed over dense; None without controls. The shards lie in caches that all
+    processes must see; what one of them leaves out, the judging process makes.
     """
-    steps = {name: [settings.sampling_steps] for name in subjects.models}
-    if settings.controls:
-        ratio = macs_ratio(subjects)
-        own = own_plan(subjects.compressed, sampling_settings(settings)).steps
-        steps = steps_of_controls(settings.sampling_steps, ratio, own)
+    wanted = {name: [[sampling_settings(settings)]] for name in subjects.models}
+    if fraction is not None:
+        wanted = plans(subjects, settings, fraction)
     for name, model in subjects.models.items():
-        for taken in steps[name]:
+        for plan in chain.from_iterable(wanted[name]):
             sample_share(
                 model,
-                sampling_settings(settings, taken),
+                plan,
                 settings.images,
                 place.samples(name),
                 (processes.index(), processes.count()),
                 conditions=subjects.conditions(settings.seed),
                 device=str(state.device),
                 progress=place.progress,
-                work=f"sampling the {name} model in {taken} steps",
+                work=f"sampling the {name} model in {plan.steps} steps of {plan.sampler}",
             )
     state.wait_for_everyone()

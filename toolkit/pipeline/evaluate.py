@@ -31,6 +31,9 @@ from toolkit.evaluation.sharing import join, share_sampling
 from toolkit.models.autoencoder import image_shape
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.pruning.latency import time_of_call
+from toolkit.pruning.settings import LatencySettings
+from toolkit.report.pareto import PICTURE, draw, points
 
 COLUMNS = 16  # pairs in the picture
 
@@ -45,6 +48,7 @@ def evaluate(
     train: Images | None = None,
     extractor: Extractor | None = None,
     artefacts: Sequence[Artefact] = (),
+    latency: LatencySettings | None = None,
     device: str = "cpu",
     progress: Progress = silent,
     shared: Path | None = None,
@@ -53,8 +57,9 @@ def evaluate(
 
     ``reference`` must hold no image that was trained on. ``train`` holds those that recovery trained on: samples are
     compared with them, and the floor is taken from them if the reference is too small. ``extractor`` takes the place
-    of the one the settings name. ``artefacts`` of the compressed model are judged as well. Finished samples and
-    features are kept in RUN/cache; the dense model's samples, and features, in ``shared`` if that is given.
+    of the one the settings name. ``artefacts`` of the compressed model are judged as well. ``latency`` says how the
+    models' calls are timed for ``settings.controls``. Finished samples and features are kept in RUN/cache; the dense
+    model's samples, and features, in ``shared`` if that is given.
     Raises DtkError for too few reference images or models that do not match, MissingToolError without the extra
     ``metrics``. Under a launcher every process makes its share of the samples; the main one judges them and writes, the
     others return nothing.
@@ -64,17 +69,24 @@ def evaluate(
     check_guidance(find_conditioning(dense), settings.guidance)
     similarity.check_installed()
     subjects = Subjects(dense, compressed, reference, train, extractor or open_extractor(settings.features, device))
-    request = Request("evaluate", settings.model_dump(exclude={"batch_size"}), subjects.hashes())
+    timing = (latency or LatencySettings()) if settings.controls else None
+    timed_by = {"controls": f"timed by {timing.runner}:{timing.dtype} at batch {timing.batch}"} if timing else {}
+    request = Request("evaluate", settings.model_dump(exclude={"batch_size"}), subjects.hashes() | timed_by)
     place = Resources(run.path / "cache", device, progress, shared)
     if run.is_current(request):
         return _with_artefacts(run, request, subjects, settings, place, artefacts)
+    call_time = time_of_call(dense, compressed, timing, device, progress) if timing else None
     if processes.count() > 1:
-        share_sampling(subjects, settings, place, join(device))
+        share_sampling(subjects, settings, place, join(device), call_time["fraction"] if call_time else None)
         if not processes.is_main():
             return {}
     with run.writing(request, device=device, facts={"processes": processes.count()}) as folder:
         judged = judge(subjects, settings, place)
         metrics = _metrics(subjects, settings, judged, place)
+        if call_time:
+            metrics["controls"] = fewer_steps(subjects, settings, judged, place, call_time)
+            metric = metrics["frechet_distance"]["dense"]["metric"]
+            draw(points("compressed", metrics["controls"]), metric, folder / PICTURE)
         _draw_pairs(folder / "pairs.png", reference, judged)
         if train is not None:
             record, rows = nearest_training_images(judged.samples["compressed"], reference, train)
@@ -151,8 +163,6 @@ def _metrics(subjects: Subjects, settings: EvaluateSettings, judged: Judged, pla
             device=place.device,
             progress=place.progress,
         )
-    if settings.controls:
-        metrics["controls"] = fewer_steps(subjects, settings, judged, place)
     return metrics
 
 

@@ -118,6 +118,7 @@ def evaluate(job: Job, artefacts: Sequence[str] = ()) -> dict[str, Any]:
         reference,
         train=train,
         artefacts=exported,
+        latency=job.recipe.prune.latency,
         device=job.device,
         progress=job.progress,
         shared=user_cache(SAMPLES),

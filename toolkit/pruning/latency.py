@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,16 @@ from toolkit.core.environment import machine, resolve_device, versions
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json, user_cache
 from toolkit.core.progress import Progress, silent
-from toolkit.models.folder import ModelFolder, build_model
+from toolkit.models.conditioning import denoiser_inputs
+from toolkit.models.folder import ModelFolder, build_model, full_config
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.settings import LatencySettings, PruneSettings
 from toolkit.pruning.targets import Bound, Target, parse_target
-from toolkit.runners.base import Runner, check_available, open_runner, precision_options, runner_reads
+from toolkit.runners.base import Runner, check_available, open_runner, precision_options, runner_reads, unavailable
 from toolkit.runners.tensorrt_api import load_tensorrt
+
+logger = logging.getLogger(__name__)
 
 
 def latency_cost(
@@ -162,6 +167,24 @@ def latencies(
     rounds = Rounds(seconds=settings.seconds)
     with LatencyTable(user_cache("latency"), facts, dense, open_config, inputs, rounds) as table:
         yield Latencies(table, open_network)
+
+
+def time_of_call(
+    dense: ModelFolder, other: ModelFolder, settings: LatencySettings, device: str, progress: Progress = silent
+) -> dict[str, Any]:
+    """What a call of ``other`` takes compared with one of ``dense``, interleaved: a Timing, and what timed it.
+
+    PyTorch does where the runner of the settings cannot run, which is logged.
+    """
+    if reason := unavailable(settings.runner, device):
+        logger.warning("Calls are timed in torch: %s %s", settings.runner, reason)
+        settings = settings.model_copy(update={"runner": "torch"})
+    specs = denoiser_inputs(dense)
+    with latencies(dense.class_name, full_config(dense), specs, settings, device, progress) as measuring:
+        progress("latency", 0, 1)
+        timing = measuring.measure(full_config(other))
+        progress("latency", 1, 1)
+    return asdict(timing) | settings.model_dump(mode="json", include={"runner", "batch", "dtype"})
 
 
 @contextmanager

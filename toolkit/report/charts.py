@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from toolkit.report.pareto import plot, points
 from toolkit.report.svg import COMPRESSED, DENSE, FLOOR, GRID, MUTED, Chart
 
 if TYPE_CHECKING:
@@ -137,6 +138,15 @@ def distances(evaluation: dict[str, Any], name: str) -> Markup | None:
         axes.set_xlabel(f"{evaluation['dense']['metric']}, {blocks_of}; less is better")
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))  # an unbiased kernel distance can lie below zero
         _only_x(axes)
+    return chart.svg
+
+
+def controls(evaluation: dict[str, Any]) -> Markup:
+    """Quality against images per second of both models in all and in fewer steps."""
+    chart = Chart("controls", "Distance against images per second, dense and compressed")
+    with chart.axes(WIDTH, 4.2) as axes:
+        metric, found = evaluation["frechet_distance"]["dense"]["metric"], points("compressed", evaluation["controls"])
+        plot(axes, found, metric, {"dense": DENSE, "compressed": COMPRESSED}, MUTED)
     return chart.svg
 
 

@@ -89,15 +89,15 @@ def evaluations(compared: dict[str, Any]) -> Iterator[Any]:
 
 
 def points(value: dict[str, Any]) -> Iterator[Any]:
-    """Every point by its time, and what makes those that are dominated not worth having."""
+    """Every point by its speed, and what makes those that are dominated not worth having."""
     measured = f"{value['latency']['runner']}, batch {value['latency']['batch']}"
-    columns = ("", "steps", "time per image, of dense", value["metric"], "dominated by")
-    table = Table(*columns, title=f"Quality against latency ({measured})", title_justify="left")
-    for point in sorted(value["points"], key=lambda point: point["cost"]):
-        interval = "" if point["kind"] == "dense" else f" ({point['cost_low']:.3f}-{point['cost_high']:.3f})"
-        cost = f"{point['cost']:.3f}{interval}"
+    columns = ("", "steps", "images/s, of dense", value["metric"], "dominated by")
+    table = Table(*columns, title=f"Quality against images per second ({measured})", title_justify="left")
+    for point in sorted(value["points"], key=lambda point: point["speed"]):
+        interval = "" if point["kind"] == "dense" else f" ({point['speed_low']:.2f}-{point['speed_high']:.2f})"
+        speed = f"{point['speed']:.2f}{interval}"
         table.add_row(
-            point["name"], str(point["steps"]), cost, f"{point['distance']:.3f}", point["dominated_by"] or "-"
+            point["name"], str(point["steps"]), speed, f"{point['distance']:.3f}", point["dominated_by"] or "-"
         )
     yield table
     yield from (f"left out: {name}: {reason}" for name, reason in value["refused"].items())

@@ -1,36 +1,59 @@
-"""Quality against latency: which of several models are worth having, and the picture of it."""
+"""Quality against images per second: which of several models and numbers of steps are worth having, and the picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.core.files import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PICTURE = "pareto.svg"
 Kind = Literal["compressed", "dense"]
 COLOURS = {"compressed": "#0072b2", "dense": "#d55e00"}  # distinct for colour-blind readers (Okabe & Ito 2008)
+QUIET = "#777777"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model in a number of sampling steps: the time of an image over the dense model's in all steps, and a distance.
+    """A model in a number of sampling steps: its images per second over the dense model's in all steps, and a distance.
 
-    ``cost_low`` and ``cost_high`` bound the cost if it was measured; smaller is better in both figures.
+    ``speed_low`` and ``speed_high`` bound the speed if it was measured.
     """
 
     name: str
     kind: Kind
     steps: int
-    cost: float
+    speed: float
     distance: float
-    cost_low: float
-    cost_high: float
+    speed_low: float
+    speed_high: float
+
+
+def points(name: str, controls: Mapping[str, Any]) -> list[Point]:
+    """The points of an evaluation's control, of the compressed model called ``name`` and then of the dense one."""
+    time, curves = controls["time"], controls["curves"]
+    all_steps, most = curves["dense"][-1]["steps"], curves["compressed"][-1]["steps"]
+
+    def point(kind: Kind, found: Mapping[str, Any]) -> Point:
+        steps = found["steps"]
+        label = (
+            name if kind == "compressed" and steps == most else f"{'dense' if kind == 'dense' else name}, {steps} steps"
+        )
+        times = (time["fraction"], time["high"], time["low"]) if kind == "compressed" else (1.0, 1.0, 1.0)
+        speed, low, high = (all_steps / (steps * of_dense) for of_dense in times)
+        return Point(label, kind, steps, speed, found["frechet_distance"], low, high)
+
+    kinds: tuple[Kind, ...] = ("compressed", "dense")
+    return [point(kind, found) for kind in kinds for found in reversed(curves[kind])]
 
 
 def dominated(points: Sequence[Point]) -> list[str | None]:
-    """For each point the name of one that is no worse in cost and distance and better in one; None if none is."""
+    """For each point the name of one that is no worse in speed and distance and better in one; None if none is."""
     return [_better(point, points) for point in points]
 
 
@@ -38,39 +61,41 @@ def _better(point: Point, points: Sequence[Point]) -> str | None:
     better = [
         other
         for other in points
-        if other.cost <= point.cost
+        if other.speed >= point.speed
         and other.distance <= point.distance
-        and (other.cost < point.cost or other.distance < point.distance)
+        and (other.speed > point.speed or other.distance < point.distance)
     ]
-    return min(better, key=lambda other: (other.distance, other.cost)).name if better else None
+    return min(better, key=lambda other: (other.distance, -other.speed)).name if better else None
 
 
 def draw(points: Sequence[Point], metric: str, path: Path) -> None:
-    """The points as an SVG at ``path``: filled if nothing is better, hollow if dominated; the front joined."""
+    """The points as an SVG file at ``path``."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "dtk", "font.size": 10}):
         figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.add_subplot()
-        worse = dominated(points)
-        front = sorted((p for p, by in zip(points, worse, strict=True) if by is None), key=lambda p: p.cost)
-        axes.step([p.cost for p in front], [p.distance for p in front], where="post", color="#999999", linewidth=1)
-        for point, by in zip(points, worse, strict=True):
-            colour = COLOURS[point.kind]
-            reach = [[point.cost - point.cost_low], [point.cost_high - point.cost]]
-            face = colour if by is None else "white"
-            axes.errorbar(point.cost, point.distance, xerr=reach, fmt="o", color=colour, markerfacecolor=face)
-            axes.annotate(point.name, (point.cost, point.distance), (6, 5), textcoords="offset points", fontsize=8)
-        for kind, label in (("compressed", "compressed"), ("dense", "dense model, in all and in fewer steps")):
-            axes.plot([], [], "o", color=COLOURS[kind], label=label)
-        axes.plot(
-            [], [], "o", color="#666666", markerfacecolor="white", label="dominated: another is faster and better"
-        )
-        axes.set_xlabel("time of an image, of the dense model's")
-        axes.set_ylabel(metric)
-        axes.set_xlim(left=0)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        plot(figure.add_subplot(), points, metric, COLOURS, QUIET)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def plot(axes: Axes, points: Sequence[Point], metric: str, colours: Mapping[str, str], quiet: str) -> None:
+    """The points: filled if nothing is better, hollow if dominated; the front joined."""
+    worse = dominated(points)
+    front = sorted((p for p, by in zip(points, worse, strict=True) if by is None), key=lambda p: p.speed)
+    axes.step([p.speed for p in front], [p.distance for p in front], where="pre", color=quiet, linewidth=1)
+    for point, by in zip(points, worse, strict=True):
+        colour = colours[point.kind]
+        reach = [[point.speed - point.speed_low], [point.speed_high - point.speed]]
+        face = colour if by is None else "none"
+        axes.errorbar(point.speed, point.distance, xerr=reach, fmt="o", color=colour, markerfacecolor=face)
+        axes.annotate(point.name, (point.speed, point.distance), (6, 5), textcoords="offset points", fontsize=8)
+    for kind, label in (("compressed", "compressed"), ("dense", "dense model, in all and in fewer steps")):
+        axes.plot([], [], "o", color=colours[kind], label=label)
+    axes.plot([], [], "o", color=quiet, markerfacecolor="none", label="dominated: another is faster and better")
+    axes.set_xlabel("images per second, of the dense model's in all steps")
+    axes.set_ylabel(metric)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
