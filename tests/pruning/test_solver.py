@@ -114,6 +114,10 @@ def test_bounds_are_met_by_the_largest_that_meet_them(text: str) -> None:
         ),
         ("width=0.75,macs<=0.3", r"No stock configuration with width=0\.75 has macs at most"),
         ("macs=0.1,params<=0.9", r"has macs within 2% of"),
+        (
+            "macs=0.9",
+            r"nearest below macs=0\.\d+[\s\S]*nearest above macs=1\.0000[\s\S]*allow narrower levels with --min-width",
+        ),
     ],
 )
 def test_bounds_that_cannot_be_met_are_refused_in_words(text: str, words: str) -> None:

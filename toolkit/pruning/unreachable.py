@@ -87,7 +87,7 @@ def _refuse_alone(space: Space, bound: Bound, costs: Costs, dense: Dense, of: st
         return f"{bound.figure}={nearest[0] / one:.4f} ({bound.shown(nearest[0])})" if nearest else "none"
 
     blocks = all(variable.kind == "blocks" for variable in space.variables)
-    narrower = "" if below else f", allow {'fewer blocks' if blocks else 'narrower levels'} with --min-width"
+    narrower = f", allow {'fewer blocks' if blocks else 'narrower levels'} with --min-width"
     finer = "" if blocks or bound.at_most else ", or try a smaller --align"
     near = "at most" if bound.at_most else f"within {bound.tolerances[-1]:.0%} of"
     raise UnreachableError(
