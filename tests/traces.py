@@ -7,6 +7,7 @@ what comes out has the nodes and the numbers of torch's own export, and other na
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
@@ -49,11 +50,13 @@ def _kept(key: str, make: Callable[[], torch.onnx.ONNXProgram | None]) -> torch.
     import onnx_ir
 
     path = Path(os.environ[PLACE]) / f"{key}.onnx"
-    if not path.is_file():
-        made = make()
-        assert made is not None
-        with replacing(path) as temporary:
-            made.save(temporary)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who wants the same graph waits for it
+        if not path.is_file():
+            made = make()
+            assert made is not None
+            with replacing(path) as temporary:
+                made.save(temporary)
     return torch.onnx.ONNXProgram(onnx_ir.load(path), None)
 
 

@@ -1,4 +1,4 @@
-"""The paper's denoisers as diffusers folders with fresh weights; --toy keeps every kind of block."""
+"""The paper's denoisers as diffusers folders with fresh weights; --toy keeps what is special in each."""
 
 from __future__ import annotations
 
@@ -47,11 +47,12 @@ SHAPES: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 def _toy(config: dict[str, Any]) -> dict[str, Any]:
-    """The same with one level for each kind of block."""
-    down = tuple(dict.fromkeys(config["down_block_types"]))
+    """The same with one level for each kind of block; where blocks attend to a context, for those alone."""
+    kinds = tuple(dict.fromkeys(config["down_block_types"]))
+    down = tuple(name for name in kinds if "CrossAttn" in name) or kinds
     up = tuple(name.replace("Down", "Up") for name in reversed(down))
-    small = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
-    return config | small | {"down_block_types": down, "up_block_types": up}
+    blocks = {"down_block_types": down, "up_block_types": up, "block_out_channels": (16, 32)[-len(down) :]}
+    return config | {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4} | blocks
 
 
 def write_shape(name: str, folder: Path, toy: bool = False) -> Path:

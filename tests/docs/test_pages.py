@@ -56,7 +56,10 @@ FEWER = {
     "evaluate": ["--sampling-steps", "2"],
     "export": ["--batch", "1:2:4"],
     "profile": ["--seconds", "0.1", "--baseline", "torch"],
-    "sweep": ["--calibration-images", "8", "--steps", "2", "--images", "12", "--evaluation-steps", "2"],
+    "sweep": [
+        *("--calibration-images", "8", "--steps", "2", "--images", "12", "--evaluation-steps", "2"),
+        *("--runner", "torch"),
+    ],
 }
 
 

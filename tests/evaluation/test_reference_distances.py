@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.evaluation.cifar_resnet import load
@@ -40,7 +41,11 @@ def halved(images):
 @pytest.fixture(scope="module")
 def features():
     weights = next((DATA / "cifar-resnet").glob("resnet20-*.th"))
-    extractor = Extractor("CIFAR ResNet-20", file_sha256(weights), lambda: load(str(weights), 20))
+
+    def opened():
+        return load(str(weights), 20).to(memory_format=torch.channels_last)  # in a third less time
+
+    extractor = Extractor("CIFAR ResNet-20", file_sha256(weights), opened)
     test = sheet("test-00")
     sets = {"train00": sheet("train-00"), "test00": test, "test00_noise10": noisy(test), "test00_down2": halved(test)}
     return {name: extractor(images) for name, images in sets.items()}
