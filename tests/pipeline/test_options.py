@@ -105,3 +105,18 @@ def test_a_sweep_tells_bounds_from_targets_in_its_folders() -> None:
     names = ["latency-0.6", "latency-at-most-0.6", "latency-at-most-0.6-params-at-most-0.7"]
     made = sweep.recipes(compress_recipe(None, None, {}), targets, {}, {})
     assert {name: one.prune.target for name, one in made.items()} == dict(zip(names, targets, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant", "earlier"),
+    [
+        ("2", 2, ["macs<=0.6"]),
+        (3, 3, ["macs<=0.711379", "macs<=0.50606"]),
+        ("macs<=0.7,macs<=0.5", ("macs<=0.7", "macs<=0.5"), ["macs<=0.7", "macs<=0.5"]),
+        (["macs<=0.4"], ("macs<=0.4",), ["macs<=0.4"]),
+    ],
+)
+def test_rounds_are_a_number_or_targets(given: object, meant: object, earlier: list[str]) -> None:
+    made = compress_recipe(None, None, {"target": "macs=0.36", "rounds": given})
+    assert made.rounds == meant and made.earlier_targets == earlier
+    assert recipe.make(made.model_dump(mode="json"), "again") == made

@@ -14,10 +14,9 @@ from tests.tiny import TWO_LEVELS, tiny_dit, tiny_folder
 from toolkit import compress
 from toolkit.core.errors import UnreachableError, UsageError
 from toolkit.core.noise import generator
-from toolkit.pipeline import rounds
 from toolkit.pruning import surgery
 from toolkit.pruning.plan import Plan, read_plan
-from toolkit.pruning.rounds import Earlier, target_of
+from toolkit.pruning.rounds import Earlier, earlier_targets
 from toolkit.pruning.scoring import Scored
 
 T = 100
@@ -75,7 +74,7 @@ def test_a_channel_that_has_gone_never_comes_back() -> None:
     ],
 )
 def test_every_round_takes_an_equal_share(target: str, count: int, expected: list[str]) -> None:
-    assert [target_of(target, number, count) for number in range(1, count)] == expected
+    assert earlier_targets(target, count) == expected
 
 
 def test_rounds_that_cannot_be_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -85,24 +84,29 @@ def test_rounds_that_cannot_be_are_refused_before_anything_is_written(tmp_path: 
         (dense, {"blocks": True}, "rounds prune widths and recover"),
         (dense, {"recover": False}, "rounds prune widths and recover"),
         (dense, {"target": "params<=2k"}, r"divide a fraction[\s\S]*found: 2 rounds and the bound params<=2k"),
+        (
+            dense,
+            {"rounds": ["params<=0.6"]},
+            r"another figure than the target[\s\S]*found: params<=0.6; target macs=0.57",
+        ),
+        (dense, {"rounds": 0}, "greater than or equal to 1"),
         (dit, {}, r"only by blocks[\s\S]*found: DiTTransformer2DModel"),
     ]
     for model, options, words in refused:
         with pytest.raises(UsageError, match=words):
-            compress(model, out=tmp_path / "run", rounds=2, **options)
+            compress(model, out=tmp_path / "run", **({"rounds": 2} | options))
         assert not (tmp_path / "run" / "run.json").exists()
 
 
 @pytest.mark.slow
 def test_a_target_out_of_reach_is_refused_before_a_round_is_recovered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(rounds, "target_of", lambda *args: "macs<=0.4")
     dense = tiny_folder(tmp_path / "dense", **TWO_LEVELS).root
     images = generator("rounds", 0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
     few: dict[str, Any] = {"criterion": "magnitude", "calibration_images": 2, "batch_size": 4, "align": 4}
     with pytest.raises(UnreachableError, match="macs within 2% of"):
-        compress(dense, data=images, out=tmp_path / "run", target="macs=1", rounds=2, **few)
+        compress(dense, data=images, out=tmp_path / "run", target="macs=1", rounds=["macs<=0.4"], **few)
     assert not (tmp_path / "run" / "rounds" / "1" / "recover").exists()
 
 

@@ -67,12 +67,14 @@ class RecoverOptions(TypedDict, total=False):
 
 
 class CompressOptions(PruneOptions, RecoverOptions, total=False):
-    """Those of pruning and of recovery, done ``rounds`` times; ``seed`` is that of both and of the data's split.
+    """Those of pruning and of recovery; ``seed`` is that of both and of the data's split.
+
+    ``rounds``: how many times both are done, or the targets of the rounds before the last, such as ["macs<=0.6"].
 
     ``decoder``: what an AutoencoderKL's decoder is pruned to, such as "macs=0.5"; it is trained for ``decoder_steps``.
     """
 
-    rounds: int
+    rounds: int | list[str]
     decoder: str
     decoder_steps: int
 

@@ -30,7 +30,13 @@ def compress(
             "macs=0.57, params<=20M, width=0.75, latency<=4.0ms; several: latency<=0.6,params<=0.7", default="macs=0.57"
         ),
     ] = None,
-    rounds: Annotated[int | None, option("prune and recover so many times; --steps are of each", default="1")] = None,
+    rounds: Annotated[
+        str | None,
+        option(
+            "prune and recover so many times, or to these targets first: macs<=0.7;macs<=0.5; --steps are of each",
+            default="1",
+        ),
+    ] = None,
     runner: Annotated[
         str | None,
         option(

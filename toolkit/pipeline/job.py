@@ -123,7 +123,7 @@ def dry_run(requested: Recipe, progress: Progress = silent) -> dict[str, Any]:
     A target in latency is measured, which fills the table of latencies in the user's cache.
     """
     dense = find_model(requested.model)
-    if requested.rounds > 1 and not adapter_of(dense.class_name).has_widths:
+    if requested.earlier_targets and not adapter_of(dense.class_name).has_widths:
         raise UsageError("Rounds prune widths, and this class is pruned only by blocks.", found=dense.class_name)
     with measured(requested, dense, progress) as latencies:
         return prune_stage.dry_run(dense, requested.prune, latencies=latencies, progress=progress)

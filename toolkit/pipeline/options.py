@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from toolkit.pipeline import recipe
 from toolkit.pipeline.job import Job
 from toolkit.pipeline.recipe import Recipe
 from toolkit.pruning.settings import PruneSettings
-from toolkit.pruning.targets import parse_target
+from toolkit.pruning.targets import parse_target, split_targets
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.runners.base import parse_runner
 
@@ -67,7 +67,7 @@ def compress_recipe(
     UsageError for one that is unknown, wrong, or would change nothing.
     """
     flat = given(options)
-    rounds = flat.pop("rounds", 1)
+    rounds = _rounds(flat.pop("rounds", 1))
     decoder = {n: flat.pop(name) for n, name in (("target", "decoder"), ("steps", "decoder_steps")) if name in flat}
     pruning = {*PruneSettings.model_fields, *MEASURING} - {"latency"}
     training = set(RecoverSettings.model_fields)
@@ -95,6 +95,13 @@ def compress_recipe(
         **dict.fromkeys(recipe.LATER),
     }
     return recipe.make(values, "The options")
+
+
+def _rounds(given: int | str | Sequence[str]) -> int | Sequence[str]:
+    """How many, or the targets of those before the last; in words as the command line has them."""
+    if not isinstance(given, str):
+        return given
+    return int(given) if given.strip().lstrip("-").isdigit() else split_targets(given)
 
 
 def _decoder(options: Mapping[str, Any], seed: int | None, recover: bool) -> dict[str, Any]:

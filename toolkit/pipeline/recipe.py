@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -16,7 +16,7 @@ from toolkit.core.settings import Settings
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.pipeline.decoder_settings import CONTINUED, DecoderSettings
-from toolkit.pruning.rounds import target_of
+from toolkit.pruning.rounds import earlier_targets
 from toolkit.pruning.settings import PruneSettings
 from toolkit.recovery.settings import RecoverSettings
 
@@ -43,14 +43,15 @@ class Recipe(Settings):
     """A run: the model, its data, and the settings of each stage; a stage that is None is left out.
 
     ``resume_from``: a run, or the folder or hub id of a published one, whose plan and weights take pruning's place.
-    ``rounds``: prune and recover so many times, each time a share of the way to the target.
+    ``rounds``: prune and recover so many times, each time a share of the way to the target; or the targets of the
+    rounds before the last.
     """
 
     model: str | None = None
     resume_from: str | None = None
     data: DataSettings = DataSettings()
     device: str = "auto"
-    rounds: int = Field(default=1, ge=1)
+    rounds: Annotated[int, Field(ge=1)] | tuple[str, ...] = 1
     prune: PruneSettings = PruneSettings()
     decoder: DecoderSettings | None = None
     recover: RecoverSettings | None = RecoverSettings()
@@ -62,13 +63,17 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _rounds_of_widths(self) -> Self:
-        if self.rounds > 1 and (self.recover is None or self.prune.blocks or self.prune.preset or self.resume_from):
+        more_than_widths = self.prune.blocks or self.prune.preset or self.resume_from
+        if self.earlier_targets and (more_than_widths or self.recover is None):
             raise ValueError(
                 "rounds prune widths and recover: no blocks, preset or resume_from, and not without recovery"
             )
-        if self.rounds > 1:
-            target_of(self.prune.target, 1, self.rounds)
         return self
+
+    @property
+    def earlier_targets(self) -> list[str]:
+        """The targets of the rounds before the last."""
+        return earlier_targets(self.prune.target, self.rounds)
 
     def write(self, path: Path) -> None:
         """Write the resolved recipe; ``dtk run`` repeats it."""

@@ -11,7 +11,7 @@ from toolkit.pipeline.job import Job
 from toolkit.pruning.latency import Latencies
 from toolkit.pruning.plan import read_plan
 from toolkit.pruning.prune import plan_by_width
-from toolkit.pruning.rounds import Earlier, target_of
+from toolkit.pruning.rounds import Earlier
 
 
 def earlier_round(job: Job, latencies: Latencies | None) -> RunFolder | None:
@@ -21,9 +21,8 @@ def earlier_round(job: Job, latencies: Latencies | None) -> RunFolder | None:
     a round is recovered from which the recipe's target can no longer be met.
     """
     recover, run = job.recipe.recover, None
-    for number in range(1, job.recipe.rounds if recover else 1):
+    for number, target in enumerate(job.recipe.earlier_targets, start=1):
         assert recover is not None
-        target = target_of(job.recipe.prune.target, number, job.recipe.rounds)
         settings = job.recipe.prune.model_copy(update={"target": target})
         after, run = run, RunFolder.create(job.run.path / "rounds" / str(number))
         shared: dict[str, Any] = {"device": job.device, "progress": job.progress}

@@ -6,7 +6,7 @@ made among the dense model's channels as in a single round, and one plan describ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,20 +21,32 @@ from toolkit.pruning.scoring import Scored
 from toolkit.pruning.targets import parse_target
 
 
-def target_of(target: str, number: int, rounds: int) -> str:
-    """The target of round ``number`` (from 1) of ``rounds``: every round takes an equal share, in proportion.
+def earlier_targets(target: str, rounds: int | Sequence[str]) -> list[str]:
+    """The targets of the rounds before the last: ``rounds`` itself, or of so many rounds an equal share, in proportion.
 
-    Bounds of the rounds before the last are upper ones: the last one's target has to be met, theirs are on the way.
-    Raises UsageError for an absolute bound, whose share is not known before the dense model is counted.
+    Shares are upper bounds: the last round's ``target`` has to be met, theirs are on the way. Raises UsageError for
+    shares of an absolute bound, as the dense model is not counted yet, and for a round that bounds what the target
+    does not.
     """
     bounds = parse_target(target).bounds
-    if absolute := next((bound.text for bound in bounds if bound.absolute), None):
+    if not isinstance(rounds, int):
+        figures = {bound.figure for bound in bounds}
+        others = {bound.text for one in rounds for bound in parse_target(one).bounds if bound.figure not in figures}
+        if others:
+            raise UsageError("A round bounds another figure than the target.", found=f"{min(others)}; target {target}")
+        return list(rounds)
+    absolute = next((bound.text for bound in bounds if bound.absolute), None)
+    if rounds > 1 and absolute:
         raise UsageError(
             "Rounds divide a fraction of the dense model between them.",
             found=f"{rounds} rounds and the bound {absolute}",
-            expected="a fraction, such as macs=0.3",
+            expected="a fraction, such as macs=0.3, or the targets of the earlier rounds",
         )
-    return ",".join(f"{bound.figure}<={bound.value ** (number / rounds):.6g}" for bound in bounds)
+
+    def share(number: int) -> str:
+        return ",".join(f"{bound.figure}<={bound.value ** (number / rounds):.6g}" for bound in bounds)
+
+    return [share(number) for number in range(1, rounds)]
 
 
 @dataclass(frozen=True)
