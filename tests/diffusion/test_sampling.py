@@ -90,6 +90,19 @@ def test_ddpm_with_a_learned_variance_is_diffusers_ddpm(monkeypatch, variance):
     )
 
 
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "ddpm"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_learned_variance_of_any_number_of_channels_plays_no_part(sampler, channels):
+    """DPM-Solver's class of diffusers takes the first three channels of a prediction whose variance is learned."""
+
+    def two_headed(x, t):
+        return torch.cat([linear(x, t), x.tanh().abs()], dim=1)
+
+    learned, fixed = (DDPMScheduler(100, variance_type=variance) for variance in ("learned_range", "fixed_small"))
+    found = sample(two_headed, learned, SEEDS, (channels, 8, 8), 5, sampler)
+    assert torch.equal(found, sample(linear, fixed, SEEDS, (channels, 8, 8), 5, sampler))
+
+
 def assert_equals_diffusers_ddpm(monkeypatch, predict, scheduler, steps):
     """Run DDPMScheduler's own step with randn_tensor replaced by our noise."""
     ours = sample(predict, scheduler, SEEDS, SHAPE, steps, "ddpm")

@@ -53,6 +53,27 @@ def test_where_the_curves_cross_in_words(dense, compressed, words):
     assert words in _crossed(crossings(compressed, dense), {"dense": dense, "compressed": compressed})
 
 
-def test_a_taught_model_is_compared_in_its_own_time_and_in_twice_that():
-    assert steps_of_controls(20, 0.5, None) == {"dense": [2, 5, 10, 20], "compressed": [5, 10, 20]}
-    assert steps_of_controls(20, 0.57, 4) == {"dense": [2, 5, 20], "compressed": [4]}
+@pytest.mark.parametrize(
+    ("full", "fraction", "taught", "most", "dense", "compressed"),
+    [
+        (20, 0.5, None, 1000, [2, 5, 10, 20], [5, 10, 20]),
+        (20, 0.57, 4, 1000, [2, 5, 20], [4]),
+        (4, 0.57, 4, 1000, [2, 4, 5], [4]),
+        (20, 1.04, None, 1000, [5, 10, 20, 21], [5, 10, 20]),
+        (20, 1.04, None, 20, [5, 10, 20], [5, 10, 20]),
+        (1, 0.3, None, 1000, [1], [1]),
+    ],
+)
+def test_the_dense_model_takes_all_steps_and_as_many_as_take_the_same_time(
+    full: int, fraction: float, taught: int | None, most: int, dense: list[int], compressed: list[int]
+) -> None:
+    """And if the compressed model was taught its steps, also as many as take twice as long."""
+    assert steps_of_controls(full, fraction, taught, most) == {"dense": dense, "compressed": compressed}
+
+
+def test_what_the_time_is_not_known_well_enough_for_is_not_decided() -> None:
+    dense = [(5.0, 9.0), (10.0, 6.0), (20.0, 5.0)]
+    near = {"dense": dense, "compressed": [(10.0, 6.1)]}
+    assert "fewer steps of the dense model are better" in _verdict(near)
+    assert "not decided which is better: 6.100 compressed, 6.000 dense" in _verdict(near, (0.8, 1.2))
+    assert "no dense one takes as little" in _verdict({"dense": [(1.0, 9.0)], "compressed": [(0.5, 8.0)]})

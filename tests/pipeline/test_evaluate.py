@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from PIL import Image
 from profiles.latency_table import Timing
 from tests.evaluation.pictures import SETTINGS, pictures
 from tests.tiny import tiny_folder
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.run_folder import RunFolder
 from toolkit.data.open import open_images, split
+from toolkit.diffusion.few_steps import few_step_scheduler
 from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.features import Extractor
 from toolkit.evaluation.judging import floor_images
@@ -21,7 +23,7 @@ from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.metrics import excess_ratio
 from toolkit.evaluation.samples import SamplingSettings, sample_images
 from toolkit.evaluation.settings import EvaluateSettings
-from toolkit.models.folder import find_model
+from toolkit.models.folder import find_model, load_scheduler, save_scheduler
 from toolkit.pipeline import evaluate as stage
 from toolkit.pipeline.evaluate import evaluate
 from toolkit.pruning.settings import LatencySettings
@@ -179,9 +181,9 @@ def test_the_dense_model_has_the_same_measured_time_and_its_best_sampler(run, mo
     assert [(point["steps"], point["time_in_dense_steps"]) for point in compressed] == [(2, 1.0), (4, 2.0), (8, 4.0)]
     assert [(point["steps"], point["time_in_dense_steps"]) for point in dense] == [(1, 1), (2, 2), (4, 4), (8, 8)]
     real = extractor(images.read_uint8(range(12)))
-    for model, (fewest, *others, every) in zip(models, (dense, compressed), strict=True):
-        assert list(every["by_sampler"]) == ["ddim"]
-        for point in (fewest, *others):
+    for name, model, (fewest, *others, every) in zip(("dense", "compressed"), models, (dense, compressed), strict=True):
+        assert every["by_sampler"]["ddim"] == metrics["frechet_distance"][name]["value"]
+        for point in (fewest, *others, every):
             assert list(point["by_sampler"]) == ["ddim", "dpm-solver", "unipc"]
             assert (
                 point["frechet_distance"] == point["by_sampler"][point["sampler"]] == min(point["by_sampler"].values())
@@ -190,9 +192,18 @@ def test_the_dense_model_has_the_same_measured_time_and_its_best_sampler(run, mo
             made = sample_images(model, SamplingSettings(sampler, fewest["steps"], 0), 12, run.path / "others")
             assert distance == pytest.approx(frechet_distance(extractor(made), real))
     assert "in the time of 4.0 dense steps" in found["verdict"]
-    assert "compressed, 2 steps" in (run.path / "evaluate" / "pareto.svg").read_text()
+    assert "compressed, 8 steps" in (run.path / "evaluate" / "pareto.svg").read_text()
     assert evaluate(run, settings, *models, images, extractor=extractor, latency=latency) == metrics
     assert len(half_as_long) == 1, "a finished evaluation stays as it is"
+
+
+def test_fewer_steps_of_a_model_that_was_taught_its_own_are_refused(run, models, extractor, tmp_path):
+    taught = find_model(shutil.copytree(models[0].root, tmp_path / "taught"))
+    save_scheduler(few_step_scheduler(load_scheduler(taught), 2, "epsilon"), taught.root)
+    settings = SETTINGS.model_copy(update={"controls": True})
+    with pytest.raises(UsageError, match=r"taught its steps[\s\S]*found: 2 steps[\s\S]*leave out --controls"):
+        evaluate(run, settings, taught, models[1], pictures(30), extractor=extractor)
+    assert not (run.path / "cache" / "samples").exists(), "refused before anything is sampled"
 
 
 @pytest.mark.slow

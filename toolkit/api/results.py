@@ -293,9 +293,9 @@ class Sweep(Result):
 
     @property
     def best(self) -> str:
-        """The run closest to real images, by the Frechet distance."""
-        points = {point["name"]: point["distance"] for point in self._record["points"]}
-        return min(self.runs, key=points.__getitem__)
+        """The run closest to real images, by the Frechet distance, in any number of steps."""
+        compressed = [point for point in self._record["points"] if point["kind"] == "compressed"]
+        return str(min(compressed, key=lambda point: point["distance"])["model"])
 
 
 class Imported(Result):

@@ -115,7 +115,9 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
     longest = scheduler.config.num_train_timesteps
     if not 1 <= steps <= longest:
         raise UsageError(f"Cannot sample in {steps} steps.", expected=f"1 to {longest}, the steps it was trained with")
-    config = {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+    idle = {"_use_default_values"} | ({"variance_type"} if sampler != "ddpm" else set())
+    # DPM-Solver's class would cut a prediction with a learned variance to three channels, which a latent has more of
+    config = {name: value for name, value in scheduler.config.items() if name not in idle}
     built = getattr(diffusers, SAMPLERS[sampler].scheduler_class).from_config(config)
     built.set_timesteps(steps)
     if (first := int(max(built.timesteps))) >= longest:

@@ -87,10 +87,11 @@ class Judged:
     conditions: Setup
 
 
-def sampling_settings(settings: EvaluateSettings, steps: int | None = None) -> SamplingSettings:
-    """The sampling settings of an evaluation, or the same with another number of steps."""
-    count = steps or settings.sampling_steps
-    return SamplingSettings(settings.sampler, count, settings.seed, settings.batch_size, settings.guidance)
+def sampling_settings(settings: EvaluateSettings) -> SamplingSettings:
+    """The sampling settings of an evaluation."""
+    return SamplingSettings(
+        settings.sampler, settings.sampling_steps, settings.seed, settings.batch_size, settings.guidance
+    )
 
 
 def judge(subjects: Subjects, settings: EvaluateSettings, place: Resources) -> Judged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.core import processes
 from toolkit.evaluation.controls import plans
@@ -24,6 +24,14 @@ def join(device: str) -> PartialState:
     from accelerate import PartialState
 
     return PartialState(cpu=device == "cpu", timeout=PATIENCE)
+
+
+def of_main(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the main process has as ``value``, in every process that has joined."""
+    from accelerate.utils import broadcast_object_list
+
+    values: list[Any] = broadcast_object_list([value])
+    return dict(values[0]) if values[0] else None
 
 
 def share_sampling(

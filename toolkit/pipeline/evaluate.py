@@ -18,7 +18,7 @@ from toolkit.diffusion.few_steps import taught_steps
 from toolkit.diffusion.guidance import check_guidance
 from toolkit.evaluation import similarity
 from toolkit.evaluation.artefact import Artefact
-from toolkit.evaluation.controls import fewer_steps
+from toolkit.evaluation.controls import check_steps, fewer_steps
 from toolkit.evaluation.features import Extractor, open_extractor
 from toolkit.evaluation.grid import grid
 from toolkit.evaluation.judging import Judged, Resources, Subjects, judge, sampling_settings
@@ -27,11 +27,11 @@ from toolkit.evaluation.neighbours import nearest_training_images
 from toolkit.evaluation.prediction_error import prediction_errors
 from toolkit.evaluation.samples import own_plan
 from toolkit.evaluation.settings import EvaluateSettings
-from toolkit.evaluation.sharing import join, share_sampling
+from toolkit.evaluation.sharing import join, of_main, share_sampling
 from toolkit.models.autoencoder import image_shape
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder, load_scheduler
-from toolkit.pruning.latency import time_of_call
+from toolkit.pruning.latency import at_hand, time_of_call
 from toolkit.pruning.settings import LatencySettings
 from toolkit.report.pareto import PICTURE, draw, points
 
@@ -69,15 +69,19 @@ def evaluate(
     check_guidance(find_conditioning(dense), settings.guidance)
     similarity.check_installed()
     subjects = Subjects(dense, compressed, reference, train, extractor or open_extractor(settings.features, device))
-    timing = (latency or LatencySettings()) if settings.controls else None
-    timed_by = {"controls": f"timed by {timing.runner}:{timing.dtype} at batch {timing.batch}"} if timing else {}
-    request = Request("evaluate", settings.model_dump(exclude={"batch_size"}), subjects.hashes() | timed_by)
+    timing = at_hand(latency or LatencySettings(), device) if settings.controls else None
+    timed = {"timed": timing.model_dump(mode="json", include={"runner", "batch", "dtype"})} if timing else {}
+    request = Request("evaluate", settings.model_dump(exclude={"batch_size"}) | timed, subjects.hashes())
     place = Resources(run.path / "cache", device, progress, shared)
     if run.is_current(request):
         return _with_artefacts(run, request, subjects, settings, place, artefacts)
-    call_time = time_of_call(dense, compressed, timing, device, progress) if timing else None
-    if processes.count() > 1:
-        share_sampling(subjects, settings, place, join(device), call_time["fraction"] if call_time else None)
+    call_time, state = None, join(device) if processes.count() > 1 else None
+    if timing:
+        check_steps(subjects)
+        call_time = time_of_call(dense, compressed, timing, device, progress) if processes.is_main() else None
+    if state is not None:
+        call_time = of_main(call_time)
+        share_sampling(subjects, settings, place, state, call_time["fraction"] if call_time else None)
         if not processes.is_main():
             return {}
     with run.writing(request, device=device, facts={"processes": processes.count()}) as folder:

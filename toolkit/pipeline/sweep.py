@@ -91,7 +91,10 @@ def sweep(
         "metric": metric,
         "machine": first["machine"],
         "latency": {name: time[name] for name in ("runner", "batch", "dtype")},
-        "points": [asdict(point) | {"dominated_by": by} for point, by in zip(placed, dominated(placed), strict=True)],
+        "points": [
+            {"name": point.name, **asdict(point), "dominated_by": by}
+            for point, by in zip(placed, dominated(placed), strict=True)
+        ],
         "runs": {name: _run(report) for name, report in reports.items()},
         "refused": refused,
     }
@@ -102,8 +105,8 @@ def sweep(
 def _points(reports: dict[str, dict[str, Any]]) -> list[Point]:
     """Every model in all and in fewer steps; runs that have a number of the dense model's steps in common share it."""
     judged = {name: report["stages"]["evaluate"]["controls"] for name, report in reports.items()}
-    by_name = {point.name: point for name, controls in judged.items() for point in points(name, controls)}
-    return sorted(by_name.values(), key=lambda point: (point.kind, point.speed))
+    placed = {point for name, controls in judged.items() for point in points(name, controls)}
+    return sorted(placed, key=lambda point: (point.kind, point.model, point.speed))
 
 
 def _run(report: dict[str, Any]) -> dict[str, Any]:

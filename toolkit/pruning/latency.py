@@ -1,4 +1,4 @@
-"""Latency targets: what measures the networks of a configuration in a runner, and what a plan says of it."""
+"""What measures the networks of a configuration in a runner, for targets in latency and for equal time."""
 
 from __future__ import annotations
 
@@ -169,16 +169,19 @@ def latencies(
         yield Latencies(table, open_network)
 
 
+def at_hand(settings: LatencySettings, device: str) -> LatencySettings:
+    """The same settings, with PyTorch as the runner where the default one, which nobody chose, cannot run."""
+    reason = unavailable(settings.runner, device) if settings.runner == LatencySettings().runner else None
+    if reason is None:
+        return settings
+    logger.warning("Calls are timed in torch: %s", reason)
+    return settings.model_copy(update={"runner": "torch"})
+
+
 def time_of_call(
     dense: ModelFolder, other: ModelFolder, settings: LatencySettings, device: str, progress: Progress = silent
 ) -> dict[str, Any]:
-    """What a call of ``other`` takes compared with one of ``dense``, interleaved: a Timing, and what timed it.
-
-    PyTorch does where the runner of the settings cannot run, which is logged.
-    """
-    if reason := unavailable(settings.runner, device):
-        logger.warning("Calls are timed in torch: %s %s", settings.runner, reason)
-        settings = settings.model_copy(update={"runner": "torch"})
+    """What a call of ``other`` takes compared with one of ``dense``, interleaved: a Timing, and what timed it."""
     specs = denoiser_inputs(dense)
     with latencies(dense.class_name, full_config(dense), specs, settings, device, progress) as measuring:
         progress("latency", 0, 1)

@@ -10,7 +10,7 @@ from toolkit.core.settings import Settings
 
 
 class LatencySettings(Settings):
-    """What a ``latency=`` target is measured with: the runner, the batch size and the precision."""
+    """What calls are timed with, for a ``latency=`` target and for equal time: the runner, batch size and precision."""
 
     runner: str = "onnxruntime"
     batch: int = Field(default=16, ge=1)
@@ -26,7 +26,7 @@ class LatencySettings(Settings):
 class PruneSettings(Settings):
     """What is pruned, how much, and by which criterion.
 
-    ``latency``: how a target in latency is measured; other targets have no use for it.
+    ``latency``: how a target in latency is measured, and the calls that `dtk evaluate --controls` compares.
     ``threshold``: where Diff-Pruning stops summing gradients; "auto" takes the one that leaves the least one-shot error
     on held-out images. ``calibration_images``: images that are scored on; as many more are held out.
     ``calibration_batch_size``: how many of them at once (None = all), which changes memory and not the scores: the loss

@@ -145,8 +145,8 @@ def controls(evaluation: dict[str, Any]) -> Markup:
     """Quality against images per second of both models in all and in fewer steps."""
     chart = Chart("controls", "Distance against images per second, dense and compressed")
     with chart.axes(WIDTH, 4.2) as axes:
-        metric, found = evaluation["frechet_distance"]["dense"]["metric"], points("compressed", evaluation["controls"])
-        plot(axes, found, metric, {"dense": DENSE, "compressed": COMPRESSED}, MUTED)
+        metric, placed = evaluation["frechet_distance"]["dense"]["metric"], points("compressed", evaluation["controls"])
+        plot(axes, placed, metric, {"dense": DENSE, "compressed": COMPRESSED}, MUTED)
     return chart.svg
 
 

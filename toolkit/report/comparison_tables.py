@@ -91,14 +91,12 @@ def evaluations(compared: dict[str, Any]) -> Iterator[Any]:
 def points(value: dict[str, Any]) -> Iterator[Any]:
     """Every point by its speed, and what makes those that are dominated not worth having."""
     measured = f"{value['latency']['runner']}, batch {value['latency']['batch']}"
-    columns = ("", "steps", "images/s, of dense", value["metric"], "dominated by")
+    columns = ("", "images/s, of dense", value["metric"], "dominated by")
     table = Table(*columns, title=f"Quality against images per second ({measured})", title_justify="left")
     for point in sorted(value["points"], key=lambda point: point["speed"]):
         interval = "" if point["kind"] == "dense" else f" ({point['speed_low']:.2f}-{point['speed_high']:.2f})"
         speed = f"{point['speed']:.2f}{interval}"
-        table.add_row(
-            point["name"], str(point["steps"]), speed, f"{point['distance']:.3f}", point["dominated_by"] or "-"
-        )
+        table.add_row(point["name"], speed, f"{point['distance']:.3f}", point["dominated_by"] or "-")
     yield table
     yield from (f"left out: {name}: {reason}" for name, reason in value["refused"].items())
     best = [point["name"] for point in value["points"] if not point["dominated_by"]]

@@ -22,10 +22,10 @@ QUIET = "#777777"
 class Point:
     """A model in a number of sampling steps: its images per second over the dense model's in all steps, and a distance.
 
-    ``speed_low`` and ``speed_high`` bound the speed if it was measured.
+    What is timed is the denoiser. ``speed_low`` and ``speed_high`` bound the speed if it was measured.
     """
 
-    name: str
+    model: str
     kind: Kind
     steps: int
     speed: float
@@ -33,23 +33,22 @@ class Point:
     speed_low: float
     speed_high: float
 
+    @property
+    def name(self) -> str:
+        return f"{self.model}, {self.steps} step{'s' if self.steps > 1 else ''}"
+
 
 def points(name: str, controls: Mapping[str, Any]) -> list[Point]:
     """The points of an evaluation's control, of the compressed model called ``name`` and then of the dense one."""
-    time, curves = controls["time"], controls["curves"]
-    all_steps, most = curves["dense"][-1]["steps"], curves["compressed"][-1]["steps"]
+    time, whole = controls["time"], controls["all_steps"]
+    of_dense = {"compressed": [time[bound] for bound in ("fraction", "high", "low")], "dense": [1.0, 1.0, 1.0]}
+    names: dict[Kind, str] = {"compressed": name, "dense": "dense"}
 
     def point(kind: Kind, found: Mapping[str, Any]) -> Point:
-        steps = found["steps"]
-        label = (
-            name if kind == "compressed" and steps == most else f"{'dense' if kind == 'dense' else name}, {steps} steps"
-        )
-        times = (time["fraction"], time["high"], time["low"]) if kind == "compressed" else (1.0, 1.0, 1.0)
-        speed, low, high = (all_steps / (steps * of_dense) for of_dense in times)
-        return Point(label, kind, steps, speed, found["frechet_distance"], low, high)
+        speed, low, high = (whole / (found["steps"] * each) for each in of_dense[kind])
+        return Point(names[kind], kind, found["steps"], speed, found["frechet_distance"], low, high)
 
-    kinds: tuple[Kind, ...] = ("compressed", "dense")
-    return [point(kind, found) for kind in kinds for found in reversed(curves[kind])]
+    return [point(kind, found) for kind in names for found in reversed(controls["curves"][kind])]
 
 
 def dominated(points: Sequence[Point]) -> list[str | None]:
@@ -68,24 +67,24 @@ def _better(point: Point, points: Sequence[Point]) -> str | None:
     return min(better, key=lambda other: (other.distance, -other.speed)).name if better else None
 
 
-def draw(points: Sequence[Point], metric: str, path: Path) -> None:
+def draw(placed: Sequence[Point], metric: str, path: Path) -> None:
     """The points as an SVG file at ``path``."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "dtk", "font.size": 10}):
         figure = Figure(figsize=(8, 5), layout="constrained")
-        plot(figure.add_subplot(), points, metric, COLOURS, QUIET)
+        plot(figure.add_subplot(), placed, metric, COLOURS, QUIET)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
-def plot(axes: Axes, points: Sequence[Point], metric: str, colours: Mapping[str, str], quiet: str) -> None:
+def plot(axes: Axes, placed: Sequence[Point], metric: str, colours: Mapping[str, str], quiet: str) -> None:
     """The points: filled if nothing is better, hollow if dominated; the front joined."""
-    worse = dominated(points)
-    front = sorted((p for p, by in zip(points, worse, strict=True) if by is None), key=lambda p: p.speed)
+    worse = dominated(placed)
+    front = sorted((p for p, by in zip(placed, worse, strict=True) if by is None), key=lambda p: p.speed)
     axes.step([p.speed for p in front], [p.distance for p in front], where="pre", color=quiet, linewidth=1)
-    for point, by in zip(points, worse, strict=True):
+    for point, by in zip(placed, worse, strict=True):
         colour = colours[point.kind]
         reach = [[point.speed - point.speed_low], [point.speed_high - point.speed]]
         face = colour if by is None else "none"
@@ -94,7 +93,7 @@ def plot(axes: Axes, points: Sequence[Point], metric: str, colours: Mapping[str,
     for kind, label in (("compressed", "compressed"), ("dense", "dense model, in all and in fewer steps")):
         axes.plot([], [], "o", color=colours[kind], label=label)
     axes.plot([], [], "o", color=quiet, markerfacecolor="none", label="dominated: another is faster and better")
-    axes.set_xlabel("images per second, of the dense model's in all steps")
+    axes.set_xlabel("images per second of the denoiser, times the dense model's in all steps")
     axes.set_ylabel(metric)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
