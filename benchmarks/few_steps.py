@@ -4,10 +4,11 @@
 
 The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy
 of it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
-judged on 1,000 samples; ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense
-model's own samplers, in as few steps and in as many as cost the same or twice that. All are judged against the same
-real images. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again,
-so those of another target want a file of their own (``--output``).
+judged on 1,000 samples; ``equal-time/``: the other method in the time that the trajectories take as well;
+``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense model's own samplers, in
+as few steps and in as many as cost the same or twice that. All are judged against the same real images. Results:
+benchmarks/results/few_steps.json; a row that is in it is not measured again, so those of another target want a file of
+their own (``--output``).
 
 Training cost is counted in MACs: a training step is three passes of the network it trains, a teacher's pass is one.
 """
@@ -61,6 +62,8 @@ def rows(images: int, steps: int, trajectories: int, teacher_steps: int | None =
     for method in sorted(known_methods(), reverse=True):
         for kind in ("v_prediction", "epsilon"):
             yield Row(f"choice/{method}/{kind}", base | {"teaching": method, "prediction_type": kind}, 1000)
+    longer = {"teaching": "progressive", "teaching_steps": 4 * steps // 3}  # as the trajectories also take time
+    yield Row("equal-time/progressive/v_prediction", base | longer | {"prediction_type": "v_prediction"}, 1000)
     for number in (4, 2, 8, 1):
         yield Row(f"figure/{number}-steps/0", base | {"sampling_steps": number}, images)
     for seed in (1, 2):
@@ -134,7 +137,7 @@ def rivals(count: int, place: Place) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--rows", nargs="*", default=["choice/", "figure/", "rivals/"])
+    parser.add_argument("--rows", nargs="*", default=["choice/", "equal-time/", "figure/", "rivals/"])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--target", default="macs=0.57")
     parser.add_argument("--recovery", type=int, default=600)
