@@ -76,4 +76,6 @@ def test_what_the_time_is_not_known_well_enough_for_is_not_decided() -> None:
     near = {"dense": dense, "compressed": [(10.0, 6.1)]}
     assert "fewer steps of the dense model are better" in _verdict(near)
     assert "not decided which is better: 6.100 compressed, 6.000 dense" in _verdict(near, (0.8, 1.2))
-    assert "no dense one takes as little" in _verdict({"dense": [(1.0, 9.0)], "compressed": [(0.5, 8.0)]})
+    assert "no dense one takes as little" in _verdict({"dense": [(1.0, 9.0)], "compressed": [(0.5, 9.1)]})
+    longer = _verdict({"dense": [(3.0, 9.0)], "compressed": [(2.7, 8.0)]})
+    assert longer == "compressing is better: 8.000 in the time of 2.7 dense steps, 9.000 dense in 3"

@@ -35,16 +35,17 @@ def test_what_did_not_run_is_said(stage: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "said"),
+    ("verdict", "low", "said"),
     [
-        ("slower", "slower, 1.57x the speed"),
-        ("no difference", "no faster"),
-        ("inconclusive", "too noisy to say how much faster it is, if at all"),
+        ("slower", 1.5, "slower, 1.57x the speed"),
+        ("no difference", 1.5, "no faster"),
+        ("inconclusive", 0.9, "too noisy to say how much faster it is, if at all"),
+        ("inconclusive", 1.1, "faster, too noisy to say how much"),
     ],
 )
-def test_faster_is_said_only_where_the_measurement_says_so(verdict: str, said: str) -> None:
+def test_faster_is_said_only_where_the_measurement_says_so(verdict: str, low: float, said: str) -> None:
     stages = example()["stages"]
-    stages["profile"]["headline"]["over_baseline"]["verdict"] = verdict
+    stages["profile"]["headline"]["over_baseline"] |= {"verdict": verdict, "low": low}
     assert f"batch 64): {said} (95%" in sentence(stages)
     assert "x faster" not in sentence(stages)
 

@@ -124,7 +124,11 @@ def _read(curve: Curve, places: np.ndarray) -> np.ndarray:
 def _verdict(curves: dict[str, Curve], spread: tuple[float, float] = (1.0, 1.0)) -> str:
     """Which is better in the time of the compressed model in all its steps, which is known to within ``spread``."""
     time, compressed = curves["compressed"][-1]
-    if time < curves["dense"][0][0]:
+    least, at_least = curves["dense"][0]
+    if time < least and compressed < at_least:
+        found = f"{compressed:.3f} in the time of {time:.1f} dense steps"
+        return f"compressing is better: {found}, {at_least:.3f} dense in {least:g}"
+    if time < least:
         return f"the compressed model takes the time of {time:.1f} dense steps, and no dense one takes as little"
     places = np.log([time, *(time * bound for bound in spread)])
     dense, *bounds = (float(value) for value in _read(curves["dense"], places))

@@ -63,6 +63,8 @@ def interval(bounds: dict[str, Any], places: int = 2) -> str:
 
 def speed(faster: dict[str, Any]) -> str:
     """What may be said of a speed-up, by its verdict."""
+    if faster["verdict"] == "inconclusive" and faster["low"] > 1:
+        return "faster, too noisy to say how much"
     return VERDICTS[faster["verdict"]].format(**faster)
 
 
