@@ -99,9 +99,7 @@ def test_rounds_that_cannot_be_are_refused_before_anything_is_written(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_target_out_of_reach_is_refused_before_a_round_is_recovered(
-    tmp_path: Path,
-) -> None:
+def test_a_target_out_of_reach_is_refused_before_a_round_is_recovered(tmp_path: Path) -> None:
     dense = tiny_folder(tmp_path / "dense", **TWO_LEVELS).root
     images = generator("rounds", 0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
     few: dict[str, Any] = {"criterion": "magnitude", "calibration_images": 2, "batch_size": 4, "align": 4}
