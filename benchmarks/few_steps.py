@@ -5,7 +5,7 @@
 The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy
 of it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
 judged on 1,000 samples; ``equal-time/``: the other method in the time that the trajectories take as well;
-``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4. ``rivals/``: the dense model's own samplers, in
+``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4 and 2. ``rivals/``: the dense model's own samplers, in
 as few steps and in as many as cost the same or twice that. All are judged against the same real images. Results:
 benchmarks/results/few_steps.json; a row that is in it is not measured again, so those of another target want a file of
 their own (``--output``).
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def rows(images: int, steps: int, trajectories: int, teacher_steps: int | None =
     yield Row("equal-time/progressive/v_prediction", base | longer | {"prediction_type": "v_prediction"}, 1000)
     for number in (4, 2, 8, 1):
         yield Row(f"figure/{number}-steps/0", base | {"sampling_steps": number}, images)
-    for seed in (1, 2):
-        yield Row(f"figure/4-steps/{seed}", base | {"seed": seed}, images)
+    for number, seed in product((4, 2), (1, 2)):
+        yield Row(f"figure/{number}-steps/{seed}", base | {"sampling_steps": number, "seed": seed}, images)
 
 
 def recovered(place: Place, target: str, steps: int) -> Job:
