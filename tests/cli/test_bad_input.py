@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import FAST, dtk
 from toolkit.core.files import folder_sha256
+from toolkit.report.results import READERS, command
 
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
 
@@ -393,6 +394,18 @@ def test_a_run_without_a_finished_stage_has_nothing_to_report(compressed: Path, 
     answer = dtk("report", tmp_path / "run")
     assert answer.code == 1
     assert_words("has nothing to report on yet[\\s\\S]*dtk compress -o", answer.err)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in READERS if stage != "recover"])  # whose result is in run.json
+def test_a_stage_whose_result_was_deleted_is_named_with_its_command(
+    stage: str, compressed: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(compressed, tmp_path / "run")
+    edited(run / "run.json", stages={stage: json.loads((run / "run.json").read_text())["stages"]["prune"]})
+    shutil.rmtree(run / stage, ignore_errors=True)
+    answer = dtk("report", run)
+    assert answer.code == 1
+    assert_words(f"the stage {stage} has finished[\\s\\S]*Cannot read[\\s\\S]*do: {command(stage, run)}", answer.err)
 
 
 def test_without_the_dense_model_what_is_known_is_reported_and_the_rest_says_what_is_missing(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.base import NAMES
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, first_line
 from toolkit.core.files import read_json
 from toolkit.core.run_folder import RunFolder
 from toolkit.diffusion.step_loop import STEP
@@ -73,11 +73,23 @@ def stale(run: RunFolder, compressed_sha256: str) -> list[str]:
     return [stage for stage, read in inputs.items() if read.get("compressed", compressed_sha256) != compressed_sha256]
 
 
+def _found(run: RunFolder, stage: str) -> dict[str, Any]:
+    try:
+        return READERS[stage](run)
+    except DtkError as error:
+        raise DtkError(
+            f"{run.path} says that the stage {stage} has finished, and its result cannot be read.",
+            found=first_line(error),
+            do=command(stage, run.path),
+        ) from error
+
+
 def read(run: RunFolder) -> dict[str, Any]:
     """``{"schema_version", "machine", "machines", "versions", "seconds", "stages": {stage: what it found},
     "missing": {stage: the command that runs it}}`` of a run.
 
-    ``machine`` and ``versions`` are those of the stage that ran first. Raises DtkError if no stage has finished.
+    ``machine`` and ``versions`` are those of the stage that ran first. Raises DtkError if no stage has finished, or if
+    the result of one is gone.
     """
     finished: dict[str, Any] = run.record()["stages"]
     if not finished:
@@ -89,6 +101,6 @@ def read(run: RunFolder) -> dict[str, Any]:
         "machines": {stage: record["machine"] for stage, record in finished.items()},
         "versions": first["versions"],
         "seconds": {stage: record["seconds"] for stage, record in finished.items()},
-        "stages": {stage: reader(run) for stage, reader in READERS.items() if stage in finished},
+        "stages": {stage: _found(run, stage) for stage in READERS if stage in finished},
         "missing": {stage: command(stage, run.path) for stage in READERS if stage not in {*finished, *OPTIONAL}},
     }
