@@ -5,10 +5,10 @@
 The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy
 of it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
 judged on 1,000 samples; ``equal-time/``: the other method in the time that the trajectories take as well;
-``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4 and 2. ``rivals/``: the dense model's own samplers, in
-as few steps and in as many as cost the same or twice that. All are judged against the same real images. Results:
-benchmarks/results/few_steps.json; a row that is in it is not measured again, so those of another target want a file of
-their own (``--output``).
+``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4 and 2 (``--trajectories 6144`` for 8, whose
+path is twice as long). ``rivals/``: the dense model's own samplers, in as few steps and in as many as cost the same or
+twice that. All are judged against the same real images. Results: benchmarks/results/few_steps.json; a row that is in it
+is not measured again, so those of another target want a file of their own (``--output``).
 
 Training cost is counted in MACs: a training step is three passes of the network it trains, a teacher's pass is one.
 """

@@ -59,15 +59,15 @@ ARMS = {
 
 @torch.no_grad()
 def scale_singular_values(model: nn.Module) -> None:
-    """Every weight matrix U S V' becomes U sqrt(S) V', biases are 0 and norms do nothing, as the authors' code has it."""
+    """A weight U S V' becomes U sqrt(S) V', a bias is divided by the root of its norm, norms start anew."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.Conv2d | nn.Linear):
             u, s, v = torch.linalg.svd(module.weight.flatten(1), full_matrices=False)
             module.weight.copy_((u * s.sqrt() @ v).view_as(module.weight))
-        elif isinstance(module, nn.GroupNorm | nn.LayerNorm):
-            nn.init.ones_(module.weight)
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.GroupNorm | nn.LayerNorm) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                module.bias.mul_((module.bias.norm() + 1e-8).rsqrt())
 
 
 def share_cache(run: Path, shared: Path) -> None:

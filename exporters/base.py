@@ -60,11 +60,15 @@ class Exporter(Protocol):
 
 def exporter_called(name: str) -> Exporter:
     """The exporter of that name; an unknown one is refused with the list of known ones."""
-    exporter: Exporter = entry(exporters, "EXPORTER", "exporter", name)
+    exporter: Exporter = entry(_exporters(), "exporter", name)
     return exporter
+
+
+def _exporters() -> dict[str, Exporter]:
+    return entries(exporters, "EXPORTER", Exporter)
 
 
 def known_exporters() -> dict[str, str]:
     """Names of what `dtk export` writes, with a description, or with the reason why it cannot be written here."""
     onnx = f"denoiser, sampling step and what stands around them; opset {OLDEST_OPSET} to {NEWEST_OPSET}"
-    return {"onnx": onnx} | {name: exporter.description() for name, exporter in entries(exporters, "EXPORTER").items()}
+    return {"onnx": onnx} | {name: exporter.description() for name, exporter in _exporters().items()}

@@ -160,7 +160,7 @@ def test_dry_run_wants_a_config_alone_and_writes_nothing(model: Path, tmp_path: 
     shutil.copyfile(model / "unet" / "config.json", tmp_path / "unet" / "config.json")
     answer = dtk("compress", tmp_path, "--target", "width=0.75", "--align", 4, "--dry-run", "--json")
     assert answer.code == 0, answer.err
-    assert answer.json["chosen_by"] == "width (no scores are cached)"
+    assert answer.json["chosen_by"] == "width, without scores; those may choose other widths"
     assert answer.json["achieved"]["params_fraction"] < 0.7
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "unet"]
 
@@ -205,8 +205,9 @@ def test_list_describes_what_there_is(kind: str) -> None:
     assert answer.json and all(answer.json.values())
 
 
-def test_list_of_something_else_names_the_kinds() -> None:
-    answer = dtk("list", "colours")
+@pytest.mark.parametrize("kind", [(), ("colours",)])
+def test_list_of_nothing_known_names_the_kinds(kind: tuple[str, ...]) -> None:
+    answer = dtk("list", *kind)
     assert answer.code == 2
     assert "criteria" in answer.err
 

@@ -47,7 +47,7 @@ def test_a_command_ends_with_a_sentence_and_the_next_command(
     before, following = answer.out.strip().split("Next: ")
     assert re.search(r"^[A-Z0-9].* .*\.( |$)", "\n".join(before.splitlines()[-3:]), flags=re.MULTILINE), before
     if "--dry-run" in command:
-        assert following == "the same command with -o RUN instead of --dry-run"
+        assert following == "the same command without --dry-run, with -o RUN"
         return
     name, *words = shlex.split(following)[1:]
     assert following.startswith("dtk ")

@@ -41,6 +41,23 @@ def test_options_of_a_stage_that_has_no_settings_yet(tmp_path: Path) -> None:
     )
 
 
+STAGES = [name for name in recipe.Recipe.model_fields if name not in ("model", "resume_from", "device", "rounds")]
+
+
+@pytest.mark.parametrize("place", [*((stage,) for stage in STAGES), ("export", "engine"), ("profile", "rounds"), ()])
+def test_an_unknown_setting_is_refused_with_those_there_are(place: tuple[str, ...]) -> None:
+    values: dict[str, Any] = {"colour": 1}
+    known: dict[str, Any] = recipe.Recipe().model_dump() | {stage: {} for stage in STAGES}
+    known = recipe.Recipe.model_validate(known).model_dump()
+    for name in reversed(place):
+        values = {name: values}
+    for name in place:
+        known = known[name]
+    words = f"{'.'.join((*place, 'colour'))} is unknown; known are {', '.join(known)}"
+    with pytest.raises(UsageError, match=f"The test cannot be followed[\\s\\S]*{words}$"):
+        recipe.make(values, "The test")
+
+
 def test_a_run_is_profiled_on_its_own_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -67,11 +67,11 @@ class Adapter(Protocol):
 
 def known_adapters() -> dict[str, Adapter]:
     """Every adapter, by the name of its diffusers class."""
-    return entries(adapters, "ADAPTER", key="class_name")
+    return entries(adapters, "ADAPTER", Adapter, key="class_name")
 
 
 def adapter_of(class_name: str) -> Adapter:
     """The adapter of a diffusers class, or of a ``PART`` of one; an unknown one is refused with the known ones."""
-    parts = entries(adapters, "PART", key="class_name")
-    adapter: Adapter = parts.get(class_name) or entry(adapters, "ADAPTER", "model class", class_name, key="class_name")
+    parts = entries(adapters, "PART", Adapter, key="class_name")
+    adapter: Adapter = parts.get(class_name) or entry(known_adapters(), "model class", class_name)
     return adapter

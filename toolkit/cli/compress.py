@@ -33,7 +33,7 @@ def compress(
     rounds: Annotated[
         str | None,
         option(
-            "prune and recover so many times, or to these targets first: macs<=0.7;macs<=0.5; --steps are of each",
+            "how often to prune and recover, or the earlier rounds' targets: macs<=0.7;macs<=0.5; --steps is per round",
             default="1",
         ),
     ] = None,
@@ -154,7 +154,7 @@ def compress(
             if not json:
                 left = f"{summary.params_fraction:.0%} of the parameters and {summary.macs_fraction:.0%} of the MACs"
                 say(f"\n{left} would be left.")
-                say("Nothing was written. Next: the same command with -o RUN instead of --dry-run")
+                say(f"Nothing was written. Next: the same command without --dry-run{'' if out else ', with -o RUN'}")
             return
         if out is None:
             raise UsageError("No run folder was given.", do="add -o RUN, or --dry-run to see only the plan")

@@ -41,15 +41,19 @@ NEXT = {
 @app.command(name="list")
 def list_known(
     kind: Annotated[
-        str, typer.Argument(help="criteria, adapters, runners, exporters, samplers, losses, teaching, extractors")
-    ],
+        str | None,
+        typer.Argument(help="criteria, adapters, runners, exporters, samplers, losses, teaching, extractors"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List what can be named in other commands."""
     from toolkit.api.catalog import known
     from toolkit.cli.terminal import say, show, terminal
+    from toolkit.core.errors import UsageError
 
     with terminal(quiet=json):
+        if kind is None:
+            raise UsageError("No kind was given.", expected=f"one of {', '.join(NEXT)}")
         result = known(kind)
     show(result, json)
     if not json:

@@ -71,6 +71,7 @@ class RunFolder:
                 f"{path} is not a run folder.",
                 found="no run.json" if path.exists() else "no such folder",
                 expected="a folder that `dtk compress -o` or `dtk run` made",
+                do="name such a folder, or make one: dtk compress MODEL --data IMAGES -o RUN",
             )
         run = cls(path)
         run.record()

@@ -71,7 +71,7 @@ class ExtractorKind:
 
 def known_extractors() -> dict[str, ExtractorKind]:
     """Every kind of extractor, by name."""
-    return entries(evaluation, "EXTRACTOR")
+    return entries(evaluation, "EXTRACTOR", ExtractorKind)
 
 
 def open_extractor(requested: str, device: str = "cpu") -> Extractor:

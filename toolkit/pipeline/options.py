@@ -113,7 +113,7 @@ def with_options(job: Job, stage: str, options: Mapping[str, Any]) -> Job:
     """The job with other settings of one stage: the recipe's, and each option that is not None; validated."""
     old = getattr(job.recipe, stage)
     values = _merged(old.model_dump(mode="json") if old else {}, options)
-    settings: Settings = getattr(recipe.make({stage: values}, f"The {stage} settings"), stage)
+    settings: Settings = getattr(recipe.make({stage: values}, f"The settings of {stage}"), stage)
     return replace(job, recipe=job.recipe.model_copy(update={stage: settings}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -19,6 +19,9 @@ from toolkit.pipeline.decoder_settings import CONTINUED, DecoderSettings
 from toolkit.pruning.rounds import earlier_targets
 from toolkit.pruning.settings import PruneSettings
 from toolkit.recovery.settings import RecoverSettings
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class DataSettings(Settings):
@@ -85,8 +88,18 @@ def make(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UsageError(f"{where} is not a recipe dtk can follow.", found=faults) from error
+        raise UsageError(f"{where} cannot be followed.", found="; ".join(map(_fault, error.errors()))) from error
+
+
+def _fault(error: ErrorDetails) -> str:
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        return f"{place}: {error['msg']}"
+    settings: Any = Recipe
+    for name in error["loc"][:-1]:
+        stated = settings.model_fields[str(name)].annotation  # the settings of a stage, or those or None
+        settings = next(one for one in (stated, *get_args(stated)) if hasattr(one, "model_fields"))
+    return f"{place} is unknown; known are {', '.join(settings.model_fields)}"
 
 
 def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
@@ -96,10 +109,10 @@ def read(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DtkError(f"Cannot read the recipe {path}.", found=error, expected="a YAML file") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path} is not a recipe dtk can follow.", expected="a mapping of stages to settings")
+        raise UsageError(f"The recipe {path} cannot be followed.", expected="a mapping of stages to settings")
     for change in changes:
         _apply(values, change)
-    return make(values, str(path))
+    return make(values, f"The recipe {path}")
 
 
 def _parsed(text: str) -> Any:

@@ -92,7 +92,7 @@ def decoder(job: Job) -> dict[str, Any]:
 def recover(job: Job) -> dict[str, Any]:
     """The recover stage."""
     if job.recipe.recover is None:
-        raise DtkError("This recipe has no recovery.", do="dtk recover RUN --steps N")
+        raise DtkError("This recipe has no recovery.", do="dtk recover RUN")
     job.run.require("prune", f"dtk compress -o {job.run.path}")
     return recover_stage.recover(
         job.run,

@@ -135,10 +135,10 @@ def calibration_order(images: Examples, settings: PruneSettings) -> list[int]:
     count = settings.calibration_images
     if len(images) < 2 * count:
         raise DtkError(
-            f"{images.source} has too few images to calibrate on.",
-            found=f"{len(images)} training images",
+            "There are too few images to calibrate on.",
+            found=f"{len(images)} training images in {images.source}, without those that are kept for evaluation",
             expected=f"{2 * count}: {count} to score on and {count} held out",
-            do="give more images, or a smaller --calibration-images",
+            do="give more images, or a smaller --calibration-images (calibration_images=)",
         )
     return [int(i) for i in generator("calibration", settings.seed).permutation(len(images))[: 2 * count]]
 

@@ -76,7 +76,8 @@ def plan_by_width(
     values = solve(prunable.space, target, count, latency=latency).uniform
     latency_record = {"latency": latency_facts(latency, values, target, settings)} if latency else {}
     facts = summary.sizes(prunable, settings, values, count) | latency_record
-    return {**facts, "bounds": summary.of_bounds(target, facts), "chosen_by": "width (no scores are cached)"}
+    chosen_by = "width, without scores; those may choose other widths"
+    return {**facts, "bounds": summary.of_bounds(target, facts), "chosen_by": chosen_by}
 
 
 def prune(

@@ -117,7 +117,7 @@ class Method(Protocol):
 
 def known_methods() -> dict[str, Method]:
     """Every method, by name."""
-    return entries(toolkit.recovery, "METHOD")
+    return entries(toolkit.recovery, "METHOD", Method)
 
 
 def stages_of(settings: RecoverSettings) -> list[Stage]:
@@ -136,7 +136,7 @@ def stages_of(settings: RecoverSettings) -> list[Stage]:
 
 def method_of(settings: RecoverSettings) -> Method:
     """The method the settings name; an unknown one is refused with the list."""
-    method: Method = entry(toolkit.recovery, "METHOD", "method of teaching", settings.teaching)
+    method: Method = entry(known_methods(), "method of teaching", settings.teaching)
     return method
 
 

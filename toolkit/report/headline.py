@@ -95,8 +95,12 @@ def unclear(parts: dict[str, Any]) -> list[str]:
 
 
 def sentence(stages: dict[str, Any]) -> str:
-    """The verdict on the finished ``stages`` of a run (the value under "stages" in report.json)."""
-    return words.sentence("; ".join((speed(stages), _quality(stages), _size(stages))))
+    """The verdict on the finished ``stages`` of a run (the value under "stages" in report.json).
+
+    What was found comes before what was not measured.
+    """
+    parts = {"profile": speed(stages), "evaluate": _quality(stages), "prune": _size(stages)}
+    return words.sentence("; ".join(parts[stage] for stage in sorted(parts, key=lambda stage: stage not in stages)))
 
 
 def measured_gain(stages: dict[str, Any]) -> dict[str, Any] | None:

@@ -89,7 +89,7 @@ def evaluation(metrics: dict[str, Any]) -> Iterator[Any]:
     table.add_row(dense["metric"], f"{dense['value']:.3f}", f"{distances['compressed']['value']:.3f}", floor)
     yield table
     if distances["excess_ratio"] is not None:
-        yield f"distance beyond real against real: {distances['excess_ratio']:.2f} times the dense model's"
+        yield f"excess over the distance between real images: {distances['excess_ratio']:.2f} times the dense model's"
     pairs = metrics["pairs"]
     psnr = "equal images" if pairs["psnr_db"] is None else f"PSNR {pairs['psnr_db']:.1f} dB"
     yield f"pairs of the same noise: SSIM {pairs['ssim']:.3f}, {psnr}"
@@ -103,7 +103,7 @@ def artefacts(metrics: dict[str, Any]) -> Iterator[Any]:
     judged = metrics.get("artefacts")
     if not judged:
         return
-    columns = ("artefact", metrics["frechet_distance"]["dense"]["metric"], "beyond real, of dense", "PSNR to torch")
+    columns = ("artefact", metrics["frechet_distance"]["dense"]["metric"], "excess, of dense", "PSNR to torch")
     table = table_of("Deployed, from the same noise", *columns, "SSIM to dense")
     for name, figures in judged.items():
         excess, pairs = figures["excess_ratio"], figures["pairs"]

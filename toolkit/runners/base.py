@@ -86,9 +86,13 @@ class RunnerKind:
     node_times: Callable[..., NodeTimes | None] = lambda source, device, **options: None
 
 
+def _kinds() -> dict[str, RunnerKind]:
+    return entries(runners, "RUNNER", RunnerKind)
+
+
 def known_runners() -> list[str]:
     """The names of all runners, whether they are available here or not."""
-    return list(entries(runners, "RUNNER"))
+    return list(_kinds())
 
 
 def parse_runner(text: str) -> RunnerSpec:
@@ -170,7 +174,7 @@ def open_node_times(name: str, source: Path, device: str, **options: Any) -> Nod
 
 
 def _kind(name: str) -> RunnerKind:
-    kind: RunnerKind = entry(runners, "RUNNER", "runner", name)
+    kind: RunnerKind = entry(_kinds(), "runner", name)
     return kind
 
 

@@ -51,10 +51,10 @@ class Criterion(Protocol):
 
 def known_criteria() -> dict[str, Criterion]:
     """Every criterion, by name."""
-    return entries(criteria, "CRITERION")
+    return entries(criteria, "CRITERION", Criterion)
 
 
 def criterion_called(name: str) -> Criterion:
     """The criterion called ``name``; an unknown one is refused with the list of known ones."""
-    criterion: Criterion = entry(criteria, "CRITERION", "criterion", name)
+    criterion: Criterion = entry(known_criteria(), "criterion", name)
     return criterion

@@ -86,10 +86,10 @@ def squared_error(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def known_losses() -> dict[str, Loss]:
     """Every loss, by name."""
-    return entries(losses, "LOSS")
+    return entries(losses, "LOSS", Loss)
 
 
 def loss_called(name: str) -> Loss:
     """The loss called ``name``; an unknown one is refused with the list of known ones."""
-    loss: Loss = entry(losses, "LOSS", "loss", name)
+    loss: Loss = entry(known_losses(), "loss", name)
     return loss
