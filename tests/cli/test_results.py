@@ -36,7 +36,8 @@ def words(name: str, value: str, *, arguments: bool = False) -> list[str]:
 
 
 WITH_JSON = [name for name, command in COMMANDS.items() if any("--json" in p.opts for p in command.params)]
-FORMS = [words(name, "width=0.5") for name in WITH_JSON]  # a target, and a file name as good as any
+# A target, and a file name as good as any; `list` takes no argument only to say which there are.
+FORMS = [words(name, "width=0.5", arguments=name == "list") for name in WITH_JSON]
 FORMS += [[*words("compress", "x"), "--dry-run"], ["profile", "x", "--against", "y"]]
 FORMS += [["profile", "x", "y"], ["evaluate", "x", "y"]]
 EVERY_FORM = pytest.mark.parametrize("form", FORMS, ids=" ".join)
