@@ -1,6 +1,6 @@
 """At 0.25 of the MACs: is it better to prune at once, or in rounds with recovery between them?
 
-    python -m benchmarks.rounds RUNS [--arms one-shot rounds]
+    python -m benchmarks.rounds RUNS [--arms one-shot rounds] [--target "macs<=0.3"] [--seeds 0 1 2]
 
 The embedded default is pruned to at most 0.30 of its MACs (0.252) and recovered, at once or in three rounds, in as many
 training steps of 64 images in all. Every row is judged by the Frechet distance of 5,000 samples (DDIM, 20 steps) and by
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,16 @@ from toolkit.pipeline.job import Job, start_job
 from toolkit.pruning.plan import read_plan
 
 RESULTS = Path(__file__).parent / "results" / "rounds.json"
-TARGET, STEPS, IMAGES = "macs<=0.3", 2490, 5000  # 0.252 is the nearest that a stock configuration has
-ARMS: dict[str, tuple[int, Mapping[str, Any]]] = {
-    "one-shot": (1, {}),
-    "rounds": (3, {}),
-    "jacobian": (1, {"losses": {"distillation": 1.0, "jacobian": 0.1}}),
-}
-"""The number of rounds, and what changes in recovery."""
+STEPS, IMAGES = 2490, 5000
+ARMS = {"one-shot": 1, "rounds": 3}  # the number of rounds
 
 
-def row(case: Row, place: Place) -> dict[str, Any]:
+def row(case: Row, place: Place, steps: int) -> dict[str, Any]:
     """Compress and judge."""
-    name, (rounds, changes) = f"{case['arm']}-{case['seed']}", ARMS[case["arm"]]
-    recover = {"steps": STEPS // rounds, "learning_rate": 0.002, "seed": case["seed"], **changes}
-    values = {"device": "cpu", "rounds": rounds, "prune": {"target": TARGET, "seed": case["seed"]}, "recover": recover}
+    name, rounds = f"{case['arm']}-{case['seed']}-{case['target']}", ARMS[case["arm"]]
+    recover = {"steps": steps // rounds, "learning_rate": 0.002, "seed": case["seed"]}
+    prune = {"target": case["target"], "seed": case["seed"]}
+    values = {"device": "cpu", "rounds": rounds, "prune": prune, "recover": recover}
     job = start_job(place.folder / name, recipe.make(values, name), progress=printed(name))
     cpu = time.process_time()
     stages.prune(job)
@@ -67,12 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=["one-shot", "rounds"])
+    parser.add_argument("--target", default="macs<=0.3", help="0.252 is the nearest that a stock configuration has")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of recovery, in all rounds together")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     place = open_place(options.runs)
-    cases = [{"arm": arm, "seed": seed} for seed in range(3) for arm in options.arms]
-    measure(options.output, {"references": references(place, IMAGES)}, cases, lambda case: row(case, place))
+    cases = [{"arm": arm, "seed": seed, "target": options.target} for seed in options.seeds for arm in options.arms]
+    measure(options.output, {"references": references(place, IMAGES)}, cases, lambda case: row(case, place, options.steps))
 
 
 if __name__ == "__main__":
