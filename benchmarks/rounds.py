@@ -70,7 +70,8 @@ def main() -> None:
     torch.set_num_threads(1)
     place = open_place(options.runs)
     cases = [{"arm": arm, "seed": seed, "target": options.target} for seed in options.seeds for arm in options.arms]
-    measure(options.output, {"references": references(place, IMAGES)}, cases, lambda case: row(case, place, options.steps))
+    facts = {"references": references(place, IMAGES)}
+    measure(options.output, facts, cases, lambda case: row(case, place, options.steps))
 
 
 if __name__ == "__main__":
