@@ -1,9 +1,10 @@
 """At 0.25 of the MACs, taught to sample in 4 steps: does another criterion or another training lose less?
 
-    python -m benchmarks.quarter RUNS [--arms default jacobian] [--seeds 0 1 2]
+    python -m benchmarks.quarter RUNS [--arms default jacobian] [--seeds 0 1 2] [--training short]
 
-Every arm prunes the embedded default to at most 0.30 of its MACs (0.252), recovers it in 400 steps of 64, teaches it
-for 600 on 4,096 trajectories of the dense model, and differs from the first in what its name says. Judged by the
+Every arm prunes the embedded default to at most 0.30 of its MACs (0.252), recovers it in 400 steps of 64 and teaches it
+for 600 on 4,096 trajectories of the dense model (long: 500, 1,500, 8,192), and differs from the first in what its name
+says. Judged by the
 Frechet distance of 5,000 samples in 4 steps. ``svs`` is singular value scaling (Kim and Yoo 2024, arXiv 2412.17387).
 Results: benchmarks/results/quarter.json; a row that is in it is not measured again.
 """
@@ -31,7 +32,10 @@ from toolkit.recovery.settings import RecoverSettings
 
 RESULTS = Path(__file__).parent / "results" / "quarter.json"
 TARGET, IMAGES = "macs<=0.3", 5000
-TRAINING = {"steps": 400, "learning_rate": 2e-3, "sampling_steps": 4, "teaching_steps": 600, "trajectories": 4096}
+TRAINING: dict[str, dict[str, Any]] = {
+    "short": {"steps": 400, "teaching_steps": 600, "trajectories": 4096},
+    "long": {"steps": 500, "teaching_steps": 1500, "trajectories": 8192},
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Arm:
     """What differs: of PruneSettings, of RecoverSettings, and whether singular values are scaled between the two."""
 
     prune: Mapping[str, Any] = field(default_factory=dict)
-    recover: Mapping[str, Any] = field(default_factory=dict)
+    recover: dict[str, Any] = field(default_factory=dict)
     scaled: bool = False
 
 
@@ -79,8 +83,9 @@ def share_cache(run: Path, shared: Path) -> None:
 
 def row(case: Row, place: Place) -> dict[str, Any]:
     """Compress, teach and judge."""
-    name, arm = f"{case['arm']}-{case['seed']}", ARMS[case["arm"]]
-    recover = TRAINING | {"seed": case["seed"]} | dict(arm.recover)
+    name, arm = f"{case['arm']}-{case['seed']}-{case['training']}", ARMS[case["arm"]]
+    recover: dict[str, Any] = {"learning_rate": 2e-3, "sampling_steps": 4, "seed": case["seed"]}
+    recover |= TRAINING[case["training"]] | arm.recover
     prune = {"target": TARGET, "seed": case["seed"]} | dict(arm.prune)
     values = {"device": "cpu", "prune": prune, "recover": recover}
     job = start_job(place.folder / name, recipe.make(values, name), progress=printed(name))
@@ -109,12 +114,14 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--training", choices=TRAINING, default="short")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     place = open_place(options.runs)
-    cases = [{"arm": arm, "seed": seed} for seed in options.seeds for arm in options.arms]
-    measure(options.output, {"references": references(place, IMAGES)}, cases, lambda case: row(case, place))
+    facts = {"references": references(place, IMAGES)}
+    cases = [{"arm": a, "seed": seed, "training": options.training} for seed in options.seeds for a in options.arms]
+    measure(options.output, facts, cases, lambda case: row(case, place))
 
 
 if __name__ == "__main__":
