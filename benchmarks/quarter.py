@@ -51,6 +51,7 @@ ARMS = {
     "default": Arm(),
     "jacobian": Arm(recover={"losses": {"distillation": 1.0, "jacobian": 0.1}}),
     "svs": Arm(scaled=True),
+    "rates": Arm(recover={"learning_rate": 4e-3, "teaching_rate": 2e-3}),
     "svs-rates": Arm(scaled=True, recover={"learning_rate": 4e-3, "teaching_rate": 2e-3}),
     "constant": Arm(recover={"schedule": "constant"}),
     "ema-0.9": Arm(recover={"ema": 0.9}),  # of 0.995 and more, so few steps see nothing: it rises with them
