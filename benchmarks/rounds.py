@@ -30,10 +30,10 @@ STEPS, IMAGES = 2490, 5000
 ARMS = {"one-shot": 1, "rounds": 3}  # the number of rounds
 
 
-def row(case: Row, place: Place, steps: int) -> dict[str, Any]:
+def row(case: Row, place: Place) -> dict[str, Any]:
     """Compress and judge."""
-    name, rounds = f"{case['arm']}-{case['seed']}-{case['target']}", ARMS[case["arm"]]
-    recover = {"steps": steps // rounds, "learning_rate": 0.002, "seed": case["seed"]}
+    name, rounds = f"{case['arm']}-{case['seed']}-{case['target']}-{case['steps']}", ARMS[case["arm"]]
+    recover = {"steps": case["steps"] // rounds, "learning_rate": 0.002, "seed": case["seed"]}
     prune = {"target": case["target"], "seed": case["seed"]}
     values = {"device": "cpu", "rounds": rounds, "prune": prune, "recover": recover}
     job = start_job(place.folder / name, recipe.make(values, name), progress=printed(name))
@@ -63,15 +63,16 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=["one-shot", "rounds"])
     parser.add_argument("--target", default="macs<=0.3", help="0.252 is the nearest that a stock configuration has")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of recovery, in all rounds together")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of recovery, in all rounds together: a multiple of 3")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     place = open_place(options.runs)
-    cases = [{"arm": arm, "seed": seed, "target": options.target} for seed in options.seeds for arm in options.arms]
+    shared = {"target": options.target, "steps": options.steps}
+    cases = [{"arm": arm, "seed": seed, **shared} for seed in options.seeds for arm in options.arms]
     facts = {"references": references(place, IMAGES)}
-    measure(options.output, facts, cases, lambda case: row(case, place, options.steps))
+    measure(options.output, facts, cases, lambda case: row(case, place))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ GLOBAL_NOISE = ("np.random.", "numpy.random.", "random.", "torch.rand", "torch.n
 GENERATORS = {"np.random.Generator", "np.random.Philox", "torch.random.fork_rng"}
 # torch's layers initialise themselves from the global generator and from nothing else; here it is forked and seeded.
 INITIALISERS = {("toolkit/pruning/surgery.py", "torch.manual_seed")}
-ROOMS = 20
+MOST = 20
 
 
 def test_nothing_is_pickled() -> None:
@@ -70,7 +70,7 @@ def _modules_of(node: ast.AST) -> Iterator[str]:
 
 
 def test_modules_import_each_other_in_one_direction() -> None:
-    """Also those of one room, which import-linter's layers do not look into."""
+    """Also those of one package, which import-linter's layers do not look into."""
     modules = {_module(path): path for path in FILES}
     graph = {module: {found for found in _own(path, modules) if found != module} for module, path in modules.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
@@ -93,14 +93,14 @@ def _own(path: Path, modules: dict[str, Path]) -> Iterator[str]:
                 yield from (found for found in ((within if within in modules else origin),) if found in modules)
 
 
-def test_there_are_few_rooms() -> None:
-    """A room is a folder of modules, or a module at the top of a package."""
-    rooms = {path.parent for path in FILES} - {ROOT / "toolkit"}
+def test_there_are_few_packages_and_loose_modules() -> None:
+    """A folder of modules, or a module at the top of one."""
+    packages = {path.parent for path in FILES} - {ROOT / "toolkit"}
     loose = {path for path in FILES if path.parent == ROOT / "toolkit"} - {
         ROOT / "toolkit" / "__init__.py",
         ROOT / "toolkit" / "__main__.py",
     }
-    assert len(rooms | loose) <= ROOMS, sorted(map(name, rooms | loose))
+    assert len(packages | loose) <= MOST, sorted(map(name, packages | loose))
 
 
 def test_no_test_imports_another() -> None:

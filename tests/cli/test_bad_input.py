@@ -245,7 +245,7 @@ def test_a_folder_of_other_things_is_not_taken(model: Path, data: Path, tmp_path
 def test_commands_want_a_run_folder(command: str, tmp_path: Path) -> None:
     answer = dtk(command, tmp_path / "nowhere")
     assert answer.code == 1
-    assert_words("is not a run folder[\\s\\S]*no such folder", answer.err)
+    assert_words("is not a run folder[\\s\\S]*no such folder[\\s\\S]*do: name such a folder, or make one", answer.err)
 
 
 def test_a_run_of_a_newer_schema_is_refused(compressed: Path, tmp_path: Path) -> None:
@@ -405,7 +405,17 @@ def test_a_stage_whose_result_was_deleted_is_named_with_its_command(
     shutil.rmtree(run / stage, ignore_errors=True)
     answer = dtk("report", run)
     assert answer.code == 1
-    assert_words(f"the stage {stage} has finished[\\s\\S]*Cannot read[\\s\\S]*do: {command(stage, run)}", answer.err)
+    again = f"dtk run {run}/recipe.yaml" if stage in ("prune", "decoder") else command(stage, run)
+    assert_words(f"the stage {stage} has finished[\\s\\S]*Cannot read[\\s\\S]*do: {again}\n", answer.err)
+
+
+def test_what_is_advised_for_a_deleted_result_brings_it_back(compressed: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(compressed, tmp_path / "run")
+    before = folder_sha256(run / "prune" / "model")
+    shutil.rmtree(run / "prune")
+    advice = dtk("report", run).err.split("do: dtk ")[1].split()
+    assert dtk(*advice).code == 0
+    assert dtk("report", run).code == 0 and folder_sha256(run / "prune" / "model") == before
 
 
 def test_without_the_dense_model_what_is_known_is_reported_and_the_rest_says_what_is_missing(

@@ -21,9 +21,9 @@ from tests.architecture.source import ROOT
 from tests.cli.conftest import dtk
 from toolkit.api.results import Known
 from toolkit.cli import app
+from toolkit.cli.inform import NEXT
 from toolkit.cli.terminal import say, show, terminal
 
-KINDS = ("criteria", "adapters", "runners", "exporters", "samplers", "losses", "extractors")
 GROUP: Any = get_command(app)
 
 
@@ -31,11 +31,12 @@ GROUP: Any = get_command(app)
     "command",
     [
         "compress MODEL --target macs=0.45 --align 4 --dry-run",
+        "compress MODEL --target macs=0.45 --align 4 --dry-run -o OTHER",
         "run RUN/recipe.yaml",
         "recover RUN",
         "report RUN",
         "doctor",
-        *(f"list {kind}" for kind in KINDS),
+        *(f"list {kind}" for kind in NEXT),
     ],
 )
 def test_a_command_ends_with_a_sentence_and_the_next_command(
@@ -47,7 +48,8 @@ def test_a_command_ends_with_a_sentence_and_the_next_command(
     before, following = answer.out.strip().split("Next: ")
     assert re.search(r"^[A-Z0-9].* .*\.( |$)", "\n".join(before.splitlines()[-3:]), flags=re.MULTILINE), before
     if "--dry-run" in command:
-        assert following == "the same command without --dry-run, with -o RUN"
+        named = "" if "-o" in command else ", with -o RUN"
+        assert following == f"the same command without --dry-run{named}"
         return
     name, *words = shlex.split(following)[1:]
     assert following.startswith("dtk ")

@@ -19,11 +19,14 @@ class Greeting(Protocol):
 
     def say(self) -> str: ...
 
+    def __call__(self, other: str) -> str: ...
+
 
 COMPLETE = """
 class Hello:
     name, polite = "hello", True
     def say(self): return "hello"
+    def __call__(self, other): return f"hello {other}"
 GREETING = Hello()
 """
 
@@ -52,7 +55,7 @@ def test_a_file_is_an_entry_and_a_file_without_one_is_none(folder: Path) -> None
         entry(known(), "greeting", "bye")
 
 
-@pytest.mark.parametrize("part", Greeting.__annotations__ | {"say": ""})
+@pytest.mark.parametrize("part", [*Greeting.__annotations__, "say", "__call__"])
 def test_an_entry_that_lacks_something_is_named_with_its_file(part: str, folder: Path) -> None:
     (folder / "hello.py").write_text(COMPLETE.replace(part, "other"))
     words = rf"GREETING of .*hello\.py is incomplete[\s\S]*no {part}\b[\s\S]*Greeting of "

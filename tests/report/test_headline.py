@@ -34,6 +34,12 @@ def test_what_did_not_run_is_said_after_what_was_found(stage: str, said: str) ->
     assert sentence(stages).endswith(f"; {said}.")
 
 
+def test_a_profile_without_a_headline_has_not_measured_speed() -> None:
+    stages = example()["stages"]
+    stages["profile"]["headline"] = None
+    assert sentence(stages).endswith("; speed was not measured.")
+
+
 @pytest.mark.parametrize(
     ("verdict", "low", "said"),
     [

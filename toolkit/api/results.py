@@ -222,7 +222,10 @@ class Verification(Result):
 
     @property
     def verdict(self) -> Literal["pass", "fail", "inconclusive"]:
-        """``pass``: its distance beyond real images is within the margin; ``fail``: it is not; each at 95 %."""
+        """``pass``: its excess over the distance between real images is within the margin; ``fail``: it is not.
+
+        Each at 95 %.
+        """
         answer: Literal["pass", "fail", "inconclusive"] = self._record["verdict"]
         return answer
 

@@ -27,7 +27,7 @@ def entries(package: ModuleType, attribute: str, kind: type, key: str = "name") 
 
 
 def _check(one: object, kind: type, where: str) -> None:
-    wanted = [*kind.__annotations__, *(name for name in vars(kind) if not name.startswith("_"))]
+    wanted = [*kind.__annotations__, *(name for name in vars(kind) if name == "__call__" or not name.startswith("_"))]
     missing = [name for name in wanted if not hasattr(one, name)]
     if missing:
         described = f"all that {kind.__name__} of {kind.__module__} has"

@@ -37,7 +37,9 @@ class VerifySettings(Settings):
     """What is tested and how strictly; how images are sampled is the evaluation's."""
 
     margin: Annotated[float, BeforeValidator(_parse_margin)] = Field(
-        default=0.05, gt=0, description="by how much the distance beyond real images may exceed the dense model's"
+        default=0.05,
+        gt=0,
+        description="by how much the excess over the distance between real images may exceed the dense model's",
     )
     artefact: str | None = Field(default=None, description="what is tested; none: what the handoff holds")
     images: int | None = Field(default=None, ge=20, description="pairs; none: as many as the evaluation samples")

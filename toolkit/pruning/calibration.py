@@ -136,7 +136,7 @@ def calibration_order(images: Examples, settings: PruneSettings) -> list[int]:
     if len(images) < 2 * count:
         raise DtkError(
             "There are too few images to calibrate on.",
-            found=f"{len(images)} training images in {images.source}, without those that are kept for evaluation",
+            found=f"{len(images)} training images in {images.source}",
             expected=f"{2 * count}: {count} to score on and {count} held out",
             do="give more images, or a smaller --calibration-images (calibration_images=)",
         )

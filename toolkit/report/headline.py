@@ -97,10 +97,11 @@ def unclear(parts: dict[str, Any]) -> list[str]:
 def sentence(stages: dict[str, Any]) -> str:
     """The verdict on the finished ``stages`` of a run (the value under "stages" in report.json).
 
-    What was found comes before what was not measured.
+    What was found, a refusal included, comes before what was not measured.
     """
-    parts = {"profile": speed(stages), "evaluate": _quality(stages), "prune": _size(stages)}
-    return words.sentence("; ".join(parts[stage] for stage in sorted(parts, key=lambda stage: stage not in stages)))
+    parts = {speed(stages): stages.get("profile", {}).get("headline") is not None}
+    parts |= {_quality(stages): "evaluate" in stages, _size(stages): "prune" in stages}
+    return words.sentence("; ".join(sorted(parts, key=lambda part: not parts[part])))
 
 
 def measured_gain(stages: dict[str, Any]) -> dict[str, Any] | None:

@@ -77,10 +77,11 @@ def _found(run: RunFolder, stage: str) -> dict[str, Any]:
     try:
         return READERS[stage](run)
     except DtkError as error:
+        again = f"dtk run {run.path / 'recipe.yaml'}"  # with the options of then, which an early stage depends on
         raise DtkError(
             f"{run.path} says that the stage {stage} has finished, and its result cannot be read.",
             found=first_line(error),
-            do=command(stage, run.path),
+            do=again if stage in COMMANDS else command(stage, run.path),
         ) from error
 
 
@@ -89,7 +90,7 @@ def read(run: RunFolder) -> dict[str, Any]:
     "missing": {stage: the command that runs it}}`` of a run.
 
     ``machine`` and ``versions`` are those of the stage that ran first. Raises DtkError if no stage has finished, or if
-    the result of one is gone.
+    the result of one cannot be read.
     """
     finished: dict[str, Any] = run.record()["stages"]
     if not finished:

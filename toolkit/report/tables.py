@@ -103,7 +103,12 @@ def artefacts(metrics: dict[str, Any]) -> Iterator[Any]:
     judged = metrics.get("artefacts")
     if not judged:
         return
-    columns = ("artefact", metrics["frechet_distance"]["dense"]["metric"], "excess, of dense", "PSNR to torch")
+    columns = (
+        "artefact",
+        metrics["frechet_distance"]["dense"]["metric"],
+        "excess over real, of dense",
+        "PSNR to torch",
+    )
     table = table_of("Deployed, from the same noise", *columns, "SSIM to dense")
     for name, figures in judged.items():
         excess, pairs = figures["excess_ratio"], figures["pairs"]
