@@ -56,7 +56,6 @@ READERS: dict[str, Callable[[RunFolder], dict[str, Any]]] = {
 COMMANDS = {
     "prune": "dtk compress -o RUN",
     "decoder": "dtk compress --decoder macs=0.5 -o RUN",
-    "recover": "dtk recover RUN",
 }
 OPTIONAL = ("decoder",)  # not every model has one: it is missing from no run
 
