@@ -6,9 +6,13 @@ Networks are strongly typed: the types of the ONNX graph are the types of the en
 from __future__ import annotations
 
 import json
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 from exporters.engine_config import Shapes, configure
@@ -68,7 +72,8 @@ def build_plan(
         config.set_timing_cache(config.create_timing_cache(cached), False)
     monitor = progress_monitor(api, progress, settings.build_budget_s)
     config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
+    with _heeding_ctrl_c(monitor):
+        plan = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
     if plan is None and monitor.over_budget:
@@ -86,6 +91,23 @@ def build_plan(
         with replacing(timing_cache) as temporary:  # another build may be reading it
             temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
+
+
+@contextmanager
+def _heeding_ctrl_c(monitor: Any) -> Iterator[None]:
+    """Ctrl-C asks the monitor to end the build: raised in one of TensorRT's callbacks, it is caught there and lost."""
+
+    def ask(*_: object) -> None:
+        monitor.interrupted = True
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def layer_information(api: TensorRT, plan: bytes) -> list[Any]:

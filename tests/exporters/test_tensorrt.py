@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +128,31 @@ def test_a_build_says_how_far_it_is_once_around(of_float32: tuple[Any, ...]) -> 
     assert told[-1][1] == told[-1][2] > 0
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_build_ends_at_its_next_step(api: TensorRT, tmp_path: Path) -> None:
     def interrupt(work: str, done: int, total: int) -> None:
         if done == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            built(api, one_node("Relu", ["batch", 3, 3], tmp_path / "allowed.onnx"), progress=interrupt)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        built(api, one_node("Relu", ["batch", 3, 3], tmp_path / "allowed.onnx"), progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
+def test_an_interruption_amid_the_builders_own_work_is_not_lost(api: TensorRT) -> None:
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        built(api, exported(), progress=lambda work, done, total: None if done else timer.start())
+    timer.join()
 
 
 def test_the_monitor_keeps_an_interruption_out_of_the_builder(api: TensorRT) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from toolkit.handoff.repository import REPOSITORY
 from toolkit.handoff.server import serve
 from toolkit.handoff.settings import ServeSettings
 
-SOON_S, LONG_S = 0.5, 60
+LONG_S = 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -24,7 +23,8 @@ def test_a_signal_ends_a_server_that_is_not_ready(
 ) -> None:
     program = tmp_path / "bin" / "tritonserver"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\nexec sleep {LONG_S}\n")
+    # The server itself sends it: no sooner than whoever started it listens, and never to a test that has failed.
+    program.write_text(f"#!/bin/sh\nkill -{number:d} $PPID\nexec sleep {LONG_S}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     run = RunFolder.create(tmp_path / "run")
@@ -32,7 +32,5 @@ def test_a_signal_ends_a_server_that_is_not_ready(
         (folder / REPOSITORY / "sampler").mkdir(parents=True)
     ports = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
     started = time.monotonic()
-    timer = threading.Timer(SOON_S, os.kill, (os.getpid(), number))
-    timer.start()
     code = serve(run, ServeSettings(**ports), ready=lambda server: pytest.fail("it was never ready"))
     assert code == 0 and time.monotonic() - started < LONG_S / 2

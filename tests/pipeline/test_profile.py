@@ -89,7 +89,6 @@ def test_the_whole_loop_the_start_and_the_parts_are_measured(finished: tuple[Run
         assert (loop["batch"], loop["steps"], loop["rounds"]) == (3, 2, 6)
         for name in ("dense", "compressed"):
             assert loop[name]["seconds_per_image"] == pytest.approx(loop[name]["p50_ms"] / 3 / 1e3)
-            assert loop[name]["p50_ms"] > figures["latency"]["3"][name]["p50_ms"], "two steps and the sampler"
             assert figures["open_s"][name] > 0
             assert all(cell["first_call_ms"][name] > 0 for cell in figures["latency"].values())
         assert (

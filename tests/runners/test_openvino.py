@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import openvino
@@ -20,6 +22,19 @@ from toolkit.runners.base import open_runner
 from toolkit.runners.openvino import OpenVINORunner
 
 INPUTS = example_inputs(specs_of(tiny_model()), 2)
+SIGNALLED = """
+import faulthandler, os, signal, sys
+from pathlib import Path
+from toolkit.handoff.dtk_server.openvino_graph import OpenVINOGraph
+from toolkit.runners.openvino import OpenVINORunner
+faulthandler.enable()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+makers = {"runner": OpenVINORunner, "graph": lambda path: OpenVINOGraph(path, threads=1)}
+first, second = (makers[sys.argv[1]](Path(sys.argv[2])) for _ in range(2))
+first = None
+second = None
+os.kill(os.getpid(), signal.SIGINT)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +62,15 @@ def test_models_that_differ_in_weights_alone_do_not_share_a_cached_compilation(t
             found = OpenVINORunner(tmp_path / f"{seed}.onnx")(**INPUTS)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert len(list((cache / "openvino").iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("maker", ["runner", "graph"])
+def test_a_signal_is_heard_after_the_first_of_two_is_gone(maker: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, maker, exported()], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 def test_a_processor_without_bfloat16_is_named_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +35,11 @@ class OpenVINORunner:
     name = "openvino"
 
     def __init__(self, path: Path, *, device: str = "cpu", dtype: str = "fp32", profiling: bool = False) -> None:
-        import openvino
-
-        self.device, self._core = device, openvino.Core()
-        if reason := _unsupported(self._core, dtype):
+        self.device = device
+        if reason := _unsupported(_core(), dtype):
             raise MissingToolError(f"OpenVINO cannot compute in {dtype} here.", found=reason, expected="fp32")
         try:
-            self._model = self._core.read_model(path)
+            self._model = _core().read_model(path)
         except RuntimeError as error:
             raise DtkError(f"OpenVINO cannot convert {path}.", found=_words(error)) from error
         self._inputs = [port.get_any_name() for port in self._model.inputs]
@@ -73,7 +72,7 @@ class OpenVINORunner:
         model = self._model.clone()
         try:
             model.reshape(shapes)
-            return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+            return _core().compile_model(model, "CPU", self._options).create_infer_request()
         except RuntimeError as error:
             raise DtkError(
                 "OpenVINO cannot compile this denoiser.", found=_words(error), do="leave the runner 'openvino' out"
@@ -103,6 +102,18 @@ class OpenVINONodes:
     def close(self) -> list[Times]:
         self._runner.close()
         return self._calls
+
+
+@cache
+def _core() -> openvino.Core:
+    """The one of this process, which is never deleted.
+
+    Each brings a stack for signal handlers. Where the first of two is deleted first, the second then puts the first's
+    back, which is gone, and the next signal, a Ctrl-C, ends the process without a word (seen with OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _words(error: RuntimeError) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,7 @@ class OpenVINOGraph:
             import openvino
         except ImportError as error:
             raise UnfitError(f"OpenVINO cannot be imported: {error}.") from error
-        core = openvino.Core()
+        core = _core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if dtype == "bf16" and "BF16" not in capabilities:
             raise UnfitError(f"this processor has neither AMX nor AVX512-BF16, only {', '.join(capabilities)}.")
@@ -43,6 +45,14 @@ class OpenVINOGraph:
         feed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         results = self._request.infer(feed)
         return {port.get_any_name(): np.array(array) for port, array in results.items()}
+
+
+@cache
+def _core() -> Any:
+    """The one of this process, never deleted: the second of two could put back a stack for signals that is gone."""
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVINOStepper:
