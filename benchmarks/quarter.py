@@ -4,11 +4,11 @@
 
 Every arm prunes the embedded default to at most 0.30 of its MACs (0.252), recovers it in 400 steps of 64 and teaches it
 for 600 on 4,096 trajectories of the dense model (long: 300, 3,000, 10,240), and differs from the first in what its name
-says. Judged by the
-Frechet distance of 5,000 samples in 4 steps. ``svs`` is singular value scaling (Kim and Yoo 2024, arXiv 2412.17387).
-``rates``: 4e-3 instead of 2e-3 in recovery, 2e-3 instead of 1e-3 in teaching. The share of the dense model's training
-counts passes of the networks as decision 10 does, not what the Jacobian costs beside. Results:
-benchmarks/results/quarter.json; a row that is in it is not measured again.
+says. Judged by the Frechet distance of 5,000 samples in 4 steps. ``svs`` is singular value scaling (Kim and Yoo 2024,
+arXiv 2412.17387), ``masks`` are those of benchmarks/criteria/masks.py. ``rates``: 4e-3 instead of 2e-3 in recovery,
+2e-3 instead of 1e-3 in teaching. The share of the dense model's training counts passes of the networks as decision 10
+does, not what the Jacobian or the masks cost beside. Results: benchmarks/results/quarter.json; a row that is in it is
+not measured again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from benchmarks.trials import Row, measure
 from toolkit.models.folder import find_model, load_denoiser, save_module
 from toolkit.pipeline import recipe, stages
 from toolkit.pipeline.job import start_job
+from toolkit.pruning import criteria
 from toolkit.pruning.plan import read_plan
 from toolkit.recovery.settings import RecoverSettings
 
 RESULTS = Path(__file__).parent / "results" / "quarter.json"
+criteria.__path__.append(str(Path(__file__).parent / "criteria"))  # an arm's own
 TARGET, IMAGES = "macs<=0.3", 5000
 TRAINING: dict[str, dict[str, Any]] = {
     "short": {"steps": 400, "teaching_steps": 600, "trajectories": 4096},
@@ -59,6 +61,7 @@ ARMS = {
     "rate-4e-3": Arm(recover={"learning_rate": 4e-3}),
     "rate-1e-3": Arm(recover={"learning_rate": 1e-3}),
     "teaching-rate-2e-3": Arm(recover={"teaching_rate": 2e-3}),
+    "masks": Arm(prune={"criterion": "masks"}),
     "magnitude": Arm(prune={"criterion": "magnitude"}),
     "random": Arm(prune={"criterion": "random"}),
 }
