@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,9 +68,9 @@ def test_models_that_differ_in_weights_alone_do_not_share_a_cached_compilation(t
 @pytest.mark.slow
 @pytest.mark.parametrize("maker", ["runner", "graph"])
 def test_a_signal_is_heard_after_the_first_of_two_is_gone(maker: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, maker, exported()], capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-c", SIGNALLED, maker, str(exported())]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
