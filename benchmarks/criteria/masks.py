@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from toolkit.core.noise import generator, sample_noise
-from toolkit.diffusion.sampling import SAMPLERS, build_scheduler
+from toolkit.diffusion.sampling import build_scheduler, denoise
 from toolkit.pruning.criteria.base import Task
 from toolkit.pruning.layout import FIXED, Layout
 from toolkit.pruning.scoring import Scored
@@ -48,10 +49,9 @@ class Masks:
             with torch.no_grad():
                 wanted = images(task, {}, noise)
             distance = (images(task, weights, noise) - wanted).square().mean()
+            uneven = torch.stack([(open_share(one) - SHARE).square() for one in logits.values()]).mean()
             optimizer.zero_grad()
-            (
-                distance + WEIGHT * torch.stack([(open_share(one) - SHARE).square() for one in logits.values()]).mean()
-            ).backward()
+            (distance + WEIGHT * uneven).backward()
             optimizer.step()
             distances.append(float(distance.detach()))
             task.progress("learn masks", iteration + 1, ITERATIONS)
@@ -64,13 +64,13 @@ def images(task: Task, weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> 
     assert task.calibration is not None
     stepper = build_scheduler(task.calibration.scheduler, "ddim", STEPS)
 
-    def step(x: torch.Tensor, t: int) -> torch.Tensor:
-        prediction = functional_call(task.model, dict(weights), (x, torch.full((len(x),), t))).sample
-        return SAMPLERS["ddim"].step(stepper, prediction, t, x, lambda: torch.zeros_like(x))
+    def predict(sample: torch.Tensor, timestep: torch.Tensor, **conditioning: torch.Tensor) -> torch.Tensor:
+        prediction: torch.Tensor = functional_call(task.model, dict(weights), (sample, timestep), conditioning).sample
+        return prediction
 
-    for t in map(int, stepper.timesteps):
-        x = checkpoint(step, x, t, use_reentrant=False) if weights else step(x, t)
-    return x
+    called = partial(checkpoint, predict, use_reentrant=False) if weights else predict
+    steps = [(int(t), torch.full((len(x),), int(t))) for t in stepper.timesteps]
+    return denoise(called, stepper, "ddim", x, steps, {})
 
 
 def drawn(logits: Mapping[str, torch.Tensor], seed: int, iteration: int) -> dict[str, torch.Tensor]:
