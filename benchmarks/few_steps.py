@@ -114,7 +114,7 @@ def cost(settings: RecoverSettings, macs: float) -> float:
             total += settings.trajectories * stage.teacher_steps / settings.batch_size
         else:
             total += stage.training * 2 * (macs if number else 1)
-    return float(total / (3 * DENSE_TRAINING))
+    return float(total * settings.batch_size / 64 / (3 * DENSE_TRAINING))
 
 
 def distance(model: ModelFolder, sampler: str, steps: int, count: int, place: Place) -> float:

@@ -61,6 +61,9 @@ ARMS = {
     "rate-4e-3": Arm(recover={"learning_rate": 4e-3}),
     "rate-1e-3": Arm(recover={"learning_rate": 1e-3}),
     "teaching-rate-2e-3": Arm(recover={"teaching_rate": 2e-3}),
+    "batch-16": Arm(recover={"batch_size": 16}),  # four times the steps
+    "rates-batch-16": Arm(recover={"batch_size": 16, "learning_rate": 4e-3, "teaching_rate": 2e-3}),
+    "narrow": Arm(prune={"target": "macs<=0.24", "min_width": 0.25}),  # 24, 16, 16 channels: 0.225
     "masks": Arm(prune={"criterion": "masks"}),
     "magnitude": Arm(prune={"criterion": "magnitude"}),
     "random": Arm(prune={"criterion": "random"}),
@@ -92,6 +95,8 @@ def row(case: Row, place: Place) -> dict[str, Any]:
     name, arm = f"{case['arm']}-{case['seed']}-{case['training']}", ARMS[case["arm"]]
     recover: dict[str, Any] = {"learning_rate": 2e-3, "sampling_steps": 4, "seed": case["seed"]}
     recover |= TRAINING[case["training"]] | arm.recover
+    for steps in ("steps", "teaching_steps"):
+        recover[steps] *= 64 // recover.get("batch_size", 64)
     prune = {"target": TARGET, "seed": case["seed"]} | dict(arm.prune)
     values = {"device": "cpu", "prune": prune, "recover": recover}
     job = start_job(place.folder / name, recipe.make(values, name), progress=printed(name))

@@ -102,12 +102,10 @@ def test_the_whole_loop_the_start_and_the_parts_are_measured(finished: tuple[Run
     parts = result["parts"]
     assert {"conv_in", "down_blocks.0", "up_blocks.0", "conv_out"} <= set(parts["parts"])
     assert parts["batch"] == 3
-    whole = result["runners"]["torch"]["latency"]["3"]["dense"]["p50_ms"]
     exported = result["runners"]["onnxruntime:fp32"]["parts"]
     assert (exported["runner"], exported["batch"]) == ("onnxruntime", 3)
     named = {"conv_in", "down_blocks.0", "up_blocks.0", "conv_out"} <= set(exported["parts"])
     assert named == (exported["certain_share"] >= LEAST_CERTAIN), "much of so small a network's time is in fused nodes"
-    assert 0.3 * whole < sum(part["dense_ms"] for part in parts["parts"].values()) < 3 * whole
 
 
 @pytest.mark.slow
@@ -121,8 +119,9 @@ def test_the_headline_is_the_best_of_both_at_their_own_batch_sizes_in_turns(
     assert max(speed, key=lambda place: speed[place]) == (headline["now"]["runner"], str(headline["now"]["batch"]))
     rows = {size: found["rows"][BASELINE]["images_per_s"] for size, found in result["baselines"]["fp32"].items()}
     assert headline["had"] == {"runner": BASELINE, "batch": int(max(rows, key=lambda size: rows[size]))}
-    per_image = headline["baseline"]["seconds_per_image"] / headline["compressed"]["seconds_per_image"]
-    assert headline["over_baseline"]["value"] == pytest.approx(per_image, rel=0.5)
+    images = {"compressed": headline["now"]["batch"], "baseline": headline["had"]["batch"]}
+    for name, batch in images.items():
+        assert headline[name]["seconds_per_image"] == pytest.approx(headline[name]["p50_ms"] / batch / 1e3)
     assert headline["steps"] == 2
 
 

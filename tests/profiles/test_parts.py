@@ -13,7 +13,7 @@ import profiles.parts
 from profiles.comparison import compare_network_parts
 from profiles.parts import PartClock, compare_parts
 from profiles.settings import ProfileSettings, Rounds
-from tests.tiny import PLAIN, tiny_folder
+from tests.tiny import PLAIN, TWO_LEVELS, tiny_folder, tiny_unet
 from toolkit.models.precision import BorderedDenoiser
 
 ROUNDS = Rounds(seconds=1e-9, least=6)
@@ -70,6 +70,19 @@ def test_each_part_has_its_own_time_and_the_unused_has_none(clock: Clock) -> Non
     assert found["parts"]["blocks.0"]["speedup"]["verdict"] == "faster"
     assert found["no_faster"] == ["blocks.1", "last"]
     assert found["rounds"] == 6
+
+
+@pytest.mark.parametrize("network", [PLAIN, TWO_LEVELS])
+def test_the_parts_of_a_network_take_the_time_of_its_layers(clock: Clock, network: dict[str, object]) -> None:
+    """No layer counts in two parts, and none in no part."""
+    dense, compressed = (tiny_unet(**network) for _ in range(2))
+    for layer in (module for unet in (dense, compressed) for module in unet.modules() if not list(module.children())):
+        layer.register_forward_hook(lambda *_: setattr(clock, "now", clock.now + 1))
+    inputs = {"sample": torch.zeros(2, 3, 16, 16), "timestep": torch.zeros(2, dtype=torch.int64)}
+    dense(**inputs)
+    layers = clock.now
+    found = compare_parts(BorderedDenoiser(dense), BorderedDenoiser(compressed), inputs, "cpu", ROUNDS)
+    assert sum(part["dense_ms"] for part in found["parts"].values()) == 1e3 * layers > 1e4
 
 
 def test_parts_that_take_next_to_nothing_are_not_called_slow(clock: Clock) -> None:
