@@ -37,7 +37,7 @@ criteria.__path__.append(str(Path(__file__).parent / "criteria"))  # an arm's ow
 TARGET, IMAGES = "macs<=0.3", 5000
 TRAINING: dict[str, dict[str, Any]] = {
     "short": {"steps": 400, "teaching_steps": 600, "trajectories": 4096},
-    "long": {"steps": 300, "teaching_steps": 3000, "trajectories": 10240},
+    "long": {"steps": 300, "teaching_steps": 3410, "trajectories": 18432},
 }
 
 
@@ -63,6 +63,11 @@ ARMS = {
     "teaching-rate-2e-3": Arm(recover={"teaching_rate": 2e-3}),
     "batch-16": Arm(recover={"batch_size": 16}),  # four times the steps
     "rates-batch-16": Arm(recover={"batch_size": 16, "learning_rate": 4e-3, "teaching_rate": 2e-3}),
+    "rates-batch-8": Arm(recover={"batch_size": 8, "learning_rate": 4e-3, "teaching_rate": 2e-3}),
+    "narrow-rates-batch-16": Arm(
+        prune={"target": "macs<=0.24", "min_width": 0.25},
+        recover={"batch_size": 16, "learning_rate": 4e-3, "teaching_rate": 2e-3},
+    ),
     "narrow": Arm(prune={"target": "macs<=0.24", "min_width": 0.25}),  # 24, 16, 16 channels: 0.225
     "masks": Arm(prune={"criterion": "masks"}),
     "magnitude": Arm(prune={"criterion": "magnitude"}),

@@ -24,6 +24,7 @@ from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
 from toolkit.diffusion.few_steps import few_step_scheduler, path_scheduler, solver_along, step_rows, taught_steps
+from toolkit.diffusion.path import landings_and_path
 from toolkit.diffusion.sampling import build_scheduler, denoise
 from toolkit.evaluation.samples import SamplingSettings, own_plan
 from toolkit.models.autoencoder import find_autoencoder
@@ -145,31 +146,51 @@ def test_each_number_of_steps_has_exact_timesteps(steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "steps", "of", "expected"),
+    ("method", "steps", "expected"),
     [
-        ("trajectory", 1, None, [960]),
-        ("trajectory", 2, None, [560, 60]),
-        ("trajectory", 4, None, [810, 560, 310, 60]),
-        ("trajectory", 4, 40, [805, 555, 305, 55]),
-        ("trajectory", 8, None, [930, 805, 680, 555, 430, 305, 180, 55]),
-        ("trajectory", 6, None, [999, 832, 666, 499, 332, 166]),  # 1000 / 24 is rounded: no path passes through others
-        ("progressive", 4, None, [999, 749, 499, 249]),
+        ("trajectory", 1, [945]),
+        ("trajectory", 2, [560, 60]),
+        ("trajectory", 4, [810, 560, 310, 60]),
+        ("trajectory", 6, [890, 724, 558, 392, 226, 60]),
+        ("trajectory", 8, [935, 810, 685, 560, 435, 310, 185, 60]),
+        ("progressive", 4, [999, 749, 499, 249]),
     ],
 )
-def test_the_last_step_starts_at_little_noise(method: str, steps: int, of: int | None, expected: list[int]) -> None:
-    stages = stages_of(RecoverSettings(sampling_steps=steps, teacher_steps=of, teaching=method))
+def test_the_student_s_steps_are_among_its_teacher_s(method: str, steps: int, expected: list[int]) -> None:
+    stages = stages_of(RecoverSettings(sampling_steps=steps, teaching=method))
     student, teacher = schedulers(DDPMScheduler(), stages, len(stages) - 1, "v_prediction")
     assert student.timesteps.tolist() == expected == student.config["_taught"][str(steps)]
-    path = teacher.timesteps.tolist()
-    assert set(expected) <= set(path)
-    assert (path[-1] < path[-2] / 4) == (expected[0] < 999), "then the path itself ends with next to no noise"
+    assert set(expected) <= set(teacher.timesteps.tolist()) and len(teacher.timesteps) == stages[-1].teacher_steps
     assert build_scheduler(student, "ddim", steps).timesteps.tolist() == expected
 
 
+@pytest.mark.parametrize("levels", [{}, {"beta_schedule": "squaredcos_cap_v2"}, {"num_train_timesteps": 250}])
+@pytest.mark.parametrize("more", [2, 3, 6, 16])
+@pytest.mark.parametrize("landings", range(1, 9))
+def test_a_path_goes_from_noise_through_the_landings_to_next_to_none(
+    landings: int, more: int, levels: dict[str, Any]
+) -> None:
+    scheduler = DDPMScheduler(**levels)
+    own, path = landings_and_path(scheduler, landings, landings + more)
+    noise = (1 - scheduler.alphas_cumprod).sqrt()
+    assert path == sorted(set(path), reverse=True) and len(path) == landings + more
+    assert set(own) <= set(path) and len(own) == landings
+    assert len(set(np.diff(own).tolist())) <= 1
+    assert noise[path[-1]] < noise[path[-2]] / 1.5 and noise[path[-2]] <= 0.205
+    if landings > 1:
+        assert own[-1] == path[-2]
+        gaps = -np.diff(path[path.index(own[0]) : -1])
+        assert gaps.max() <= 3 * gaps.min(), "no part of the path is left to a few steps"
+
+
+def test_the_default_path_is_that_of_decision_10() -> None:
+    assert landings_and_path(DDPMScheduler(), 4, 10)[1] == [937, 810, 685, 560, 435, 310, 227, 143, 60, 10]
+
+
 def test_the_solver_takes_the_path_s_timesteps_whatever_spacing_the_model_has() -> None:
-    path = path_scheduler(DPMSolverMultistepScheduler(use_karras_sigmas=True, solver_order=3), 20, last=10)
-    assert solver_along(path).timesteps.tolist() == path.timesteps.tolist() == list(range(960, 0, -50))
-    assert solver_along(path).config.solver_order == 2
+    path = list(range(960, 0, -50))
+    solver = solver_along(DPMSolverMultistepScheduler(use_karras_sigmas=True, solver_order=3), path)
+    assert solver.timesteps.tolist() == path and solver.config.solver_order == 2
 
 
 def test_rows_step_as_the_scheduler_does() -> None:
@@ -200,8 +221,8 @@ def test_stages_end_at_the_requested_steps_and_use_all_training(method: str) -> 
         stages = stages_of(RecoverSettings(sampling_steps=steps, teaching=method, teaching_steps=101))
         assert stages[-1].steps == steps and sum(stage.training for stage in stages) == 101
         assert all(late.teacher_steps == early.steps for early, late in itertools.pairwise(stages))
-    with pytest.raises(UsageError, match=r"[Tt]he teacher's steps do not|not a multiple[\s\S]*teacher_steps"):
-        stages_of(RecoverSettings(sampling_steps=4, teaching=method, teacher_steps=6))
+    with pytest.raises(UsageError, match=r"teacher's steps (do not halve|are too few)[\s\S]*set recover.teacher_steps"):
+        stages_of(RecoverSettings(sampling_steps=4, teaching=method, teacher_steps=5))
 
 
 def test_what_cannot_be_taught_is_refused_with_the_known() -> None:
@@ -211,6 +232,8 @@ def test_what_cannot_be_taught_is_refused_with_the_known() -> None:
         stages_of(RecoverSettings(sampling_steps=4, batch_size=3))
     with pytest.raises(UsageError, match=r"8 steps are not part of 24[\s\S]*teacher_steps"):
         schedulers(DDPMScheduler(num_train_timesteps=50), [Stage(8, 24, 1)], 0, None)
+    with pytest.raises(UsageError, match=r"No path of 24 steps[\s\S]*20 training timesteps[\s\S]*teacher_steps"):
+        schedulers(DDPMScheduler(num_train_timesteps=20), [Stage(2, 24, 1, along_path=True)], 0, None)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +277,7 @@ def test_taught_weights_are_the_same_however_interrupted(method: str, pruned, tm
     settings = RecoverSettings(**SETTINGS | TAUGHT | halving, teaching=method)
     found = recover(whole, settings, pruned[1], images())
     assert (
-        found["teaching"]["timesteps"] == {"trajectory": [72, 22], "progressive": [99, 49]}[method]
+        found["teaching"]["timesteps"] == {"trajectory": [69, 19], "progressive": [99, 49]}[method]
         and found["teaching"]["steps"] == 6
     )
     for number in (0, 2, 1):
@@ -288,11 +311,11 @@ def test_a_stock_pipeline_samples_as_it_was_taught(pruned, tmp_path: Path) -> No
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline(generator=torch.manual_seed(0), num_inference_steps=2, output_type="np").images
     x, scheduler = torch.randn((1, *SHAPE), generator=torch.manual_seed(0)), load_scheduler(model)
-    assert scheduler.config["_taught"] == {"2": [72, 22]}
+    assert scheduler.config["_taught"] == {"2": [69, 19]}
     asked = SamplingSettings("dpm-solver", 20, seed=0)
     assert own_plan(model, asked) == SamplingSettings("ddim", 2, seed=0) and own_plan(pruned[1], asked) == asked
     network = load_denoiser(model)
-    taken = [(t, torch.tensor([t])) for t in (72, 22)]
+    taken = [(t, torch.tensor([t])) for t in (69, 19)]
     stepper = few_step_scheduler(load_scheduler(pruned[1]), 2, "v_prediction", last=22)
     with torch.no_grad():
         made = denoise(lambda x, t: network(x, t).sample, stepper, "ddim", x, taken, {})
@@ -320,20 +343,21 @@ def test_a_latent_model_with_classes_learns_its_guided_trajectories(guidance: fl
     assert np.isfinite(recover(run, settings, dense, latents)["teaching"]["losses"]["landing"])
     (shard,) = (np.load(path) for path in run.path.glob("cache/trajectories/*/00000000.npy"))
 
-    network, path = load_denoiser(dense), path_scheduler(load_scheduler(dense), 4, last=1)  # of 20
+    network, scheduler = load_denoiser(dense), load_scheduler(dense)
+    path = landings_and_path(scheduler, 2, 4)[1]
     dropped = guidance == 1 and generator("teaching condition", 0, 5).random() < 0.5
     given, null = (open_conditioner(dense)([label]) for label in (None if dropped else 5 % CLASSES, None))
     x = torch.from_numpy(normal("teaching noise", 0, 5, shape=dense.input_specs()["sample"].shape))[None]
-    alpha, sigma = path.alphas_cumprod.sqrt(), (1 - path.alphas_cumprod).sqrt()
-    half_log_snr, clean, before = (alpha / sigma).log(), [], path.timesteps.tolist()
+    alpha, sigma = scheduler.alphas_cumprod.sqrt(), (1 - scheduler.alphas_cumprod).sqrt()
+    half_log_snr, clean = (alpha / sigma).log(), []
     with torch.no_grad():
-        for n, (t, until) in enumerate(zip(before, [*before[1:], None], strict=True)):
+        for n, (t, until) in enumerate(zip(path, [*path[1:], None], strict=True)):
             towards, away = (network(x, torch.tensor([t]), **condition).sample for condition in (given, null))
             clean.append((x - sigma[t] * (away + guidance * (towards - away))) / alpha[t])
             if until is None:
                 break
             h = half_log_snr[until] - half_log_snr[t]
-            r = (half_log_snr[t] - half_log_snr[before[n - 1]]) / h
+            r = (half_log_snr[t] - half_log_snr[path[n - 1]]) / h
             d = clean[-1] + (clean[-1] - clean[-2]) / (2 * r) if n else clean[-1]
             x = sigma[until] / sigma[t] * x + alpha[until] * (1 - torch.exp(-h)) * d
     x = clean[-1]

@@ -6,6 +6,7 @@ taught stands beside them under a private name, which diffusers carries along an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,45 +18,40 @@ TAUGHT = "_taught"
 SHARED = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
     *("prediction_type", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
+    *("clip_sample", "clip_sample_range"),
 )
-"""The fields of a DDIM scheduler that say what the model predicts and at which noise."""
+"""The fields of a DDIM scheduler that say what the model predicts, at which noise, and what range is shown."""
 
 
-def path_scheduler(scheduler: Any, steps: int, last: int | None = None) -> Any:
-    """DDIM set to the steps by which a model that was not taught goes from pure noise to an image.
-
-    The last step starts from the timestep ``last``, the others at equal distances before it; without it timesteps are
-    trailing ones.
-    """
-    return _ddim(scheduler, steps, _ending_at(last))
+def path_scheduler(scheduler: Any, steps: int) -> Any:
+    """DDIM set to the trailing timesteps by which a model that was not taught goes from pure noise to an image."""
+    return _ddim(scheduler, steps, {})
 
 
-def solver_along(path: Any) -> Any:
-    """DPM-Solver++ (2M; Lu et al. 2022, arXiv 2211.01095) along the timesteps that ``path`` is set to.
+def solver_along(scheduler: Any, timesteps: Sequence[int]) -> Any:
+    """DPM-Solver++ (2M; Lu et al. 2022, arXiv 2211.01095) set to ``timesteps``, falling.
 
     It costs what DDIM costs and ends nearer to the image that many steps lead to (decision 10). It remembers its last
-    prediction: each batch needs one of its own. Only what the model predicts and its noise are taken over: with another
-    spacing of the model's own, such as Karras's, it would refuse timesteps.
+    prediction: each batch needs a copy. Only SHARED fields are taken over: with another spacing of the model's own,
+    such as Karras's, it would refuse timesteps.
     """
-    solver = DPMSolverMultistepScheduler(**{name: path.config[name] for name in SHARED})
-    solver.set_timesteps(timesteps=path.timesteps.tolist())
+    config = path_scheduler(scheduler, 1).config
+    solver = DPMSolverMultistepScheduler.from_config({name: config[name] for name in SHARED})
+    solver.set_timesteps(timesteps=list(timesteps))
     return solver
 
 
 def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str, last: int | None = None) -> Any:
     """The scheduler of a model that is taught ``steps`` steps, set to them.
 
-    Noise levels are those of ``scheduler``; ``last`` is as for a path. It clips nothing: what a step lands on is linear
-    in the prediction, so that each landing is that of exactly one prediction.
+    Noise levels are those of ``scheduler``. The last step starts from the timestep ``last``, the others at equal
+    distances before it; without it timesteps are trailing ones. It clips nothing: what a step lands on is linear in the
+    prediction, so that each landing is that of exactly one prediction.
     """
     fields = {"clip_sample": False, "thresholding": False, "prediction_type": prediction_type}
-    fields |= _ending_at(last)
+    fields |= {} if last is None else {"timestep_spacing": "leading", "steps_offset": last}
     timesteps = _ddim(scheduler, steps, fields).timesteps.tolist()
     return _ddim(scheduler, steps, fields | {TAUGHT: {str(steps): timesteps}})
-
-
-def _ending_at(last: int | None) -> dict[str, Any]:
-    return {} if last is None else {"timestep_spacing": "leading", "steps_offset": last}
 
 
 def _ddim(scheduler: Any, steps: int, fields: dict[str, Any]) -> Any:

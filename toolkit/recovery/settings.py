@@ -26,7 +26,7 @@ class RecoverSettings(Settings):
 
     ``sampling_steps``: afterwards teach the model to sample in so few steps; None = do not. ``teaching``: the
     method, ``teaching_steps``: its training steps, ``teaching_rate``: its learning rate, ``teacher_steps``: how
-    many the dense model takes (None = the least of at least 20 and five a step, or of 16 that halve, that fit),
+    many the dense model takes (None = 10 or two and a half a step, or the least of at least 16 that halve),
     ``teaching_guidance``: folded into what is taught; at 1 the null condition is taught as well. ``trajectories``:
     how many of the dense model's the method "trajectory" learns from. ``prediction_type``: of the taught model;
     None = the dense one's.

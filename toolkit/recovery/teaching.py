@@ -22,28 +22,27 @@ from toolkit.core.files import value_sha256
 from toolkit.core.progress import Progress
 from toolkit.core.registry import entries, entry
 from toolkit.data.examples import Examples
-from toolkit.diffusion.few_steps import few_step_scheduler, path_scheduler
+from toolkit.diffusion.few_steps import few_step_scheduler, path_scheduler, solver_along
 from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.diffusion.path import landings_and_path
 from toolkit.models.conditioners import Conditioner
 from toolkit.recovery.objective import Objective
 from toolkit.recovery.settings import RecoverSettings
-
-LITTLE_NOISE = 0.25  # its standard deviation, of a state whose variance is 1
 
 
 @dataclass(frozen=True)
 class Stage:
     """The student learns ``steps`` steps from a teacher that takes ``teacher_steps``, in ``training`` training steps.
 
-    A sample of the batch costs ``passes`` through the student, and counts as so many images. If ``ends_quietly``, the
-    student's last step starts at little noise, where the scheduler's timesteps allow it.
+    A sample of the batch costs ``passes`` through the student, and counts as so many images. If ``along_path``, the
+    timesteps are those of toolkit.diffusion.path and the dense model takes them by DPM-Solver++; else trailing ones.
     """
 
     steps: int
     teacher_steps: int
     training: int
     passes: int = 1
-    ends_quietly: bool = False
+    along_path: bool = False
 
     @property
     def name(self) -> str:
@@ -146,31 +145,16 @@ def schedulers(scheduler: Any, stages: list[Stage], number: int, prediction_type
     Raises UsageError if the student's timesteps are not among the teacher's.
     """
     stage, kind = stages[number], prediction_type or timesteps_and_kind(scheduler)[1]
+    if stage.along_path:
+        landings, path = landings_and_path(scheduler, stage.steps, stage.teacher_steps)
+        return few_step_scheduler(scheduler, stage.steps, kind, landings[-1]), solver_along(scheduler, path)
     many = stage.teacher_steps
-    for quietly in (True, False) if stage.ends_quietly else (False,):  # False: rounding leaves no others
-        teacher = few_step_scheduler(scheduler, many, kind) if number else _path(scheduler, many, quietly)
-        path: list[int] = teacher.timesteps.tolist()
-        student = few_step_scheduler(scheduler, stage.steps, kind, _last(teacher, stage.steps) if quietly else None)
-        if set(student.timesteps.tolist()) <= set(path):
-            return student, teacher
-    raise UsageError(
-        f"{stage.steps} steps are not part of {stage.teacher_steps}.",
-        found=f"timesteps {student.timesteps.tolist()} and {path}",
-        do="give recover.teacher_steps that the scheduler's training timesteps can be divided by",
-    )
-
-
-def _path(scheduler: Any, steps: int, quietly: bool) -> Any:
-    """The dense model's: what its last step cannot take away, no student can learn to take away."""
-    return path_scheduler(scheduler, steps, timesteps_and_kind(scheduler)[0] // steps // 5 if quietly else None)
-
-
-def _last(teacher: Any, steps: int) -> int:
-    """Where the last of ``steps`` steps starts on the teacher's path: at its first timestep of little noise, if it can.
-
-    A single step starts where the path does.
-    """
-    spread = (1 - teacher.alphas_cumprod).sqrt()
-    path: list[int] = teacher.timesteps.tolist()
-    within = len(teacher.alphas_cumprod) // steps
-    return path[0] if steps == 1 else next((t for t in path if t < within and spread[t] <= LITTLE_NOISE), path[-1])
+    teacher = few_step_scheduler(scheduler, many, kind) if number else path_scheduler(scheduler, many)
+    student = few_step_scheduler(scheduler, stage.steps, kind)
+    if not set(student.timesteps.tolist()) <= set(teacher.timesteps.tolist()):
+        raise UsageError(
+            f"{stage.steps} steps are not part of {many}.",
+            found=f"timesteps {student.timesteps.tolist()} and {teacher.timesteps.tolist()}",
+            do="give recover.teacher_steps that the scheduler's training timesteps can be divided by",
+        )
+    return student, teacher

@@ -7,6 +7,7 @@ named by all they depend on: an interrupted run, another method and another trai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from toolkit.core.noise import generator, normal
 from toolkit.core.progress import Progress, silent
 from toolkit.data.conditions import Condition, Kind
 from toolkit.data.examples import Examples
-from toolkit.diffusion.few_steps import solver_along
 from toolkit.diffusion.guidance import guided
 from toolkit.diffusion.sampling import Predict, denoise
 from toolkit.models.conditioners import Conditioner
@@ -31,7 +31,7 @@ SHARD = 64  # trajectories; a killed process loses at most one shard
 class Trajectories:
     """``count`` trajectories of ``predict``, numbered from 0.
 
-    ``scheduler`` is set to the dense model's steps, which DPM-Solver++ takes. What is kept is the noise, the states at
+    ``scheduler`` is the solver, set to the dense model's steps. What is kept is the noise, the states at
     the timesteps ``kept``, and the image. Number n has the condition of training image n, or the null condition in a
     share ``dropout`` of them. ``shape``: one image's (C, H, W); ``guidance``: classifier-free, folded into what is
     kept; ``at_once``: how many are computed together.
@@ -85,7 +85,7 @@ class Trajectories:
             null = self.conditioner([None]) if self.guidance != 1 else {}
             predict = guided(self.predict, null, self.guidance)
             conditioning = self.conditioner(self.conditions(numbers))
-            solver = solver_along(self.scheduler)
+            solver = deepcopy(self.scheduler)
             for timestep in solver.timesteps.tolist():
                 points += [x] if timestep in self.kept else []
                 batched = torch.full((len(x),), timestep, dtype=torch.int64, device=self.device)

@@ -26,6 +26,8 @@ from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.teaching import Lesson, Stage
 from toolkit.recovery.trajectories import SHARD, Trajectories
 
+FEWEST = 10  # steps of the dense model (decision 10)
+
 
 @dataclass(frozen=True)
 class Points:
@@ -77,14 +79,14 @@ class TrajectoryDistillation:
 
     def stages(self, settings: RecoverSettings) -> list[Stage]:
         steps = settings.sampling_steps or 0
-        teacher_steps = settings.teacher_steps or max(5, -(-20 // steps)) * steps
-        if teacher_steps % steps or teacher_steps == steps:
+        teacher_steps = settings.teacher_steps or max(FEWEST, 5 * steps // 2)
+        if teacher_steps < steps + 2:
             raise UsageError(
-                "The teacher's steps are not a multiple of the student's.",
+                "The teacher's steps are too few to lead the student's.",
                 found=f"{teacher_steps} and {steps} steps",
-                do=f"set recover.teacher_steps to a multiple of {steps}, such as {5 * steps}",
+                do=f"set recover.teacher_steps to at least {steps + 2}, such as {5 * steps}",
             )
-        return [Stage(steps, teacher_steps, settings.teaching_steps, passes=steps, ends_quietly=True)]
+        return [Stage(steps, teacher_steps, settings.teaching_steps, passes=steps, along_path=True)]
 
     def objective(
         self, lesson: Lesson, share: tuple[int, int], wait: Callable[[], None], progress: Progress
