@@ -3,12 +3,13 @@
     python -m benchmarks.quarter RUNS [--arms default jacobian] [--seeds 0 1 2] [--training short]
 
 Every arm prunes the embedded default to at most 0.30 of its MACs (0.252), recovers it in 400 steps of 64 and teaches it
-for 600 on 4,096 trajectories of the dense model (long: 300, 3,000, 10,240), and differs from the first in what its name
+for 600 on 4,096 trajectories of the dense model (long: 300, 3,410, 18,432), and differs from the first in what its name
 says. Judged by the Frechet distance of 5,000 samples in 4 steps. ``svs`` is singular value scaling (Kim and Yoo 2024,
 arXiv 2412.17387), ``masks`` are those of benchmarks/criteria/masks.py. ``rates``: 4e-3 instead of 2e-3 in recovery,
 2e-3 instead of 1e-3 in teaching. The share of the dense model's training counts passes of the networks as decision 10
 does, not what the Jacobian or the masks cost beside. Results: benchmarks/results/quarter.json; a row that is in it is
-not measured again.
+not measured again. Rows of ``short-20`` and ``long-20`` (3,000, 10,240) are of an earlier version, whose dense model took
+20 steps.
 """
 
 from __future__ import annotations
