@@ -40,7 +40,7 @@ def landings_and_path(scheduler: Any, landings: int, steps: int) -> tuple[list[i
 def _with_between(edges: list[int], count: int) -> list[int]:
     """``count`` timesteps: all ``edges`` but the first, which is pure noise, and others where the gaps are largest."""
     gaps = -np.diff(edges).astype(float)
-    gaps[1:][-1:] *= LAST
+    gaps[1:][-1:] *= LAST  # of a single landing there is none
     inside = np.zeros(len(gaps), dtype=int)
     for _ in range(count - len(edges) + 1):
         inside[(gaps / (inside + 1)).argmax()] += 1
