@@ -8,8 +8,8 @@ says. Judged by the Frechet distance of 5,000 samples in 4 steps. ``svs`` is sin
 arXiv 2412.17387), ``masks`` are those of benchmarks/criteria/masks.py. ``rates``: 4e-3 instead of 2e-3 in recovery,
 2e-3 instead of 1e-3 in teaching. The share of the dense model's training counts passes of the networks as decision 10
 does, not what the Jacobian or the masks cost beside. Results: benchmarks/results/quarter.json; a row that is in it is
-not measured again. Rows of ``short-20`` and ``long-20`` (3,000, 10,240) are of an earlier version, whose dense model took
-20 steps.
+not measured again. Rows of ``short-20`` and ``long-20`` (3,000, 10,240) are of an earlier version, whose dense model
+took 20 steps.
 """
 
 from __future__ import annotations
