@@ -77,11 +77,12 @@ def pack(
     kind: Annotated[str, typer.Argument(help="python, ort, rtx or trt86; or a folder of data")],
     out: Path,
     part_mib: Annotated[int, typer.Option(help="the largest part")] = 58,
+    architecture: Annotated[int | None, typer.Option(help="keep the code for these GPUs alone, such as 90")] = None,
 ) -> None:
     """Write OUT/part-NN, what KIND needs elsewhere, and OUT/unpack.py, which joins it with Python alone."""
     from benchmarks.gpu.pack import pack as write
 
-    for path in write(kind, out, part_mib * 2**20):
+    for path in write(kind, out, part_mib * 2**20, architecture):
         typer.echo(f"{path} {path.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from benchmarks.gpu.thin import thin
 from toolkit.core.files import file_sha256, write_json
 
 Wheel = tuple[str, str]
@@ -43,14 +44,19 @@ STANDING_IN = ("libcublas", "libcudnn")
 UNPACK = Path(__file__).with_name("unpack.py")
 
 
-def pack(kind: str, out: Path, part_bytes: int) -> list[Path]:
-    """Write the parts of ``kind`` (of KINDS, or a folder) and what joins them to ``out``; returns all files."""
+def pack(kind: str, out: Path, part_bytes: int, architecture: int | None = None) -> list[Path]:
+    """Write the parts of ``kind`` (of KINDS, or a folder) and what joins them to ``out``; returns all files.
+
+    Libraries keep the code for GPUs of ``architecture`` alone, such as 90 for compute capability 9.0; None = all.
+    """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="dtk-pack-") as scratch:
         source = Path(kind)
         if kind in KINDS:
             source = _staged(kind, Path(scratch) / "site")
+            for library in source.rglob("*.so*") if architecture else ():
+                thin(library, architecture)
             (decoder,) = _wheels([DECODER], Path(scratch) / "decoder")
             shutil.copy(decoder, out)
         names = _cut(source, out, part_bytes)

@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 Found = dict[str, Any]
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     # name: dtype, runners; on a processor only what is float32
+    "bf16": ("bf16", ("torch", "cudagraph")),
+    "fp16-onnxruntime": ("fp16", ("onnxruntime",)),
+    "bf16-compile": ("bf16", ("compile",)),
     "fp32": ("fp32", ("torch", "onnxruntime")),
-    "fp16": ("fp16", ("torch", "compile", "cudagraph", "onnxruntime")),
-    "bf16": ("bf16", ("torch", "compile", "cudagraph")),
-    "bf16-onnxruntime": ("bf16", ("onnxruntime",)),
 }
 ENGINES = ("tensorrt", "tensorrt-cudagraph")
 TRAINING = {"dense": 15_000, "diff-pruning-0.05": 2_000, "dtk": 2_000, "random": 2_000}
@@ -65,8 +65,8 @@ def numbered() -> Mapping[int, Piece]:
 
     shapes = (DEFAULT, *SHAPES)
     pieces = [Piece("doctor", doctor), Piece("tests", gpu_tests)]
-    pieces += [Piece(f"{shape}-{group}", partial(latency, shape, group)) for shape in shapes for group in GROUPS]
     pieces += [Piece(f"{shape}-tensorrt", partial(tensorrt, shape)) for shape in shapes]
+    pieces += [Piece(f"{shape}-{group}", partial(latency, shape, group)) for group in GROUPS for shape in shapes]
     pieces += [Piece(f"{shape}-trt86", partial(trt86, shape)) for shape in shapes]
     pieces += [Piece(f"train-{name}", partial(train, name)) for name in TRAINING]
     return dict(enumerate(pieces, start=1))

@@ -10,7 +10,7 @@ from diffusers.schedulers import scheduling_ddpm
 
 from tests.tiny import tiny_unet
 from toolkit.core.errors import UsageError
-from toolkit.core.noise import normal, sample_noise
+from toolkit.core.noise import Places, generator, normal, sample_noise
 from toolkit.diffusion.sampling import SAMPLERS, build_scheduler, sample
 
 SHAPE = (3, 8, 8)
@@ -41,6 +41,16 @@ def test_noise_is_a_function_of_stream_seed_and_place_and_of_nothing_else():
         for step in (0, 1):
             assert np.array_equal(sample_noise([seed], step, (2,))[0], normal("sample", seed, step, shape=(2,)))
     assert sample_noise([0], 1, (2,))[0].tolist() == pytest.approx(KNOWN_NOISE)
+
+
+def test_a_generator_moved_from_place_to_place_draws_what_a_new_one_draws():
+    places = Places("sample", 3)
+    for place in ((2,), (0, 5), (2,), (7, 1, 4)):
+        drawn = places.at(*place).integers(100, size=3).tolist()
+        assert drawn == generator("sample", 3, *place).integers(100, size=3).tolist()
+        places.at(*place).integers(2)  # half a word is left over, which the next place must not see
+    with pytest.raises(ValueError, match="at most three coordinates, found 4"):
+        places.at(0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

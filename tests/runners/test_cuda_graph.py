@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import closing
 
 import pytest
@@ -95,6 +97,23 @@ def test_nothing_in_the_loop_waits_for_the_gpu(sampler: str) -> None:
     assert loop._captured._output.shape == (2, *SHAPE)
     with pytest.raises(RuntimeError, match="meta tensors"):
         LoopGraph(reads, scheduler, 2, SHAPE, 5, sampler, device="meta", capture=once)
+
+
+def test_what_a_graph_reads_stays_in_memory() -> None:
+    """A graph reads the timesteps where they lay when it was captured; only the graph still knows of them."""
+    batched: list[weakref.ref[torch.Tensor]] = []
+
+    def predict(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        batched.append(weakref.ref(timestep))
+        return x * timestep.view(-1, 1, 1, 1).cos()
+
+    def once(work: Work, device: str) -> tuple[torch.Tensor, Replay]:  # a CUDA graph keeps nothing of Python's
+        return work(), lambda: None
+
+    loop = LoopGraph(predict, load_scheduler(tiny_model()), 2, SHAPE, 5, device="cpu", capture=once)
+    gc.collect()
+    assert len(batched) == 5 and all(timestep() is not None for timestep in batched)
+    del loop
 
 
 def test_a_sampler_that_draws_noise_is_refused() -> None:

@@ -15,7 +15,7 @@ from exporters.onnx import describe
 from exporters.settings import ExportSettings
 from tests.exported import exported, specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.core.files import file_sha256, write_json
 from toolkit.core.progress import silent
 from toolkit.models.folder import load_denoiser
@@ -25,7 +25,10 @@ from toolkit.runners.tensorrt_api import TensorRT, elsewhere, gpu_facts, has_gpu
 from toolkit.runners.tensorrt_binding import Binding
 from toolkit.runners.tensorrt_graph import TensorRTGraphRunner
 
-pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+try:
+    load_tensorrt()
+except MissingToolError:
+    pytest.skip("no TensorRT can work here", allow_module_level=True)
 
 
 def described_plan(folder: Path, api: TensorRT, **facts: Any) -> Path:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from toolkit.core.noise import generator, normal
+from toolkit.core.noise import Places, generator
 from toolkit.data.conditions import Condition, Kind
 from toolkit.data.examples import Examples
 from toolkit.recovery.ahead import to_device
@@ -56,9 +56,9 @@ class Batches:
         """The batch of these sample numbers, on ``device``."""
         indices = [self._order(sample) for sample in samples]
         timesteps = np.empty(len(samples), dtype=np.int64)
-        mirrored = []
+        mirrored, places = [], Places("recovery", self.seed)
         for position, sample in enumerate(samples):
-            draw = generator("recovery", self.seed, sample)
+            draw = places.at(sample)
             timesteps[position] = draw.integers(self.timesteps)
             mirrored.append(bool(self.flip and draw.integers(2)))
         images = self.images.read(indices, mirrored)
@@ -72,11 +72,14 @@ class Batches:
         return Batch(clean, drawn, t, conditions, to_device(torch.from_numpy(directions), device))
 
     def _normal(self, stream: str, samples: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
-        return np.stack([normal(stream, self.seed, sample, shape=shape) for sample in samples])
+        places, drawn = Places(stream, self.seed), np.empty((len(samples), *shape), np.float32)
+        for sample, row in zip(samples, drawn, strict=True):
+            places.at(sample).standard_normal(out=row, dtype=np.float32)
+        return drawn
 
     def _conditions(self, indices: Sequence[int], samples: Sequence[int]) -> list[Condition]:
-        kept = self.images.conditions(self.kind, indices)
-        dropped = [generator("recovery condition", self.seed, n).random() < self.dropout for n in samples]
+        kept, places = self.images.conditions(self.kind, indices), Places("recovery condition", self.seed)
+        dropped = [places.at(sample).random() < self.dropout for sample in samples]
         return [None if drop else condition for condition, drop in zip(kept, dropped, strict=True)]
 
 

@@ -47,7 +47,7 @@ def capture(work: Work, device: str) -> tuple[torch.Tensor, Replay]:
 
 
 class CapturedCall:
-    """A function of tensors, captured for the shapes of ``inputs``."""
+    """A function of tensors, captured for the shapes of ``inputs``; what it closes over stays in memory with it."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class CapturedCall:
         capture: Capture = capture,
     ) -> None:
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        self._call = call  # holds tensors that the graph reads, whose memory would else go to others
         self._output, self._replay = capture(lambda: call(**self._inputs), device)
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

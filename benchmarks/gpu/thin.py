@@ -1,0 +1,51 @@
+"""A library's code for one GPU alone: that of others is zeroed in its fat binaries, so that it packs to a fraction.
+
+A fat binary is a header (magic, version, its size, the size of what follows) and entries, each of a header (kind: PTX
+or code, its size, the size of what follows, the architecture at byte 28) and a body; the driver takes the body of its
+GPU. One without code for that GPU stays whole, as the driver compiles its PTX.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+MAGIC = struct.pack("<I", 0xBA55ED50)
+HEADER, ARCHITECTURE_AT, CODE = 16, 28, 2
+Entry = tuple[int, int, slice]
+"""Kind, architecture (90 is compute capability 9.0), and where the body lies."""
+
+
+def thin(path: Path, architecture: int) -> int:
+    """Zero what no GPU of ``architecture`` runs; returns the bytes that were zeroed."""
+    data = bytearray(path.read_bytes())
+    zeroed = 0
+    for entries in list(fat_binaries(bytes(data))):
+        if any(entry[:2] == (CODE, architecture) for entry in entries):
+            for body in (body for kind, of, body in entries if (kind, of) != (CODE, architecture)):
+                zeroed += body.stop - body.start
+                data[body] = bytes(body.stop - body.start)
+    path.write_bytes(data)
+    return zeroed
+
+
+def fat_binaries(data: bytes) -> Iterator[list[Entry]]:
+    """The entries of each fat binary in a file."""
+    at = data.find(MAGIC)
+    while at >= 0:
+        version, header, size = struct.unpack_from("<HHQ", data, at + len(MAGIC))
+        end = at + header + size
+        if (version, header) == (1, HEADER) and end <= len(data):
+            yield list(_entries(data, at + header, end))
+        else:
+            end = at + len(MAGIC)
+        at = data.find(MAGIC, end)
+
+
+def _entries(data: bytes, at: int, end: int) -> Iterator[Entry]:
+    while at + ARCHITECTURE_AT + 4 <= end:
+        kind, _, header, size = struct.unpack_from("<HHIQ", data, at)
+        (architecture,) = struct.unpack_from("<I", data, at + ARCHITECTURE_AT)
+        at += header + size
+        yield kind, architecture, slice(at - size, at)
