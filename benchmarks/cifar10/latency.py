@@ -97,7 +97,7 @@ def _profile(dtype: str, runners: Sequence[str], batches: tuple[int, ...], devic
         "device": device,
         "loop_steps": 2 if toy else 20,
         "parts": False,
-        "rounds": {"seconds": 0.1, "least": 6, "most": 6} if toy else {"seconds": 1},
+        "rounds": {"seconds": 0.1, "least": 6, "most": 6} if toy else {"seconds": 1, "least": 6},
     }
 
 

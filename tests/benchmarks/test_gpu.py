@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import sys
 import traceback
@@ -21,13 +22,14 @@ from benchmarks.gpu import pieces, process, table
 from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.pack import pack
 from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
+from benchmarks.gpu.thin import MAGIC, thin
 from tests import forked
 from tests.benchmarks.here import dtk_here
 from tests.tiny import SMALLEST, tiny_folder
 from toolkit.core.files import read_json
 from toolkit.core.noise import generator
 
-SKIPPED = ("fp16", "bf16", "bf16-onnxruntime", "tensorrt", "trt86")
+SKIPPED = ("fp16-onnxruntime", "bf16", "bf16-compile", "tensorrt", "trt86")
 
 
 def command(*arguments: object) -> Any:
@@ -80,6 +82,28 @@ def test_a_process_that_does_not_end_in_time_goes_on_another_time(
 def test_without_minutes_nothing_is_begun(few: list[str], tmp_path: Path) -> None:
     answer = command("run", "--work", tmp_path / "work", "--results", tmp_path / "results", "--minutes", 0)
     assert answer.exit_code == MORE and few == []
+
+
+def fat_binary(*entries: tuple[int, int, bytes]) -> bytes:
+    """A fat binary of (kind, architecture, body) entries, as CUDA's linker lays it out."""
+    bodies = b"".join(
+        struct.pack("<HHIQ12xI32x", kind, 0x101, 64, len(body), architecture) + body
+        for kind, architecture, body in entries
+    )
+    return MAGIC + struct.pack("<HHQ", 1, 16, len(bodies)) + bodies
+
+
+def test_a_library_keeps_the_code_of_one_gpu(tmp_path: Path) -> None:
+    several = fat_binary((1, 86, b"ptx-old!"), (2, 80, b"code of 80.."), (2, 90, b"code of 90.."))
+    without = fat_binary((1, 86, b"ptx-only"), (2, 80, b"code of 80.."))  # compiled by the driver, which needs the PTX
+    library = b"\x7fELF" + several + MAGIC + b"no fat binary" + without + b"the end"
+    path = tmp_path / "library.so"
+    path.write_bytes(library)
+    assert thin(path, 90) == 8 + 12
+    expected = library.replace(several, several.replace(b"ptx-old!", bytes(8)).replace(b"code of 80..", bytes(12)))
+    assert path.read_bytes() == expected
+    path.write_bytes(library)
+    assert thin(path, 75) == 0 and path.read_bytes() == library
 
 
 def test_every_piece_is_numbered_once_and_open_at_first(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from toolkit.core.progress import silent
 from toolkit.models.folder import load_denoiser
 from toolkit.runners.cuda_graph import Replay, Work
 from toolkit.runners.tensorrt import TensorRTRunner, check_plan
-from toolkit.runners.tensorrt_api import TensorRT, elsewhere, gpu_facts, has_gpu, load_tensorrt
+from toolkit.runners.tensorrt_api import TensorRT, driver_version, elsewhere, gpu_facts, has_gpu, load_tensorrt
 from toolkit.runners.tensorrt_binding import Binding
 from toolkit.runners.tensorrt_graph import TensorRTGraphRunner
 
@@ -92,6 +93,13 @@ def test_where_an_engine_runs(place: str) -> None:
     built, here, reason = PLACES[place]
     found = elsewhere(L4 | built, L4 | here)
     assert (found == []) if reason is None else (len(found) == 1 and reason in found[0])
+
+
+def test_an_engine_is_described_with_the_drivers_version_or_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(nvmlInit=lambda: None, nvmlSystemGetCudaDriverVersion_v2=lambda: 13020)
+    for module, version in ((found, 13020), (None, None), (SimpleNamespace(nvmlInit=lambda: 1 / 0), None)):
+        monkeypatch.setitem(sys.modules, "pynvml", module)  # None: its import fails
+        assert driver_version() == version
 
 
 class FakeTensorRT(SimpleNamespace):

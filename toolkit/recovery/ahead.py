@@ -1,4 +1,4 @@
-"""Batches made ahead of time: threads read the next ones, on a stream of their own, while a step computes."""
+"""Batches made ahead of time: a thread reads the next one, on a stream of its own, while a step computes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ import torch
 
 T = TypeVar("T")
 DEPTH = 2  # batches that wait: one hides how long a batch takes, the second that one takes longer than another
-GPU_DEPTH = 4  # made at once, too: a GPU takes a batch of small images in less time than one thread makes it
 
 
 def ahead(load: Callable[[range], T], parts: Iterable[range], device: torch.device) -> Generator[T, None, None]:
-    """``load(part)`` of each part in order, made by threads up to ``DEPTH`` parts before it is taken.
+    """``load(part)`` of each part in order, made by a thread up to ``DEPTH`` parts before it is taken.
 
-    On a GPU it is made on a side stream, which the stream that takes it waits for: the host waits for neither. On a
-    CPU, whose cores compute, it is one thread. What ``load`` raises is raised where its batch is taken.
+    On a GPU it is made on a side stream, which the stream that takes it waits for: the host waits for neither. What
+    ``load`` raises is raised where its batch is taken.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    depth, threads = (DEPTH, 1) if stream is None else (GPU_DEPTH, GPU_DEPTH)
     waiting: deque[Future[tuple[T, Any]]] = deque()
     parts = iter(parts)
-    with ThreadPoolExecutor(threads, thread_name_prefix="batches") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         try:
-            waiting.extend(pool.submit(_made, load, part, stream) for part in islice(parts, depth))
+            waiting.extend(thread.submit(_made, load, part, stream) for part in islice(parts, DEPTH))
             while waiting:
                 batch, ready = waiting.popleft().result()
-                waiting.extend(pool.submit(_made, load, part, stream) for part in islice(parts, 1))
+                waiting.extend(thread.submit(_made, load, part, stream) for part in islice(parts, 1))
                 if ready is not None:
                     _take(batch, ready)
                 yield batch

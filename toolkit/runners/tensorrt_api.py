@@ -72,10 +72,14 @@ def gpu_facts(device: str = "cuda") -> dict[str, Any]:
 
 
 def driver_version() -> int | None:
-    """The CUDA version of the driver, such as 13000: recorded with an engine, which an update leaves valid."""
-    import torch
+    """The CUDA version of the driver, such as 13000, by NVML: recorded with an engine, which an update leaves valid."""
+    try:
+        import pynvml
 
-    return torch._C._cuda_getDriverVersion() if torch.cuda.is_available() else None  # type: ignore[attr-defined]
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+    except Exception:  # not installed, or no NVIDIA driver: NVML's errors are made when it is loaded
+        return None
 
 
 def elsewhere(built: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
