@@ -55,8 +55,9 @@ def pack(kind: str, out: Path, part_bytes: int, architecture: int | None = None)
         source = Path(kind)
         if kind in KINDS:
             source = _staged(kind, Path(scratch) / "site")
-            for library in source.rglob("*.so*") if architecture else ():
-                thin(library, architecture)
+            if architecture is not None:
+                for library in source.rglob("*.so*"):
+                    thin(library, architecture)
             (decoder,) = _wheels([DECODER], Path(scratch) / "decoder")
             shutil.copy(decoder, out)
         names = _cut(source, out, part_bytes)

@@ -19,9 +19,9 @@ def names() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and (text := ast.unparse(node)).startswith("torch."):
-                if text.replace(".", "").replace("_", "").isalnum():
-                    found.setdefault(text, str(path.relative_to(ROOT)))
+            text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if text.startswith("torch.") and text.replace(".", "").replace("_", "").isalnum():
+                found.setdefault(text, str(path.relative_to(ROOT)))
     return found
 
 
