@@ -15,7 +15,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.gpu.pieces import MORE, Study, numbered
+from benchmarks.cifar10.pieces import MORE
+from benchmarks.gpu.pieces import Study, numbered
 from benchmarks.gpu.process import run_piece
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)

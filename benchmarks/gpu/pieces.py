@@ -18,7 +18,6 @@ from toolkit.core.environment import resolve_device
 from toolkit.core.files import read_json
 from toolkit.runners.base import unavailable
 
-MORE = 75  # exit code of what is not finished and goes on
 ROOT = Path(__file__).parents[2]
 Found = dict[str, Any]
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.gpu.pieces import MORE, Piece
+from benchmarks.cifar10.pieces import MORE
+from benchmarks.gpu.pieces import Piece
 from toolkit.core.environment import machine, resolve_device, versions
 from toolkit.core.files import write_json
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 from typer.testing import CliRunner
@@ -19,8 +22,8 @@ from benchmarks.cifar10.images import sheet_images
 from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.rows import ROWS, dense_recipe, recipe
 from benchmarks.cifar10.shapes import SHAPES, write_shape
-from tests.benchmarks.here import dtk_here
 from tests.evaluation import cifar_resnet
+from toolkit.cli.terminal import terminal
 from toolkit.core.files import write_json
 from toolkit.core.noise import generator
 from toolkit.pipeline import recipe as recipes
@@ -108,11 +111,28 @@ def test_shards_carry_the_weights_in_half_precision(tmp_path: Path) -> None:
         weights.unpack(tmp_path / "shards", tmp_path / "again")
 
 
-def test_a_command_is_a_process_whose_failure_ends_the_study() -> None:
+def test_a_command_that_fails_ends_the_study() -> None:
     pieces = Pieces(1)
     pieces.dtk("--version")
     with pytest.raises(SystemExit, match="2"):
         pieces.dtk("no-such-command")
+
+
+def test_a_command_is_stopped_when_the_minutes_are_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = typer.Typer()
+
+    @endless.command()
+    def recover() -> None:
+        with terminal():
+            while True:
+                time.sleep(0.01)
+
+    monkeypatch.setattr("benchmarks.cifar10.pieces.app", endless)
+    before = signal.getsignal(signal.SIGALRM)
+    for minutes in (0.001, 0):
+        with pytest.raises(SystemExit, match="75"):
+            Pieces(minutes).dtk()
+    assert signal.getsignal(signal.SIGALRM) is before is not signal.default_int_handler
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
@@ -155,16 +175,15 @@ def test_the_dense_training_is_a_recipe(fresh: bool, on_gpu: bool, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_study_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_at_toy_size(tmp_path: Path) -> None:
     work, results = ["--work", tmp_path / "work", "--toy", "--minutes", 30], ["--results", tmp_path / "results"]
     sheets(tmp_path / "images")
     resnet(tmp_path / "weights.th")
     assert "20 images to train on, 20 to judge by" in study(
         "prepare", tmp_path / "images", tmp_path / "weights.th", *work[:3]
     )
-    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0.01)])
+    stopped = CliRunner().invoke(app, [str(a) for a in ("dense", "--steps", 1, *work, *results, "--minutes", 0)])
     assert stopped.exit_code == 75 and "the same command continues" in stopped.output
-    monkeypatch.setattr(Pieces, "dtk", dtk_here)
     for _ in range(2):  # the same command again leaves what is there
         study("dense", "--steps", 2, "--every", 1, *work, *results)
     found = json.loads((tmp_path / "results" / "cifar10-dense.json").read_text())

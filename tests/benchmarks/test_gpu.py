@@ -16,15 +16,14 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cifar10.latency import DEFAULT
-from benchmarks.cifar10.pieces import Pieces
+from benchmarks.cifar10.pieces import MORE
 from benchmarks.cifar10.shapes import SHAPES
 from benchmarks.gpu import pieces, process, table
 from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.pack import pack
-from benchmarks.gpu.pieces import MORE, Piece, Study, file_of, numbered
+from benchmarks.gpu.pieces import Piece, Study, file_of, numbered
 from benchmarks.gpu.thin import MAGIC, thin
 from tests import forked
-from tests.benchmarks.here import dtk_here
 from tests.tiny import SMALLEST, tiny_folder
 from toolkit.core.files import read_json
 from toolkit.core.noise import generator
@@ -158,7 +157,6 @@ def assert_tensorrt_8_reads(path: Path) -> None:
 @pytest.mark.slow
 def test_all_pieces_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "ended", piece_here)
-    monkeypatch.setattr(Pieces, "dtk", dtk_here)
     monkeypatch.setattr("benchmarks.gpu.pieces.subprocess", forked.Interpreters)
     default = tiny_folder(tmp_path / "default", in_channels=1, out_channels=1, **SMALLEST).root
     monkeypatch.setattr("toolkit.models.folder.DEFAULT_MODEL", default)
