@@ -146,7 +146,7 @@ def trace(
             reason = first_line(error.__cause__ or error)
             raise DtkError("torch cannot export this denoiser to ONNX.", found=reason) from error
     assert program is not None  # only the other exporter returns None
-    for node in program.model.graph.all_nodes():  # torch 2.11 notes what _quiet forbids later ones
+    for node in program.model.graph.all_nodes():  # torch 2.11 notes them whatever _quiet asks
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     return program
 

@@ -1,6 +1,6 @@
 """Latency of the paper's shapes, dense beside three quarters as wide, random weights: every runner at hand.
 
-Latency needs no training, so the widths alone decide. The whole loop of 20 steps is measured with the single calls.
+Latency needs no training, so the widths alone decide. The whole loop is measured with each single call.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import yaml
 
 from benchmarks.cifar10.pieces import Pieces
 from benchmarks.cifar10.shapes import write_shape
-from exporters.settings import NEWEST_OPSET
 from toolkit.core.files import read_json, write_json
 from toolkit.runners.base import runner_reads, unavailable
 
+OPSET = 18  # every runner reads it; each further one is traced and proven
 DEFAULT = "default"  # the embedded model, besides the paper's shapes
 BATCHES = {DEFAULT: (1, 16, 256), "cifar10-32": (1, 16, 128), "lsun-256": (1, 4, 16), "ldm4-64": (1, 8, 32)}
 DTYPES = {
@@ -33,23 +33,28 @@ def measure(name: str, work: Path, results: Path, pieces: Pieces, *, device: str
         target = results / f"cifar10-latency-{name}-{dtype}.json"
         runners = at_hand(dtype, device)
         if runners and not target.is_file():
-            write_json(target, profiled(name, dtype, runners, work, pieces, device=device, toy=toy))
+            write_json(target, profiled(name, dtype, runners, work, pieces, device=device, toy=toy, brief=False))
 
 
 def profiled(
-    name: str, dtype: str, runners: Sequence[str], work: Path, pieces: Pieces, *, device: str, toy: bool
+    name: str, dtype: str, runners: Sequence[str], work: Path, pieces: Pieces, *, device: str, toy: bool, brief: bool
 ) -> dict[str, Any]:
-    """The profile of one shape, dense and three quarters as wide, in ``runners``; WORK keeps what was finished."""
+    """The profile of one shape, dense and three quarters as wide, in ``runners``; WORK keeps what was finished.
+
+    ``brief``: against the dense model in eager torch alone, a quarter of the seconds, and no parts.
+    """
     run, batches = compressed_run(name, work, pieces, device=device, toy=toy), (1, 2) if toy else BATCHES[name]
     reads = {runner_reads(runner) for runner in runners}
     if reads - {"model"}:
-        _write(run, export={"loop_steps": 2, "loop_images": 2})  # over 20, fresh weights amplify what fp16 rounds
+        if toy or (name != DEFAULT and dtype != "fp32"):  # over 20 steps, fresh weights amplify what is rounded
+            _write(run, export={"loop_steps": 2, "loop_images": 2})
         trt = ["--trt"] if "engine" in reads else []
-        opset = ["--opset", NEWEST_OPSET if dtype == "bf16" else 18]  # one, as each is traced and proven
+        opset = ["--opset", OPSET] if brief else []
         pieces.dtk("export", run, "--dtype", dtype, "--batch", f"1:{batches[-2]}:{batches[-1]}", *opset, *trt)
-    pieces.dtk("run", _write(run, profile=_profile(dtype, runners, batches, device, toy)))
+    pieces.dtk("run", _write(run, profile=_profile(dtype, runners, batches, device, toy, brief)))
     profile = read_json(run / "profile" / "profile.json")
-    return {"shape": name, "toy": toy, "weights": "random", "dtype": dtype, "profile": profile}
+    weights = "trained, less random channels" if name == DEFAULT else "random"
+    return {"shape": name, "toy": toy, "weights": weights, "dtype": dtype, "profile": profile}
 
 
 def compressed_run(name: str, work: Path, pieces: Pieces, *, device: str, toy: bool) -> Path:
@@ -88,16 +93,18 @@ def _noise(dense: Path, path: Path) -> Path:
     return path
 
 
-def _profile(dtype: str, runners: Sequence[str], batches: tuple[int, ...], device: str, toy: bool) -> dict[str, Any]:
+def _profile(
+    dtype: str, runners: Sequence[str], batches: tuple[int, ...], device: str, toy: bool, brief: bool
+) -> dict[str, Any]:
     return {
         "runners": list(runners),
         "batches": list(batches[-1:] if toy else batches),
-        "baseline": "torch",  # the other runners of torch are measured by themselves
+        "baseline": "torch" if toy or brief else "auto",
         "dtype": dtype,
         "device": device,
-        "loop_steps": 2 if toy else 20,
-        "parts": False,
-        "rounds": {"seconds": 0.1, "least": 6, "most": 6} if toy else {"seconds": 1, "least": 6},
+        "loop_steps": 2 if toy else 20 if brief else 50,
+        "parts": not (toy or brief),
+        "rounds": {"seconds": 0.1, "least": 6, "most": 6} if toy else {"seconds": 1, "least": 6} if brief else {},
     }
 
 

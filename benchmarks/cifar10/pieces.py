@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,24 +27,30 @@ class Pieces:
     def dtk(self, *arguments: object) -> None:
         """Run one dtk command. Raises SystemExit(MORE) when the budget ends; with dtk's own code if it fails."""
         print("$ dtk", *arguments, flush=True)
-        left_s = self._end - time.monotonic()
+        left_s, ended = self._end - time.monotonic(), threading.Event()
         try:
             if left_s <= 0:
+                ended.set()
                 raise SystemExit(INTERRUPTED)
-            with _interrupted_after(left_s):
+            with _interrupted_after(left_s, ended):
                 app([str(argument) for argument in arguments])
-        except SystemExit as done:
-            if done.code == INTERRUPTED or (done.code and time.monotonic() > self._end):
+        except (SystemExit, KeyboardInterrupt) as done:
+            if ended.is_set():
                 print("The minutes are up; the same command continues.", flush=True)
                 raise SystemExit(MORE) from None
-            if done.code:
+            if not isinstance(done, SystemExit) or done.code:
                 raise
 
 
 @contextmanager
-def _interrupted_after(seconds: float) -> Iterator[None]:
-    """A Ctrl-C of its own after so many seconds, which dtk answers by stopping where it can resume."""
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+def _interrupted_after(seconds: float, ended: threading.Event) -> Iterator[None]:
+    """A Ctrl-C of its own after so many seconds, which dtk answers by stopping where it can resume; sets ``ended``."""
+
+    def interrupt(*_: object) -> None:
+        ended.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

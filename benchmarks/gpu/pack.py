@@ -47,7 +47,8 @@ UNPACK = Path(__file__).with_name("unpack.py")
 def pack(kind: str, out: Path, part_bytes: int, architecture: int | None = None) -> list[Path]:
     """Write the parts of ``kind`` (of KINDS, or a folder) and what joins them to ``out``; returns all files.
 
-    Libraries keep the code for GPUs of ``architecture`` alone, such as 90 for compute capability 9.0; None = all.
+    Of KINDS, libraries keep the code for GPUs of ``architecture`` alone, such as 90 for compute capability 9.0;
+    None = all.
     """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -56,7 +57,7 @@ def pack(kind: str, out: Path, part_bytes: int, architecture: int | None = None)
         if kind in KINDS:
             source = _staged(kind, Path(scratch) / "site")
             if architecture is not None:
-                for library in source.rglob("*.so*"):
+                for library in filter(Path.is_file, source.rglob("*.so*")):
                     thin(library, architecture)
             (decoder,) = _wheels([DECODER], Path(scratch) / "decoder")
             shutil.copy(decoder, out)

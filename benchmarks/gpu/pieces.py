@@ -108,7 +108,7 @@ def tensorrt(shape: str, study: Study) -> Found:
 
 def _profiled(shape: str, dtype: str, runners: tuple[str, ...] | list[str], study: Study) -> Found:
     pieces = Pieces(study.minutes)
-    return profiled(shape, dtype, runners, study.work, pieces, device=study.device, toy=study.toy)
+    return profiled(shape, dtype, runners, study.work, pieces, device=study.device, toy=study.toy, brief=True)
 
 
 def train(name: str, study: Study) -> Found:

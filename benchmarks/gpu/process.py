@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cifar10.pieces import MORE
 from benchmarks.gpu.pieces import Piece
@@ -30,13 +31,19 @@ def run_piece(number: int, piece: Piece, target: Path, work: Path, results: Path
     if code == MORE:
         return False
     told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    found = json.loads(told[-1]) if code == 0 else {"failed": code, "log": told[-LINES:]}
+    found = _result(told) if code == 0 else {"failed": code, "log": told[-LINES:]}
     where = {"machine": machine(resolve_device("auto")), "versions": versions()}
     write_json(
         target, {"piece": piece.name, "toy": toy, "seconds": round(time.monotonic() - started, 1), **where} | found
     )
     print(f"  {'failed' if code else 'done'}: {target}, {log}", flush=True)
     return True
+
+
+def _result(told: list[str]) -> dict[str, Any]:
+    """The last line that is a result: libraries may say something as the process ends."""
+    result: dict[str, Any] = json.loads(next(line for line in reversed(told) if line.startswith("{")))
+    return result
 
 
 def ended(command: list[str], log: Path, limit_s: float) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.gpu.pieces import numbered
 from toolkit.core.files import read_json
 
-HEAD = "| shape | dtype | runner | batch | dense ms | compressed ms | speed-up | against the best dense baseline |"
+HEAD = "| shape | dtype | runner | batch | dense ms | compressed ms | speed-up | against dense in eager torch |"
 
 
 def lines(results: Path) -> Iterator[str]:

@@ -31,21 +31,29 @@ def thin(path: Path, architecture: int) -> int:
 
 
 def fat_binaries(data: bytes) -> Iterator[list[Entry]]:
-    """The entries of each fat binary in a file."""
+    """The entries of each fat binary in a file; bytes that only begin like one are passed over."""
     at = data.find(MAGIC)
     while at >= 0:
-        version, header, size = struct.unpack_from("<HHQ", data, at + len(MAGIC))
+        version, header, size = _unpacked("<HHQ", data, at + len(MAGIC)) or (0, 0, 0)
         end = at + header + size
-        if (version, header) == (1, HEADER) and end <= len(data):
-            yield list(_entries(data, at + header, end))
-        else:
-            end = at + len(MAGIC)
-        at = data.find(MAGIC, end)
+        entries = _entries(data, at + header, end) if (version, header) == (1, HEADER) and end <= len(data) else None
+        if entries is not None:
+            yield entries
+        at = data.find(MAGIC, at + len(MAGIC) if entries is None else end)
 
 
-def _entries(data: bytes, at: int, end: int) -> Iterator[Entry]:
-    while at + ARCHITECTURE_AT + 4 <= end:
-        kind, _, header, size = struct.unpack_from("<HHIQ", data, at)
+def _entries(data: bytes, at: int, end: int) -> list[Entry] | None:
+    """The entries between ``at`` and ``end``; None if they do not fill it."""
+    found = []
+    while at < end:
+        kind, _, header, size = _unpacked("<HHIQ", data, at) or (0, 0, 0, 0)
+        if header < ARCHITECTURE_AT + 4 or at + header + size > end:
+            return None
         (architecture,) = struct.unpack_from("<I", data, at + ARCHITECTURE_AT)
         at += header + size
-        yield kind, architecture, slice(at - size, at)
+        found.append((kind, architecture, slice(at - size, at)))
+    return found
+
+
+def _unpacked(form: str, data: bytes, at: int) -> tuple[int, ...] | None:
+    return struct.unpack_from(form, data, at) if at + struct.calcsize(form) <= len(data) else None

@@ -1,4 +1,4 @@
-"""Every name of torch that the code uses exists: most of those of a GPU are called by no test of a CPU."""
+"""Every name that the code reaches through ``torch.`` exists: most of those of a GPU are called by no test of a CPU."""
 
 from __future__ import annotations
 

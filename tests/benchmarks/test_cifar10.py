@@ -132,7 +132,7 @@ def test_a_command_is_stopped_when_the_minutes_are_up(monkeypatch: pytest.Monkey
     for minutes in (0.001, 0):
         with pytest.raises(SystemExit, match="75"):
             Pieces(minutes).dtk()
-    assert signal.getsignal(signal.SIGALRM) is before is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:

@@ -95,7 +95,11 @@ def fat_binary(*entries: tuple[int, int, bytes]) -> bytes:
 def test_a_library_keeps_the_code_of_one_gpu(tmp_path: Path) -> None:
     several = fat_binary((1, 86, b"ptx-old!"), (2, 80, b"code of 80.."), (2, 90, b"code of 90.."))
     without = fat_binary((1, 86, b"ptx-only"), (2, 80, b"code of 80.."))  # compiled by the driver, which needs the PTX
-    library = b"\x7fELF" + several + MAGIC + b"no fat binary" + without + b"the end"
+    endless, too_long = fat_binary((2, 90, b"code")), fat_binary((2, 90, b"code"), (2, 80, b"code of 80.."))
+    endless = endless[:20] + bytes(12) + endless[32:]  # an entry of no size
+    too_long = too_long[:-68] + struct.pack("<Q", 1000) + too_long[-60:]  # a body beyond the end
+    odd = MAGIC + b"no fat binary" + endless + too_long
+    library = b"\x7fELF" + several + odd + without + b"the end" + MAGIC
     path = tmp_path / "library.so"
     path.write_bytes(library)
     assert thin(path, 90) == 8 + 12

@@ -57,7 +57,7 @@ class CapturedCall:
         capture: Capture = capture,
     ) -> None:
         self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        self._call = call  # holds tensors that the graph reads, whose memory would else go to others
+        self._call = call  # holds tensors that the graph reads, whose memory would otherwise be reused
         self._output, self._replay = capture(lambda: call(**self._inputs), device)
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
