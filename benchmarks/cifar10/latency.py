@@ -19,7 +19,8 @@ from toolkit.runners.base import runner_reads, unavailable
 
 OPSET = 18  # every runner reads it; each further one is traced and proven
 DEFAULT = "default"  # the embedded model, besides the paper's shapes
-BATCHES = {DEFAULT: (1, 16, 256), "cifar10-32": (1, 16, 128), "lsun-256": (1, 4, 16), "ldm4-64": (1, 8, 32)}
+BATCHES = {DEFAULT: (1, 16, 64, 256), "cifar10-32": (1, 16, 64, 256), "lsun-256": (1, 4, 16), "ldm4-64": (1, 8, 32)}
+BRIEF_BATCHES = BATCHES | {DEFAULT: (1, 16, 256), "cifar10-32": (1, 16, 128)}
 DTYPES = {
     "fp32": ("torch", "onnxruntime"),
     "bf16": ("torch", "compile", "cudagraph"),
@@ -43,11 +44,12 @@ def profiled(
 
     ``brief``: against the dense model in eager torch alone, a quarter of the seconds, and no parts.
     """
-    run, batches = compressed_run(name, work, pieces, device=device, toy=toy), (1, 2) if toy else BATCHES[name]
+    run = compressed_run(name, work, pieces, device=device, toy=toy)
+    batches = (1, 2) if toy else (BRIEF_BATCHES if brief else BATCHES)[name]
     reads = {runner_reads(runner) for runner in runners}
     if reads - {"model"}:
-        if toy or (name != DEFAULT and dtype != "fp32"):  # over 20 steps, fresh weights amplify what is rounded
-            _write(run, export={"loop_steps": 2, "loop_images": 2})
+        amplified = name != DEFAULT and dtype != "fp32"  # over 20 steps, fresh weights amplify what is rounded
+        _write(run, export={"loop_steps": 2, "loop_images": 2} if toy or amplified else {})
         trt = ["--trt"] if "engine" in reads else []
         opset = ["--opset", OPSET] if brief else []
         pieces.dtk("export", run, "--dtype", dtype, "--batch", f"1:{batches[-2]}:{batches[-1]}", *opset, *trt)

@@ -135,6 +135,19 @@ def test_a_command_is_stopped_when_the_minutes_are_up(monkeypatch: pytest.Monkey
     assert signal.getsignal(signal.SIGALRM) is before
 
 
+def test_a_ctrl_c_is_not_the_end_of_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = typer.Typer()
+
+    @interrupted.command()
+    def recover() -> None:
+        with terminal():
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("benchmarks.cifar10.pieces.app", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        Pieces(1).dtk()
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     lines = study("table", "--results", tmp_path).splitlines()
     assert sum("not measured" in line for line in lines) == len(ROWS) + len(SHAPES) + len(
