@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import DtkError
-from toolkit.core.files import TEMPORARY, file_sha256, read_json, replacing, user_cache, value_sha256, write_json
+from toolkit.core.files import (
+    TEMPORARY,
+    file_sha256,
+    make_folder,
+    read_json,
+    replacing,
+    user_cache,
+    value_sha256,
+    write_json,
+)
 
 PLAN, DESCRIPTION, LAYERS = "engine.plan", "engine.json", "layers.json"
 
@@ -109,7 +118,7 @@ class EngineCache:
     @contextlib.contextmanager
     def _locked(self, entry: Path, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold the entry's lock, which the system frees when a process dies; clear what a killed build left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with (self.folder / f"{entry.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.core.errors import DtkError
-from toolkit.core.files import read_json, value_sha256, write_json
+from toolkit.core.files import make_folder, read_json, value_sha256, write_json
 
 Entry = dict[str, Any]
 
@@ -46,7 +46,7 @@ class Table:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Two processes that measure at once would measure each other; the system frees the lock of a dead one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not (self.folder / "table.json").exists():
             write_json(self.folder / "table.json", self.facts)
         with (self.folder.parent / "measuring.lock").open("w") as lock:

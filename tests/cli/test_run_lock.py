@@ -95,6 +95,28 @@ def test_a_folder_that_was_made_and_stayed_empty_goes_again(tmp_path: Path) -> N
     assert (tmp_path / "new" / "run.json").is_file()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["compress", "-o", "RUN"], ["run", "recipe.yaml", "-o", "RUN"], ["sweep", "-o", "RUN", "--targets", "macs=0.57"]],
+    ids=lambda command: command[0],
+)
+def test_a_folder_that_cannot_be_made_is_an_error_in_words(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "recipe.yaml").write_text("{}")
+    run, recipe = str(tmp_path / "file" / "run"), str(tmp_path / "recipe.yaml")
+    answer = dtk(*(word.replace("RUN", run).replace("recipe.yaml", recipe) for word in command))
+    assert answer.code == 1
+    assert f"Could not write {run}." in answer.err and "Not a directory" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_full_disk_is_an_error_in_words_and_another_error_stays_itself(run: Path) -> None:
+    with pytest.raises(DtkError, match=r"Could not write (.|\n)*No space left"), held(run):
+        Path("/dev/full").write_text("anything")
+    with pytest.raises(FileNotFoundError), held(run):
+        (run / "absent").read_text()
+
+
 def test_what_is_no_folder_is_left_to_the_command(tmp_path: Path) -> None:
     with held(tmp_path / "absent"):
         assert not (tmp_path / "absent").exists()

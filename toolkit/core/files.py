@@ -16,7 +16,9 @@ from typing import Any
 from toolkit.core.errors import DtkError
 
 TEMPORARY = ".dtk-tmp-"
-UNWRITABLE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
+"""Errors of a disk that is full or read-only: whatever was to be done was a write."""
+UNWRITABLE = DISK | {errno.EACCES, errno.EPERM}
 
 
 @contextlib.contextmanager
@@ -52,6 +54,14 @@ def _swap(new: Path, old: Path) -> None:
     except OSError:
         os.replace(aside, old)
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there. Raises DtkError if the system would not let us."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failed(path, error) from error
 
 
 def remove_leftovers(folder: Path) -> None:

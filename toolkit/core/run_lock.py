@@ -14,7 +14,7 @@ from pathlib import Path
 
 from toolkit.core import processes
 from toolkit.core.errors import DtkError
-from toolkit.core.files import remove_leftovers
+from toolkit.core.files import DISK, make_folder, remove_leftovers, write_failed
 
 LOCKS = Path("/proc/locks")
 
@@ -24,14 +24,15 @@ def held(path: Path, *, make: bool = False) -> Iterator[None]:
     """Hold the run folder at ``path``; if there is none, nothing is held, or with ``make`` it is made.
 
     What a killed process left half written in a run is removed, as is a folder that was made and stayed empty. Raises
-    DtkError if another process holds it. On a file system without locks nothing is held.
+    DtkError if another process holds it, if it cannot be made, and if what is done meanwhile finds a disk full or
+    read-only. On a file system without locks nothing is held.
     """
     if not processes.is_main():  # a launcher's main process holds it for all of them
         yield
         return
     made = make and not path.exists()
     if made:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     if not path.is_dir():
         yield
         return
@@ -40,6 +41,10 @@ def held(path: Path, *, make: bool = False) -> Iterator[None]:
         if _lock(folder, path) and (path / "run.json").is_file():
             remove_leftovers(path)  # whoever left them is dead
         yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise write_failed(Path(error.filename or path), error) from error
     finally:
         os.close(folder)
         if made:
