@@ -2,8 +2,9 @@
 
     python -m benchmarks.few_steps RUNS [--rows choice/ figure/ rivals/] [--images 5000] [--target macs=0.57]
 
-The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64. Every row teaches a copy
-of it. ``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
+The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64, or in as many images in
+smaller batches (``--batch-size``). Every row teaches a copy of it.
+``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
 judged on 1,000 samples; ``equal-time/``: the other method in the time that the trajectories take as well;
 ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4 and 2 (``--trajectories 6144`` for 8, whose
 path is twice as long). ``rivals/``: the dense model's own samplers, in as few steps and in as many as cost the same or
@@ -56,10 +57,9 @@ class Row:
     images: int
 
 
-def rows(images: int, steps: int, trajectories: int, teacher_steps: int | None = None) -> Iterator[Row]:
+def rows(images: int, steps: int, trajectories: int, others: dict[str, Any]) -> Iterator[Row]:
     """The choice first: which method, and what the student predicts; then the figures of the settings' defaults."""
-    base: dict[str, Any] = {"sampling_steps": 4, "teaching_steps": steps, "trajectories": trajectories}
-    base |= {"teacher_steps": teacher_steps} if teacher_steps else {}
+    base: dict[str, Any] = {"sampling_steps": 4, "teaching_steps": steps, "trajectories": trajectories, **others}
     for method in sorted(known_methods(), reverse=True):
         for kind in ("v_prediction", "epsilon"):
             yield Row(f"choice/{method}/{kind}", base | {"teaching": method, "prediction_type": kind}, 1000)
@@ -71,9 +71,9 @@ def rows(images: int, steps: int, trajectories: int, teacher_steps: int | None =
         yield Row(f"figure/{number}-steps/{seed}", base | {"sampling_steps": number, "seed": seed}, images)
 
 
-def recovered(place: Place, target: str, steps: int) -> Job:
+def recovered(place: Place, target: str, steps: int, batch_size: int) -> Job:
     """The run that every teaching starts from."""
-    training = {"steps": steps, "learning_rate": 0.002}
+    training = {"steps": steps, "batch_size": batch_size, "learning_rate": 0.002}
     values = {"device": "cpu", "prune": {"target": target}, "recover": training}
     job = start_job(
         place.folder / f"recovered-{target}", recipe.make(values, "recovered"), progress=printed("recovered")
@@ -145,6 +145,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--teaching", type=int, default=2100)
     parser.add_argument("--trajectories", type=int, default=12288)
     parser.add_argument("--teacher-steps", type=int, help="of a trajectory; none: the settings' default")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="as many images of each: 16 takes four times the steps"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -153,9 +156,13 @@ def main(arguments: list[str]) -> None:
     found: dict[str, Any] = {"rivals": {}, "rows": {}} | (
         read_json(options.output) if options.output.exists() else facts
     )
-    start = recovered(place, options.target, options.recovery)
-    shared = {"target": options.target, "recovery": options.recovery}
-    for row in rows(options.images, options.teaching, options.trajectories, options.teacher_steps):
+    each = 64 // options.batch_size
+    recovery, teaching = options.recovery * each, options.teaching * each
+    start = recovered(place, options.target, recovery, options.batch_size)
+    shared = {"target": options.target, "recovery": recovery}
+    others = {"teacher_steps": options.teacher_steps} if options.teacher_steps else {}
+    others |= {"batch_size": options.batch_size} if each > 1 else {}
+    for row in rows(options.images, teaching, options.trajectories, others):
         if row.name in found["rows"] or not any(row.name.startswith(prefix) for prefix in options.rows):
             continue
         found["rows"][row.name] = asdict(row) | shared | taught(row, start, place)
