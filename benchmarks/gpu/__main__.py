@@ -78,7 +78,7 @@ def pack(
     kind: Annotated[str, typer.Argument(help="python, ort, rtx or trt86; or a folder of data")],
     out: Path,
     part_mib: Annotated[int, typer.Option(help="the largest part")] = 58,
-    architecture: Annotated[int | None, typer.Option(help="keep the code for these GPUs alone, such as 90")] = None,
+    architecture: Annotated[int | None, typer.Option(help="of a KIND, the GPUs it is for, such as 90")] = None,
 ) -> None:
     """Write OUT/part-NN, what KIND needs elsewhere, and OUT/unpack.py, which joins it with Python alone."""
     from benchmarks.gpu.pack import pack as write
