@@ -8,33 +8,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from exporters.onnx import Dimensions, export_onnx
-from exporters.overflow import RangeWatch, overflow_error
+from exporters.overflow import overflow_error
 from exporters.parity import PSNR_FLOORS_DB, TOLERANCES, compare, compare_images
+from exporters.reference import Reference
 from exporters.resume import KeptCalls, is_whole
 from exporters.settings import DtypeName, ExportSettings
 from exporters.step import export_step
-from toolkit.adapters.inputs import example_inputs, positional
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import files_sha256, read_json
-from toolkit.diffusion.few_steps import own_steps
-from toolkit.diffusion.sampling import sample
-from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL, sample_steps
-from toolkit.models.autoencoder import Autoencoder, open_autoencoder
-from toolkit.models.conditioning import denoiser_inputs, find_conditioning
-from toolkit.models.folder import ModelFolder, build_model, load_denoiser, load_scheduler
+from toolkit.diffusion.step_loop import sample_steps
+from toolkit.models.folder import ModelFolder, load_denoiser
 from toolkit.runners.base import known_runners, open_runner, precision_options, runner_reads, unavailable
 
 NO_BF16 = "not run: ONNX Runtime has no bfloat16 matrix product on a CPU"
 OWN_PRECISIONS = ("fp32", "bf16")  # of a runner that is told on opening what to compute in
-GUIDANCE = 3.0  # the largest scale in the comparison of the step graph
 
 
 class Ladder:
@@ -47,12 +40,9 @@ class Ladder:
     def __init__(
         self, model: ModelFolder, settings: ExportSettings, name: str, *, device: str = "cpu", work: Path | None = None
     ) -> None:
-        self.model, self.settings, self.name, self._device = model, settings, name, device
+        self.model, self.settings, self.name = model, settings, name
         self._kept = KeptCalls(work)
-        self.scheduler = load_scheduler(model)
-        self.loop_steps = own_steps(self.scheduler, settings.loop_steps)
-        timesteps = self.scheduler.config.num_train_timesteps
-        self.specs = denoiser_inputs(model, settings.tokens, timesteps=timesteps)
+        self.reference = Reference(model, settings, device, self._kept)
 
     def climb(self, path: Path, done: Callable[[], None]) -> dict[str, Any]:
         """Write ``path`` (.onnx and .json next to it); the comparison of each rung by its dtype is returned.
@@ -91,9 +81,7 @@ class Ladder:
                 least = max(dtype, self.settings.dtype, key=lambda one: TOLERANCES[one])
                 try:
                     with closing(open_runner(name, path, **precision_options(name, dtype))) as runner:
-                        images = self._images(runner, "ddim")
-                    compared = self._compare_images(self._ddim_images, images, "ddim", f"ONNX in {name}", least)
-                    by_runner[f"{name}:{dtype}"] = compared
+                        by_runner[f"{name}:{dtype}"] = self._loop(runner, f"ONNX in {name}", least)
                 except DtkError as fault:
                     by_runner[f"{name}:{dtype}"] = {"not_run": str(fault).replace("\n ", ";")}
         return by_runner
@@ -101,14 +89,14 @@ class Ladder:
     def _check_range(self, dtype: DtypeName) -> None:
         """Refuse a precision that does not reach as far as the numbers of the rungs so far."""
         kept = self.settings.keep_fp32
-        if overflow := self._watch.overflow(dtype, kept):
+        if overflow := self.reference.watch.overflow(dtype, kept):
             raise overflow_error(f"The {self.name} model", dtype, overflow, kept)
 
     def _export(self, path: Path, dtype: DtypeName) -> None:
         denoiser, settings = load_denoiser(self.model), self.settings
         export_onnx(
             denoiser,
-            self.specs,
+            self.reference.specs,
             path,
             dtype=dtype,
             opset=settings.known_opset,
@@ -118,7 +106,7 @@ class Ladder:
 
     def step(self, path: Path) -> dict[str, Any]:
         """Write the step graph to ``path`` (.onnx and .json next to it) and compare its loop with torch's."""
-        settings = self.settings
+        settings, reference = self.settings, self.reference
         if not is_whole(path):
             self._export_step(path)
         if settings.dtype == "bf16":
@@ -126,23 +114,23 @@ class Ladder:
         description = read_json(path.with_suffix(".json"))
         with closing(open_runner("onnxruntime", path)) as stepper:
             step = self._kept.around(_identity(path), stepper)
-            images = sample_steps(step, description, self._seeds, self.loop_steps, self._step_conditioning)
-        expected = self._images(self._guided_reference, settings.sampler)
+            images = sample_steps(step, description, reference.seeds, reference.loop_steps, reference.step_conditioning)
+        expected = reference.guided_images(settings.sampler)
         return self._compare_images(expected, images, settings.sampler, "step graph", settings.dtype)
 
     def _export_step(self, path: Path) -> None:
-        settings = self.settings
+        settings, reference = self.settings, self.reference
         export_step(
             load_denoiser(self.model),
-            self.scheduler,
-            self.specs,
+            reference.scheduler,
+            reference.specs,
             path,
             sampler=settings.sampler,
             dtype=settings.dtype,
             opset=settings.known_opset,
             keep_fp32=settings.keep_fp32,
-            longest=max(settings.longest, self.loop_steps),
-            guided=self.guided,
+            longest=max(settings.longest, reference.loop_steps),
+            guided=reference.is_guided,
             batch=settings.batch,
         )
 
@@ -160,105 +148,32 @@ class Ladder:
             )
 
     def _climbed(self, candidate: Callable[..., torch.Tensor], form: str, dtype: str) -> dict[str, Any]:
-        batch, engine = self.settings.batch, form != "ONNX"
-        largest = batch.max if engine else min(batch.max, max(2, self._affordable(1)))
+        batch, engine, reference = self.settings.batch, form != "ONNX", self.reference
+        largest = batch.max if engine else min(batch.max, max(2, reference.affordable(1)))
         predictions = compare(
-            self.reference,
+            reference,
             candidate,
-            self.specs,
+            reference.specs,
             batches=sorted(size for size in {1, 2, largest} if not engine or batch.min <= size <= batch.max),
             tolerance=TOLERANCES[dtype],
             name=f"The {self.name} model as {form} {dtype}",
             seed=self.settings.seed,
         )
-        if engine and not batch.min <= len(self._seeds) <= batch.max:
-            return {"predictions": predictions, "loop": {"not_run": f"{len(self._seeds)} images, built for {batch}"}}
-        images = self._images(candidate, "ddim")
-        return {
-            "predictions": predictions,
-            "loop": self._compare_images(self._ddim_images, images, "ddim", form, dtype),
-        }
+        if engine and not batch.min <= (count := len(reference.seeds)) <= batch.max:
+            return {"predictions": predictions, "loop": {"not_run": f"{count} images, built for {batch}"}}
+        return {"predictions": predictions, "loop": self._loop(candidate, form, dtype)}
+
+    def _loop(self, candidate: Callable[..., torch.Tensor], form: str, dtype: str) -> dict[str, Any]:
+        images = self.reference.images(candidate, "ddim")
+        return self._compare_images(self.reference.ddim_images, images, "ddim", form, dtype)
 
     def _compare_images(
         self, expected: torch.Tensor, actual: torch.Tensor, sampler: str, form: str, dtype: str
     ) -> dict[str, Any]:
         name = f"The {self.name} model as {form} {dtype}"
-        if self._autoencoder:
-            expected, actual = (self._autoencoder.decode(latents) for latents in (expected, actual))
+        expected, actual = (self.reference.shown(images) for images in (expected, actual))
         compared = compare_images(expected, actual, floor_db=PSNR_FLOORS_DB[dtype], name=name)
-        return compared | {"sampler": sampler, "steps": self.loop_steps}
-
-    @cached_property
-    def _watch(self) -> RangeWatch:
-        return RangeWatch(self.model, self._device)
-
-    @cached_property
-    def reference(self) -> Callable[..., torch.Tensor]:
-        """The model in torch, float32."""
-        return self._kept.around(f"torch {self.model.sha256}", self._watch, self._watch.magnitudes)
-
-    @cached_property
-    def _gmacs(self) -> float:
-        """The work of one call with one image."""
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            first, named = positional(example_inputs(self.specs, 1, device="meta"))
-            build_model(self.model.class_name, self.model.config)(*first, **named)
-        return counter.get_total_flops() / 2e9
-
-    def _affordable(self, calls: int) -> int:
-        """How many images the settings allow if each takes so many calls of the model."""
-        return int(self.settings.parity_gmacs / (self._gmacs * calls))
-
-    @cached_property
-    def _autoencoder(self) -> Autoencoder | None:
-        """What makes images of a latent model's latents."""
-        return open_autoencoder(self.model)
-
-    @cached_property
-    def _conditioning(self) -> dict[str, torch.Tensor]:
-        inputs = example_inputs(self.specs, len(self._seeds), seed=self.settings.seed)
-        return {name: tensor for name, tensor in inputs.items() if name not in ("sample", "timestep")}
-
-    @property
-    def guided(self) -> bool:
-        """Whether the step graph takes a guidance scale: if the model has a condition and a null one."""
-        try:
-            return find_conditioning(self.model).has_null
-        except DtkError:  # a bare denoiser: nothing next to it says
-            return False
-
-    @cached_property
-    def _step_conditioning(self) -> dict[str, torch.Tensor]:
-        """The step graph's conditioning; if guided also a scale per image and, as the null condition, other values."""
-        if not self.guided:
-            return self._conditioning
-        null = example_inputs(self.specs, len(self._seeds), seed=self.settings.seed + 1)
-        scales = torch.linspace(0.0, GUIDANCE, len(self._seeds))
-        nulls = {f"{UNCONDITIONAL}{name}": null[name] for name in self._conditioning}
-        return self._conditioning | nulls | {SCALE: scales}
-
-    def _guided_reference(self, sample: torch.Tensor, timestep: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
-        """Guidance by two calls of the reference (Ho and Salimans 2022, equation 6)."""
-        towards = self.reference(sample, timestep, **given)
-        if not self.guided:
-            return towards
-        inputs = self._step_conditioning
-        without = self.reference(sample, timestep, **{name: inputs[f"{UNCONDITIONAL}{name}"] for name in given})
-        return without + inputs[SCALE][:, None, None, None] * (towards - without)
-
-    @cached_property
-    def _seeds(self) -> range:
-        count = max(1, min(self.settings.loop_images, self._affordable(self.loop_steps)))
-        return range(self.settings.seed, self.settings.seed + count)
-
-    @cached_property
-    def _ddim_images(self) -> torch.Tensor:
-        return self._images(self.reference, "ddim")
-
-    def _images(self, runner: Callable[..., torch.Tensor], sampler: str) -> torch.Tensor:
-        """Images or latents of the whole sampling loop, the same noise and conditioning for every runner."""
-        shape, steps = self.specs["sample"].shape, self.loop_steps
-        return sample(runner, self.scheduler, self._seeds, shape, steps, sampler, conditioning=self._conditioning)
+        return compared | {"sampler": sampler, "steps": self.reference.loop_steps}
 
 
 def dynamic_sides(model: ModelFolder) -> Dimensions:

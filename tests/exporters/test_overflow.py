@@ -107,7 +107,7 @@ def test_a_precision_is_refused_before_anything_is_exported_in_it(loud: ModelFol
             exported.append(dtype)
 
         def _compared(self, path: Path, dtype: str) -> dict[str, Any]:
-            self.reference(**example_inputs(self.specs, 2))
+            self.reference(**example_inputs(self.reference.specs, 2))
             return {}
 
     with pytest.raises(DtkError, match=f"overflows in fp16: the first layer is {LOUD}"):

@@ -95,12 +95,12 @@ def test_of_a_large_model_fewer_images_are_compared(
     monkeypatch: pytest.MonkeyPatch, share: float, sizes: set[int]
 ) -> None:
     """A budget of ``share`` calls of one image: the largest batch and the loop's images fit it, one image at least."""
-    monkeypatch.setattr("exporters.ladder.RangeWatch", Watch)
+    monkeypatch.setattr("exporters.reference.RangeWatch", Watch)
     settings = ExportSettings.model_validate({"batch": "1:8:64", "loop_steps": 10, "loop_images": 4})
-    work = Ladder(tiny_model(), settings, "dense")._gmacs
+    work = Ladder(tiny_model(), settings, "dense").reference.gmacs
     ladder = Ladder(tiny_model(), settings.model_copy(update={"parity_gmacs": share * work}), "dense")
     ladder._climbed(lambda sample, timestep: sample.sin(), "ONNX", "fp32")
-    assert set(ladder._watch.sizes) == sizes
+    assert set(ladder.reference.watch.sizes) == sizes
 
 
 def test_the_reference_rounds_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
