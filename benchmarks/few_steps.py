@@ -3,13 +3,13 @@
     python -m benchmarks.few_steps RUNS [--rows choice/ figure/ rivals/] [--images 5000] [--target macs=0.57]
 
 The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64, or in as many images in
-smaller batches (``--batch-size``). Every row teaches a copy of it.
-``choice/``: methods and prediction types on 4 steps, at the same training steps, with the CPU time of each,
-judged on 1,000 samples; ``equal-time/``: the other method in the time that the trajectories take as well;
+smaller batches (``--batch-size``). Every row teaches a copy of it. ``choice/``: methods and prediction types on 4
+steps, at the same training steps, with the CPU time of each, judged on 1,000 samples; ``equal-time/``: the other method
+in the time that the trajectories take as well;
 ``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4 and 2 (``--trajectories 6144`` for 8, whose
 path is twice as long). ``rivals/``: the dense model's own samplers, in as few steps and in as many as cost the same or
 twice that. All are judged against the same real images. Results: benchmarks/results/few_steps.json; a row that is in it
-is not measured again, so those of another target want a file of their own (``--output``).
+is not measured again, so those of another target or training want a RUNS and a file of their own (``--output``).
 
 Training cost is counted in MACs: a training step is three passes of the network it trains, a teacher's pass is one.
 """
@@ -146,7 +146,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--trajectories", type=int, default=12288)
     parser.add_argument("--teacher-steps", type=int, help="of a trajectory; none: the settings' default")
     parser.add_argument(
-        "--batch-size", type=int, default=64, help="as many images of each: 16 takes four times the steps"
+        "--batch-size", type=int, default=64, choices=(8, 16, 32, 64), help="as many images: of 16 four times the steps"
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

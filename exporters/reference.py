@@ -74,11 +74,11 @@ class Reference:
 
     @cached_property
     def ddim_images(self) -> torch.Tensor:
-        """Its own."""
+        """Those of the model itself, by DDIM."""
         return self.images(self, "ddim")
 
     def guided_images(self, sampler: str) -> torch.Tensor:
-        """Its own with guidance, if it can be guided."""
+        """Those of the model itself, guided if it can be."""
         return self.images(self._guided, sampler)
 
     def shown(self, images: torch.Tensor) -> torch.Tensor:
