@@ -30,8 +30,9 @@ from toolkit.core.noise import generator, normal
 from toolkit.diffusion.objective import noisy, target, timesteps_and_kind
 from toolkit.importing.addons import Pruned
 from toolkit.importing.carry import carry
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.folder import load_denoiser, load_scheduler
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.job import open_job
 from toolkit.pruning.plan import read_plan
 

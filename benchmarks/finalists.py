@@ -21,7 +21,10 @@ from benchmarks.groups import scores
 from benchmarks.trials import RECOVERY, Row, Trials, measure, trials
 from toolkit.core.files import read_json
 from toolkit.diffusion.objective import timesteps_and_kind
-from toolkit.models.folder import find_model, load_denoiser, load_scheduler, save_model
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
+from toolkit.models.save import save_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.prune import count_for, dense_prunable
 from toolkit.pruning import surgery
 from toolkit.pruning.calibration import held_out_loss

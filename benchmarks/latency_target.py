@@ -22,7 +22,8 @@ from toolkit.core.environment import machine, versions
 from toolkit.core.errors import DtkError
 from toolkit.core.files import write_json
 from toolkit.core.progress import silent
-from toolkit.models.folder import find_model, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
 from toolkit.pipeline import stages
 from toolkit.pipeline.job import measured, start_job
 from toolkit.pipeline.prune import count_for, dense_prunable

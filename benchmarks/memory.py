@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from toolkit.core.environment import machine, versions
 from toolkit.core.files import write_json
 from toolkit.core.noise import generator, normal
-from toolkit.models.folder import build_model
+from toolkit.models.build import build_model
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
 LIMIT_GIB = 12.0

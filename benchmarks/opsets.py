@@ -27,8 +27,9 @@ from profiles.speedup import speedup
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.environment import machine, versions
 from toolkit.core.files import write_json
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import find_model, load_denoiser
+from toolkit.models.folder import find_model
 from toolkit.runners.base import known_runners, open_runner, runner_reads, unavailable
 
 AGAINST = 21

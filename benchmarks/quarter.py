@@ -26,7 +26,9 @@ from torch import nn
 from benchmarks.few_steps import cost, distance
 from benchmarks.recovery import Place, open_place, printed, references
 from benchmarks.trials import Row, measure
-from toolkit.models.folder import find_model, load_denoiser, save_module
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
+from toolkit.models.save import save_module
 from toolkit.pipeline import recipe, stages
 from toolkit.pipeline.job import start_job
 from toolkit.pruning import criteria

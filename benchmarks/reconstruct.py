@@ -17,8 +17,9 @@ from typing import Any
 from benchmarks.groups import SETTINGS, scores
 from benchmarks.trials import RECOVERY, Row, Trials, measure, trials
 from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.folder import load_denoiser, load_scheduler
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.prune import count_for, dense_prunable
 from toolkit.pruning import calibration, surgery
 from toolkit.pruning.reconstruct import reconstruct

@@ -30,7 +30,9 @@ from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.features import open_extractor
 from toolkit.evaluation.judging import Resources, features_of, floor_images
 from toolkit.evaluation.samples import SamplingSettings, sample_images
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline import recipe, stages
 from toolkit.pipeline.job import Job, start_job
 

@@ -20,8 +20,10 @@ from toolkit.core.files import write_json
 from toolkit.core.progress import silent
 from toolkit.data.open import open_images, split
 from toolkit.models.autoencoder import image_shape
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.prune import count_for, dense_prunable
 from toolkit.pruning import calibration, selection
 from toolkit.pruning.calibration import Calibration

@@ -28,8 +28,10 @@ from toolkit.core.files import write_json
 from toolkit.data.open import open_images
 from toolkit.diffusion.objective import timesteps_and_kind
 from toolkit.models.autoencoder import image_shape
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.folder import find_model, load_denoiser, load_scheduler
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pruning import calibration
 from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.gradients import Effort, accumulate

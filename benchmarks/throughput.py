@@ -33,7 +33,9 @@ from toolkit.core.files import write_json
 from toolkit.data.images import Images
 from toolkit.data.open import open_images
 from toolkit.models.autoencoder import image_shape
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.recovery.loop import train
 from toolkit.recovery.prepare import prepare
 from toolkit.recovery.settings import RecoverSettings

@@ -21,7 +21,10 @@ from toolkit.core.noise import normal
 from toolkit.core.run_folder import RunFolder
 from toolkit.data.images import Images
 from toolkit.data.open import open_images, split
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler, save_model
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.save import save_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.job import image_shape
 from toolkit.pipeline.recover import recover
 from toolkit.pruning.calibration import Calibration, held_out_loss

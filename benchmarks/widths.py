@@ -20,7 +20,7 @@ from toolkit.adapters.base import Constraints
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.environment import machine, versions
 from toolkit.core.files import write_json
-from toolkit.models.folder import built_config
+from toolkit.models.build import built_config
 from toolkit.pipeline.options import latency_settings
 from toolkit.pruning.latency import latencies
 from toolkit.pruning.latency_cost import UNITS, fit, rows_of

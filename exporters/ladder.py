@@ -23,7 +23,8 @@ from exporters.step import export_step
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import files_sha256, read_json
 from toolkit.diffusion.step_loop import sample_steps
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.runners.base import known_runners, open_runner, precision_options, runner_reads, unavailable
 
 NO_BF16 = "not run: ONNX Runtime has no bfloat16 matrix product on a CPU"

@@ -31,10 +31,11 @@ from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json, write_json, write_text
 from toolkit.core.progress import Progress
 from toolkit.models.autoencoder import Autoencoder, find_autoencoder
+from toolkit.models.build import load_denoiser
 from toolkit.models.captions import CaptionEncoder
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.models.precision import DTYPES, BorderedDenoiser, convert
 from toolkit.runners.onnxruntime import Session
 

@@ -17,7 +17,8 @@ from torch import nn
 from exporters.settings import DtypeName
 from toolkit.core.errors import DtkError
 from toolkit.core.numerics import torch_numerics
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.models.precision import DTYPES, BorderedDenoiser, kept_names
 
 

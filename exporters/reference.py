@@ -17,8 +17,10 @@ from toolkit.diffusion.few_steps import own_steps
 from toolkit.diffusion.sampling import sample
 from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL
 from toolkit.models.autoencoder import Autoencoder, open_autoencoder
+from toolkit.models.build import build_model
 from toolkit.models.conditioning import denoiser_inputs, find_conditioning
-from toolkit.models.folder import ModelFolder, build_model, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 
 GUIDANCE = 3.0  # the largest scale in the comparison of the step graph
 

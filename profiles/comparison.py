@@ -17,8 +17,9 @@ from profiles.settings import ProfileSettings
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError
 from toolkit.core.numerics import torch_numerics
+from toolkit.models.build import build_model, load_denoiser
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, build_model, load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.models.precision import BorderedDenoiser, stored_in
 from toolkit.models.weights import WEIGHTS
 from toolkit.runners.base import RunnerSpec, open_node_times, parse_runner

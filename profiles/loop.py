@@ -17,7 +17,8 @@ from toolkit.diffusion.loop_graph import LoopGraph
 from toolkit.diffusion.sampling import Predict, sample
 from toolkit.diffusion.step_loop import SCALE, STEP, guided_inputs, refusal, sample_steps
 from toolkit.models.conditioning import find_conditioning
-from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.runners.base import Runner, RunnerSpec, runner_reads
 
 WARM_UP_LOOPS = 1  # of many calls each

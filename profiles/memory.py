@@ -19,7 +19,8 @@ from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json, write_json
-from toolkit.models.folder import ModelFolder, model_class
+from toolkit.models.build import model_class
+from toolkit.models.folder import ModelFolder
 from toolkit.runners.base import open_runner, runner_reads
 
 CALLS = 3

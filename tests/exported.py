@@ -11,7 +11,8 @@ from exporters.settings import DtypeName
 from tests.tiny import ONE_BLOCK, PLAIN, tiny_folder
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import input_specs
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 
 SHAPE = PLAIN | {"add_attention": True}  # in the middle alone: every operator, and not often
 _folder = tempfile.TemporaryDirectory(prefix="dtk-tests-")

@@ -23,7 +23,7 @@ import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from toolkit.core.files import replacing
-from toolkit.models.folder import plain_config
+from toolkit.models.build import plain_config
 
 EXPORT = torch.onnx.export
 """Torch's own, for tests of the trace itself."""

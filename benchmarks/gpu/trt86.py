@@ -26,8 +26,9 @@ from exporters.parity import TOLERANCES, relative_errors
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json, replacing, write_json
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser
+from toolkit.models.folder import ModelFolder, find_model
 from toolkit.models.precision import BorderedDenoiser
 from toolkit.runners.onnxruntime import Session
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 import toolkit
 from tests.cli.conftest import dtk
 from tests.latent import tiny_stable_diffusion
-from toolkit.models.folder import find_model, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
 
 LAYERS = ("conv_in", "mid_block.attentions.0.transformer_blocks.0.attn2.to_q", "up_blocks.1.resnets.1.conv1")
 

@@ -9,7 +9,9 @@ import pytest
 
 from tests.tiny import randomise
 from tests.without_dtk import TOLERANCE, differences_without_dtk, store_probes
-from toolkit.models.folder import find_model, load_denoiser, save_model
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
+from toolkit.models.save import save_model
 
 
 @pytest.mark.slow

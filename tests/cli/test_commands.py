@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tests.cli.conftest import FAST, dtk, with_a_short_loop
 from tests.tiny import tiny_folder
 from tests.without_dtk import TOLERANCE, difference_without_dtk, store_probes
-from toolkit.models.folder import find_model, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
 from toolkit.pruning import surgery
 from toolkit.pruning.criteria.base import known_criteria
 from toolkit.pruning.plan import read_plan

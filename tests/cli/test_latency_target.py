@@ -10,8 +10,9 @@ from profiles.latency_table import Timing
 from tests.cli.conftest import dtk
 from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.files import read_json
+from toolkit.models.build import full_config, load_denoiser
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, full_config, load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.pruning.latency import latencies
 from toolkit.pruning.settings import LatencySettings
 

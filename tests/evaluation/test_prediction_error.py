@@ -10,7 +10,8 @@ from tests.tiny import tiny_folder
 from toolkit.core.noise import normal
 from toolkit.data.images import Images
 from toolkit.evaluation.prediction_error import prediction_errors
-from toolkit.models.folder import load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.schedulers import load_scheduler
 
 
 @pytest.fixture(scope="module")

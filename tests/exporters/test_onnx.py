@@ -22,7 +22,7 @@ from tests.exported import exported, specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256
-from toolkit.models.folder import load_denoiser
+from toolkit.models.build import load_denoiser
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 
 pytestmark = pytest.mark.slow  # every test needs an export

@@ -18,7 +18,8 @@ from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json
 from toolkit.core.run_folder import RunFolder
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder, find_model
 from toolkit.models.precision import BorderedDenoiser
 from toolkit.pipeline.export import export
 

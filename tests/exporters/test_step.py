@@ -22,7 +22,7 @@ from toolkit.core.noise import sample_noise
 from toolkit.diffusion.few_steps import few_step_scheduler
 from toolkit.diffusion.sampling import build_scheduler, sample
 from toolkit.diffusion.step_loop import sample_steps
-from toolkit.models.folder import load_denoiser
+from toolkit.models.build import load_denoiser
 from toolkit.models.precision import BorderedDenoiser
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
 

@@ -13,7 +13,9 @@ import tritonclient.http
 
 from toolkit.diffusion.sampling import sample
 from toolkit.handoff.server import Server
-from toolkit.models.folder import find_model, load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler
 
 PROTOCOLS = ("http", "grpc")
 LEVEL = 1 / 255

@@ -16,9 +16,11 @@ from toolkit.core.run_folder import Request, RunFolder
 from toolkit.diffusion.guidance import guided
 from toolkit.diffusion.sampling import sample
 from toolkit.models.autoencoder import open_autoencoder
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import Condition, context_tokens, find_conditioning
-from toolkit.models.folder import ModelFolder, load_denoiser, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 
 MAX_STEPS = 4
 

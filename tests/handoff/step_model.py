@@ -7,7 +7,9 @@ from pathlib import Path
 from exporters.step import export_step
 from toolkit.adapters.inputs import input_specs
 from toolkit.core.run_folder import Request, RunFolder
-from toolkit.models.folder import find_model, load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler
 
 MAX_STEPS = 40
 

@@ -13,7 +13,8 @@ from tests.pruning.cases import inputs_of, prunable_of, random_scores
 from tests.tiny import TWO_CONTEXT_LEVELS, tiny_conditional_unet
 from toolkit.adapters.inputs import positional
 from toolkit.importing.addons import Pruned
-from toolkit.models.folder import find_model, save_model
+from toolkit.models.folder import find_model
+from toolkit.models.save import save_model
 from toolkit.pruning import surgery
 from toolkit.pruning.plan import Plan
 from toolkit.pruning.prunable import Prunable

@@ -16,8 +16,10 @@ from tests.tiny import randomise
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.core.errors import DtkError
 from toolkit.importing.convert import convert
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioning import find_conditioning
-from toolkit.models.folder import find_model, load_denoiser, load_scheduler
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler
 
 HEAD = 32
 RESNET = {

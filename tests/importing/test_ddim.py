@@ -15,7 +15,8 @@ from toolkit.cli import app
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import normal
 from toolkit.importing.convert import convert
-from toolkit.models.folder import find_model, load_scheduler
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler
 
 MULTIPLES, LAYERS, ATTENDS = (1, 2, 2), 2, 1
 

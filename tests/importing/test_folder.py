@@ -24,7 +24,9 @@ from tests.tiny import PLAIN, tiny_dit, tiny_unet
 from toolkit.core.errors import DtkError
 from toolkit.core.files import folder_sha256
 from toolkit.importing.convert import convert
-from toolkit.models.folder import find_model, load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler
 
 UNET = "unet/diffusion_pytorch_model"
 SAVED = {

@@ -24,9 +24,10 @@ from tests.latent import (
 from tests.tiny import text_time, tiny_conditional_unet, tiny_folder
 from toolkit.adapters.inputs import input_specs, keywords
 from toolkit.core.errors import DtkError
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import Conditioning, context_tokens, find_conditioning
-from toolkit.models.folder import find_model, load_denoiser
+from toolkit.models.folder import find_model
 
 FOUND = {
     "unconditional": Conditioning("none"),

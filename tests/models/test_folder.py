@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tests.tiny import PLAIN, tiny_folder
 from toolkit.core.files import folder_sha256
-from toolkit.models.folder import load_denoiser, save_model
+from toolkit.models.build import load_denoiser
+from toolkit.models.save import save_model
 
 
 def test_other_components_go_along_whatever_they_are_linked_to(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from toolkit.evaluation.measurements import Measurement
 from toolkit.evaluation.metrics import excess_ratio
 from toolkit.evaluation.samples import SamplingSettings, sample_images
 from toolkit.evaluation.settings import EvaluateSettings
-from toolkit.models.folder import find_model, load_scheduler, save_scheduler
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler, save_scheduler
 from toolkit.pipeline import evaluate as stage
 from toolkit.pipeline.evaluate import evaluate
 from toolkit.pruning.settings import LatencySettings

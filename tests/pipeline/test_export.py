@@ -19,7 +19,8 @@ from tests.tiny import SMALLEST, tiny_folder
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.core.run_folder import RunFolder
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.pipeline.export import export
 from toolkit.runners.base import open_runner
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner

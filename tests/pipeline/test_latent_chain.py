@@ -23,8 +23,9 @@ from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import file_sha256, folder_sha256
 from toolkit.core.noise import generator
 from toolkit.diffusion.sampling import sample
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioning import context_tokens
-from toolkit.models.folder import load_denoiser, load_scheduler
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline import recipe, stages
 from toolkit.pipeline.job import Job, open_job, start_job
 from toolkit.pipeline.options import with_options

@@ -18,7 +18,8 @@ from tests.tiny import SMALLEST, tiny_folder
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import read_json, write_json
 from toolkit.core.run_folder import Request, RunFolder
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.pipeline.export import export
 from toolkit.pipeline.profile import profile
 from toolkit.runners.torch import ChannelsLastRunner, TorchRunner

@@ -19,7 +19,8 @@ from toolkit.core.noise import generator
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.images import Images
 from toolkit.data.memory import open_examples
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.pipeline.recover import recover
 from toolkit.recovery import loop
 from toolkit.recovery.batches import Batches, order

@@ -10,7 +10,7 @@ from torch.nn import functional
 from profiles.macs import ATTENTION, CONVOLUTION, LINEAR, count_macs, count_params
 from tests.tiny import tiny_unet
 from toolkit.adapters.inputs import example_inputs, input_specs
-from toolkit.models.folder import build_model
+from toolkit.models.build import build_model
 
 
 class Attention(nn.Module):

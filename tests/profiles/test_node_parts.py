@@ -16,7 +16,7 @@ from profiles.settings import Rounds
 from tests.exported import specs_of
 from tests.tiny import TWO_LEVELS, tiny_folder
 from toolkit.adapters.inputs import example_inputs
-from toolkit.models.folder import load_denoiser
+from toolkit.models.build import load_denoiser
 from toolkit.runners.base import Times, open_node_times, precision_options
 from toolkit.runners.onnxruntime import OnnxRuntimeNodes, calls_of
 from toolkit.runners.openvino import OpenVINORunner

@@ -11,7 +11,7 @@ from profiles.recount import Recount
 from tests.pruning.cases import CASES, dense_model, prunable_of
 from tests.tiny import tiny_conditional_unet, tiny_dit
 from toolkit.adapters.inputs import example_inputs, input_specs
-from toolkit.models.folder import build_model
+from toolkit.models.build import build_model
 
 
 def assert_equal_after(dense: nn.Module, config: dict) -> None:

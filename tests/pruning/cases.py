@@ -15,7 +15,7 @@ from tests.tiny import TWO_CONTEXT_LEVELS, text_time, tiny_conditional_unet, tin
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.inputs import example_inputs, input_specs, keywords
 from toolkit.core.noise import generator
-from toolkit.models.folder import build_model, plain_config
+from toolkit.models.build import build_model, plain_config
 from toolkit.pruning.cost import Cost
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.selection import Scores

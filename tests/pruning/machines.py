@@ -11,7 +11,7 @@ from tests.tiny import tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.adapters.space import Config, Space
 from toolkit.core.noise import generator
-from toolkit.models.folder import plain_config
+from toolkit.models.build import plain_config
 from toolkit.pruning.prunable import Prunable
 
 

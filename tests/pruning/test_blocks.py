@@ -24,7 +24,7 @@ from toolkit.adapters.inputs import example_inputs, input_specs, positional
 from toolkit.adapters.presets import PRESETS
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import normal
-from toolkit.models.folder import build_model, plain_config
+from toolkit.models.build import build_model, plain_config
 from toolkit.pruning import block_order, surgery
 from toolkit.pruning.calibration import Calibration
 from toolkit.pruning.cost import price

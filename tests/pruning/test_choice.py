@@ -13,7 +13,7 @@ from tests.pruning.cases import count
 from tests.tiny import tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.core.noise import generator
-from toolkit.models.folder import plain_config
+from toolkit.models.build import plain_config
 from toolkit.pruning.choice import AS_GOOD, Choice, choose, padding
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.scoring import Scored

@@ -17,7 +17,7 @@ from toolkit.adapters.space import Config, Space
 from toolkit.adapters.unet import width_space
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import generator
-from toolkit.models.folder import plain_config
+from toolkit.models.build import plain_config
 from toolkit.pruning.cost import Cost
 from toolkit.pruning.latency_cost import MOST_FINALISTS, UNITS, LatencyCost, design
 from toolkit.pruning.prunable import Prunable

@@ -17,7 +17,7 @@ from tests.tiny import tiny_conditional_unet, tiny_unet
 from toolkit.adapters.base import Constraints
 from toolkit.core.errors import DtkError, UnreachableError, UsageError
 from toolkit.core.noise import generator
-from toolkit.models.folder import build_model, plain_config
+from toolkit.models.build import build_model, plain_config
 from toolkit.pruning.cost import price
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.solver import largest, meet, solve

@@ -9,7 +9,7 @@ import torch
 from tests.pruning.cases import CASES, dense_model, inputs_of, prunable_of, random_scores
 from tests.pruning.reference import permute, silenced, sliced
 from toolkit.core.errors import DtkError
-from toolkit.models.folder import plain_config
+from toolkit.models.build import plain_config
 from toolkit.pruning import surgery
 from toolkit.pruning.prunable import Prunable
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.pruning.cases import inputs_of, prunable_of, random_scores
 from tests.pruning.reference import permute, silenced, sliced
 from tests.tiny import tiny_conditional_unet, tiny_unet
-from toolkit.models.folder import plain_config
+from toolkit.models.build import plain_config
 from toolkit.pruning import surgery
 from toolkit.pruning.prunable import Prunable
 

@@ -15,7 +15,7 @@ from tests.pruning.reference import silenced
 from tests.tiny import tiny_unet
 from toolkit.adapters.unet_2d import LAYERS, MIDDLE, MIDDLE_ATTENTION
 from toolkit.core.files import read_json
-from toolkit.models.folder import build_model, plain_config
+from toolkit.models.build import build_model, plain_config
 from toolkit.pruning import surgery
 from toolkit.pruning.cost import price
 from toolkit.pruning.layout import Layout

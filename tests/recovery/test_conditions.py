@@ -15,8 +15,10 @@ from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
 from toolkit.models.autoencoder import find_autoencoder
-from toolkit.models.folder import ModelFolder, load_denoiser, save_model
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.models.latents import Latents
+from toolkit.models.save import save_model
 from toolkit.pipeline import recover as module
 from toolkit.pipeline.recover import recover
 from toolkit.recovery.batches import Batches

@@ -15,7 +15,9 @@ from toolkit.core.noise import generator
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.images import Images
 from toolkit.diffusion.objective import noisy
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.recover import recover
 from toolkit.recovery.batches import Batches
 from toolkit.recovery.held_out import stopping_curve

@@ -17,7 +17,9 @@ from tests.tiny import tiny_unet
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import normal
 from toolkit.diffusion.objective import min_snr_weights
-from toolkit.models.folder import find_model, load_denoiser, load_scheduler
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pruning import surgery
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.plan import Plan, read_plan

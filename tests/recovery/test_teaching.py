@@ -28,10 +28,13 @@ from toolkit.diffusion.path import landings_and_path
 from toolkit.diffusion.sampling import build_scheduler, denoise
 from toolkit.evaluation.samples import SamplingSettings, own_plan
 from toolkit.models.autoencoder import find_autoencoder
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import Unconditional, open_conditioner
 from toolkit.models.conditioning import Conditioning
-from toolkit.models.folder import ModelFolder, find_model, load_denoiser, load_scheduler, save_model
+from toolkit.models.folder import ModelFolder, find_model
 from toolkit.models.latents import Latents
+from toolkit.models.save import save_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.recover import recover
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.teaching import Lesson, Stage, known_methods, method_of, schedulers, stages_of

@@ -14,7 +14,7 @@ from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import MissingToolError, UsageError
 from toolkit.diffusion.loop_graph import CAPTURED, LoopGraph
 from toolkit.diffusion.sampling import SAMPLERS, sample
-from toolkit.models.folder import load_scheduler
+from toolkit.models.schedulers import load_scheduler
 from toolkit.runners.base import open_runner
 from toolkit.runners.cuda_graph import CudaGraphRunner, Replay, Work
 from toolkit.runners.torch import TorchRunner

@@ -17,7 +17,7 @@ from tests.exported import exported, specs_of, tiny_model
 from tests.tiny import SMALLEST, tiny_folder
 from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, MissingToolError
-from toolkit.models.folder import load_denoiser
+from toolkit.models.build import load_denoiser
 from toolkit.runners import openvino as openvino_runner
 from toolkit.runners.base import open_runner
 from toolkit.runners.openvino import OpenVINORunner

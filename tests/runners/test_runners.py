@@ -14,7 +14,8 @@ from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, MissingToolError, UsageError
 from toolkit.core.files import write_json
 from toolkit.core.numerics import torch_numerics
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.runners.base import (
     Precision,
     Runner,

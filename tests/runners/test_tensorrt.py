@@ -19,7 +19,7 @@ from toolkit.adapters.inputs import example_inputs
 from toolkit.core.errors import DtkError, MissingToolError
 from toolkit.core.files import file_sha256, write_json
 from toolkit.core.progress import silent
-from toolkit.models.folder import load_denoiser
+from toolkit.models.build import load_denoiser
 from toolkit.runners.cuda_graph import Replay, Work
 from toolkit.runners.tensorrt import TensorRTRunner, check_plan
 from toolkit.runners.tensorrt_api import TensorRT, driver_version, elsewhere, gpu_facts, has_gpu, load_tensorrt

@@ -16,18 +16,12 @@ from toolkit.adapters.inputs import input_specs
 from toolkit.core.errors import UsageError
 from toolkit.data.conditions import Condition
 from toolkit.models.autoencoder import PLACES, Autoencoder, open_autoencoder
+from toolkit.models.build import full_config, load_denoiser, plain_config, refuse_quantised
 from toolkit.models.captions import CaptionEncoder, sizes_of
 from toolkit.models.conditioners import ClassLabels, Conditioner, Unconditional, open_conditioner
 from toolkit.models.conditioning import ENCODERS, Conditioning, denoiser_inputs
-from toolkit.models.folder import (
-    components,
-    find_model,
-    full_config,
-    load_denoiser,
-    load_scheduler,
-    plain_config,
-    refuse_quantised,
-)
+from toolkit.models.folder import components, find_model
+from toolkit.models.schedulers import load_scheduler
 
 Model: TypeAlias = "str | Path | ModelMixin | DiffusionPipeline | None"
 """A denoiser in memory, a pipeline, a diffusers folder or hub id; None is the embedded default."""

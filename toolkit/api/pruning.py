@@ -18,7 +18,8 @@ from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress
 from toolkit.data.conditions import Condition
 from toolkit.data.memory import Data, ValueRange, open_examples
-from toolkit.models.folder import built_config, find_model
+from toolkit.models.build import built_config
+from toolkit.models.folder import find_model
 from toolkit.models.latents import EncodedExamples
 from toolkit.pipeline import decoder as decoder_stage
 from toolkit.pipeline.options import compress_recipe, prune_settings

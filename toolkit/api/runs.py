@@ -35,7 +35,8 @@ from toolkit.handoff.server import serve as serve_run
 from toolkit.handoff.settings import ServeSettings
 from toolkit.importing.addons import Pruned
 from toolkit.importing.carry import carry
-from toolkit.models.folder import find_model, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import find_model
 from toolkit.pipeline import recipe as recipes
 from toolkit.pipeline import stages
 from toolkit.pipeline import sweep as sweeps

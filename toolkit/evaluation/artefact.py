@@ -12,7 +12,8 @@ from toolkit.diffusion.guidance import guided
 from toolkit.diffusion.sampling import sample
 from toolkit.diffusion.step_loop import guided_inputs, refusal, sample_steps
 from toolkit.evaluation.sample_conditions import SampleConditions
-from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.runners.base import Runner, open_runner, unavailable
 
 if TYPE_CHECKING:

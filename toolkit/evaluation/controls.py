@@ -15,7 +15,7 @@ from toolkit.evaluation.distances import frechet_distance
 from toolkit.evaluation.judging import Judged, Resources, Subjects, sample_features, sampling_settings
 from toolkit.evaluation.samples import SamplingSettings, own_plan, sample_images
 from toolkit.evaluation.settings import EvaluateSettings
-from toolkit.models.folder import load_scheduler
+from toolkit.models.schedulers import load_scheduler
 
 FAST = ("dpm-solver", "unipc")
 """Samplers that users take for few steps: of these and the evaluation's own the best counts, for either model."""

@@ -14,7 +14,8 @@ from toolkit.diffusion.objective import ends_and_between, noisy, target, timeste
 from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.models.autoencoder import open_autoencoder
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.runners.base import Runner, open_runner
 
 POINTS = 20

@@ -14,7 +14,8 @@ from toolkit.evaluation.artefact import Artefact, SamplingSettings
 from toolkit.evaluation.image_maker import ImageMaker
 from toolkit.evaluation.sample_conditions import SampleConditions
 from toolkit.models.conditioning import find_conditioning
-from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 
 SHARD = 256  # images; a killed process loses at most one shard
 

@@ -16,7 +16,8 @@ from toolkit.adapters.base import adapter_of
 from toolkit.adapters.blocks import Rename
 from toolkit.core.errors import DtkError
 from toolkit.core.files import replacing
-from toolkit.models.folder import ModelFolder, build_model, full_config
+from toolkit.models.build import build_model, full_config
+from toolkit.models.folder import ModelFolder
 from toolkit.models.weights import check_finite
 from toolkit.pruning.plan import Plan
 from toolkit.pruning.surgery import query_scales

@@ -24,7 +24,8 @@ from toolkit.adapters.space import Config
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json, replacing
 from toolkit.importing.addons import Addon, Pruned
-from toolkit.models.folder import build_model, full_config, load_scheduler, plain_config
+from toolkit.models.build import build_model, full_config, plain_config
+from toolkit.models.schedulers import load_scheduler
 from toolkit.models.weights import load_module
 from toolkit.pruning.layout import Layout
 from toolkit.pruning.surgery import query_scales, renamed, slice_state

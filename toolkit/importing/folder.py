@@ -24,7 +24,9 @@ from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.files import CARD, files_below, read_json, write_json
 from toolkit.data.prepare import MODES
 from toolkit.importing.checkpoint import load, tensors_of
-from toolkit.models.folder import ModelFolder, build_model, find_model, full_config, read_scheduler
+from toolkit.models.build import build_model, full_config
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.schedulers import read_scheduler
 from toolkit.models.weights import PICKLES, check_finite
 
 NAME = "diffusers"

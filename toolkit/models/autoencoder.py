@@ -18,7 +18,8 @@ from torch import nn
 
 from toolkit.core.errors import DtkError
 from toolkit.core.files import folder_sha256, read_json, value_sha256
-from toolkit.models.folder import ModelFolder, built_config
+from toolkit.models.build import built_config
+from toolkit.models.folder import ModelFolder
 from toolkit.models.weights import load_module
 
 PLACES = ("vae", "vqvae")

@@ -21,8 +21,9 @@ from toolkit.evaluation.decoded import DecoderJudge
 from toolkit.evaluation.features import open_extractor
 from toolkit.models.autoencoder import Autoencoder, AutoencoderFolder, find_autoencoder
 from toolkit.models.decoder import ImageDecoder, decoder_config, decoder_of, with_decoder
-from toolkit.models.folder import ModelFolder, save_module
+from toolkit.models.folder import ModelFolder
 from toolkit.models.latents import Latents
+from toolkit.models.save import save_module
 from toolkit.pipeline.decoder_settings import CONTINUED, DecoderSettings
 from toolkit.pipeline.model import AUTOENCODER, STAGE
 from toolkit.pipeline.training import train_up_to

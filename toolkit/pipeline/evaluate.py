@@ -30,7 +30,8 @@ from toolkit.evaluation.settings import EvaluateSettings
 from toolkit.evaluation.sharing import join, of_main, share_sampling
 from toolkit.models.autoencoder import image_shape
 from toolkit.models.conditioning import find_conditioning
-from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pruning.latency import at_hand, time_of_call
 from toolkit.pruning.settings import LatencySettings
 from toolkit.report.pareto import PICTURE, draw, points

@@ -17,7 +17,8 @@ from toolkit.core.files import value_sha256, write_json
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.diffusion.step_loop import STEP
-from toolkit.models.folder import ModelFolder, build_model
+from toolkit.models.build import build_model
+from toolkit.models.folder import ModelFolder
 from toolkit.models.precision import matching
 from toolkit.pipeline.opset import choose_opset
 from toolkit.report.results import export_result

@@ -20,8 +20,9 @@ from toolkit.data.images import Images
 from toolkit.data.open import open_images, split
 from toolkit.data.prepare import Fit
 from toolkit.models.autoencoder import find_autoencoder, image_shape
+from toolkit.models.build import full_config
 from toolkit.models.conditioning import check_data, denoiser_inputs, find_conditioning
-from toolkit.models.folder import ModelFolder, find_model, full_config
+from toolkit.models.folder import ModelFolder, find_model
 from toolkit.models.latents import Latents
 from toolkit.pipeline import decoder as decoder_stage
 from toolkit.pipeline import prune as prune_stage

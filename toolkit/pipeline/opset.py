@@ -29,8 +29,9 @@ from toolkit.core.environment import machine, versions
 from toolkit.core.errors import DtkError, MissingToolError, first_line
 from toolkit.core.files import read_json, user_cache, value_sha256, write_json
 from toolkit.core.progress import Progress
+from toolkit.models.build import full_config, load_denoiser
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, full_config, load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.runners.base import Runner, known_runners, open_runner, runner_reads, unavailable
 from toolkit.runners.tensorrt_api import load_tensorrt
 

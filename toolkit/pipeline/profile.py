@@ -23,7 +23,8 @@ from toolkit.core.run_folder import Request, RunFolder
 from toolkit.diffusion.few_steps import own_steps
 from toolkit.diffusion.step_loop import STEP
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.artefacts import engines_of, export_of
 from toolkit.runners.base import RunnerSpec, parse_runner, runner_reads
 

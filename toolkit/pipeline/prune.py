@@ -8,17 +8,12 @@ from typing import Any
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
+from toolkit.models.build import full_config, load_denoiser, refuse_quantised
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import (
-    ModelFolder,
-    find_model,
-    full_config,
-    load_denoiser,
-    load_scheduler,
-    refuse_quantised,
-    save_model,
-)
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.save import save_model
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pruning.calibration import draw
 from toolkit.pruning.cost import Count, counter
 from toolkit.pruning.latency import Latencies

@@ -11,7 +11,9 @@ from toolkit.core.files import value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
-from toolkit.models.folder import ModelFolder, find_model, save_model, save_scheduler
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.save import save_model
+from toolkit.models.schedulers import save_scheduler
 from toolkit.pipeline.model import decoder_inputs, publish_model
 from toolkit.pipeline.training import train_up_to
 from toolkit.recovery.held_out import stopping_curve

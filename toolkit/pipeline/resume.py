@@ -8,15 +8,9 @@ from typing import Any
 from toolkit.core.errors import DtkError
 from toolkit.core.files import file_sha256
 from toolkit.core.run_folder import MODEL, Request, RunFolder
-from toolkit.models.folder import (
-    ModelFolder,
-    build_model,
-    built_config,
-    find_model,
-    full_config,
-    load_denoiser,
-    save_model,
-)
+from toolkit.models.build import build_model, built_config, full_config, load_denoiser
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.save import save_model
 from toolkit.pruning.plan import read_plan
 from toolkit.report.card import PLAN
 

@@ -21,7 +21,7 @@ from profiles.recount import Recount
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
 from toolkit.adapters.space import Config, Space, Values
-from toolkit.models.folder import build_model
+from toolkit.models.build import build_model
 
 
 @dataclass(frozen=True)

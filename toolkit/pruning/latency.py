@@ -26,8 +26,9 @@ from toolkit.core.environment import machine, resolve_device, versions
 from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json, user_cache
 from toolkit.core.progress import Progress, silent
+from toolkit.models.build import build_model, full_config
 from toolkit.models.conditioning import denoiser_inputs
-from toolkit.models.folder import ModelFolder, build_model, full_config
+from toolkit.models.folder import ModelFolder
 from toolkit.pruning.latency_cost import LatencyCost
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.settings import LatencySettings, PruneSettings

@@ -14,7 +14,7 @@ from toolkit.adapters.blocks import Orders, Rename, Stack, default_orders, stay
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.adapters.space import Config, Space, Values
 from toolkit.core.files import value_sha256
-from toolkit.models.folder import build_model
+from toolkit.models.build import build_model
 from toolkit.pruning import selection
 from toolkit.pruning.couplings import couple, norm_groups
 from toolkit.pruning.layout import FIXED, Layout

@@ -15,7 +15,7 @@ from toolkit.adapters.space import Config, Values
 from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress, silent
 from toolkit.diffusion.objective import midpoints, timesteps_and_kind
-from toolkit.models.folder import plain_config
+from toolkit.models.build import plain_config
 from toolkit.pruning import block_order, summary, surgery
 from toolkit.pruning.calibration import Calibrations, held_out_loss
 from toolkit.pruning.choice import Choice, choose

@@ -16,7 +16,7 @@ from toolkit.adapters.blocks import Rename, unchanged
 from toolkit.adapters.space import Config
 from toolkit.adapters.text_time import text_time
 from toolkit.core.errors import DtkError
-from toolkit.models.folder import build_model
+from toolkit.models.build import build_model
 from toolkit.pruning.couplings import attentions
 from toolkit.pruning.layout import Kept, Layout, indices
 from toolkit.pruning.time_embedding import refit_ids, refit_time

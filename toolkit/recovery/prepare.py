@@ -15,8 +15,10 @@ from toolkit.core import processes
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.data.examples import Examples
 from toolkit.diffusion.objective import timesteps_and_kind
+from toolkit.models.build import load_denoiser
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.folder import ModelFolder, load_denoiser, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pruning.plan import read_plan
 from toolkit.recovery.batches import Batches
 from toolkit.recovery.loop import Training

@@ -9,7 +9,8 @@ from toolkit.core.progress import Progress
 from toolkit.data.examples import Examples
 from toolkit.diffusion.guidance import check_guidance
 from toolkit.models.conditioners import open_conditioner
-from toolkit.models.folder import ModelFolder, load_scheduler
+from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.recovery.loop import Training
 from toolkit.recovery.prepare import load_network, optimiser
 from toolkit.recovery.settings import RecoverSettings

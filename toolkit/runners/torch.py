@@ -6,7 +6,8 @@ import torch
 
 from toolkit.core.errors import UsageError
 from toolkit.core.numerics import torch_numerics
-from toolkit.models.folder import ModelFolder, load_denoiser
+from toolkit.models.build import load_denoiser
+from toolkit.models.folder import ModelFolder
 from toolkit.models.precision import BorderedDenoiser, stored_in
 from toolkit.runners.base import RunnerKind
 
