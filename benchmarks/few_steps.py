@@ -2,14 +2,14 @@
 
     python -m benchmarks.few_steps RUNS [--rows choice/ figure/ rivals/] [--images 5000] [--target macs=0.57]
 
-The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64, or in as many images in
-smaller batches (``--batch-size``). Every row teaches a copy of it. ``choice/``: methods and prediction types on 4
-steps, at the same training steps, with the CPU time of each, judged on 1,000 samples; ``equal-time/``: the other method
-in the time that the trajectories take as well;
-``figure/``: the defaults in 1, 2, 4 and 8 steps, with three seeds on 4 and 2 (``--trajectories 6144`` for 8, whose
-path is twice as long). ``rivals/``: the dense model's own samplers, in as few steps and in as many as cost the same or
-twice that. All are judged against the same real images. Results: benchmarks/results/few_steps.json; a row that is in it
-is not measured again, so those of another target or training want a RUNS and a file of their own (``--output``).
+The embedded default, pruned to ``--target``, is recovered once, in ``--recovery`` steps of 64 (0: taught as it was
+pruned), or in as many images in smaller batches (``--batch-size``). Every row teaches a copy of it. ``choice/``:
+methods and prediction types on 4 steps, at the same training steps, with the CPU time of each, judged on 1,000 samples;
+``equal-time/``: the other method in the time that the trajectories take as well; ``figure/``: the defaults in 1, 2, 4
+and 8 steps, with three seeds on 4 and 2 (``--trajectories 6144`` for 8, whose path is twice as long). ``rivals/``: the
+dense model's own samplers, in as few steps and in as many as cost the same or twice that. All are judged against the
+same real images. Results: benchmarks/results/few_steps.json; a row that is in it is not measured again, so those of
+another target or training want a RUNS and a file of their own (``--output``).
 
 Training cost is counted in MACs: a training step is three passes of the network it trains, a teacher's pass is one.
 """
@@ -73,13 +73,15 @@ def rows(images: int, steps: int, trajectories: int, others: dict[str, Any]) -> 
 
 def recovered(place: Place, target: str, steps: int, batch_size: int) -> Job:
     """The run that every teaching starts from."""
-    training = {"steps": steps, "batch_size": batch_size, "learning_rate": 0.002}
+    training: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": 0.002}
+    training |= {} if steps else {"sampling_steps": 4}
     values = {"device": "cpu", "prune": {"target": target}, "recover": training}
     job = start_job(
         place.folder / f"recovered-{target}", recipe.make(values, "recovered"), progress=printed("recovered")
     )
     stages.prune(job)
-    stages.recover(job)
+    if steps:
+        stages.recover(job)
     return job
 
 

@@ -121,15 +121,15 @@ def test_only_the_last_ancestral_step_adds_no_noise() -> None:
 
 
 def test_a_taught_model_has_a_table_of_all_steps_it_can_take_and_others_are_refused() -> None:
-    """Its last step starts at timestep 60: in 20 steps the first would start at 1010 of 1000."""
-    scheduler = few_step_scheduler(DDPMScheduler(), 4, "v_prediction", last=60)
+    """Its last step starts at timestep 60: in 20 steps the first would start at 820 of 800."""
+    scheduler = few_step_scheduler(DDPMScheduler(), 4, "v_prediction", [660, 460, 260, 60])
     found = trajectories(scheduler, "ddim", 100)
-    assert found["4"]["timesteps"] == scheduler.config["_taught"]["4"] == [810, 560, 310, 60]
+    assert found["4"]["timesteps"] == scheduler.config["_taught"]["4"] == [660, 460, 260, 60]
     for steps in range(1, 101):
         if str(steps) in found:
-            assert found[str(steps)]["timesteps"][0] < 1000
+            assert found[str(steps)]["timesteps"][0] < 800
             continue
-        with pytest.raises(UsageError, match=rf"in {steps} steps[\s\S]*first timestep of 1\d{{3}}, by steps_offset 60"):
+        with pytest.raises(UsageError, match=rf"in {steps} steps[\s\S]*first timestep of 8\d{{2}}, by steps_offset 60"):
             build_scheduler(scheduler, "ddim", steps)
     assert "20" not in found and len(found) > 10
 

@@ -83,6 +83,7 @@ def test_rounds_that_cannot_be_are_refused_before_anything_is_written(tmp_path: 
     refused: list[tuple[Path, dict[str, Any], str]] = [
         (dense, {"blocks": True}, "rounds prune widths and recover"),
         (dense, {"recover": False}, "rounds prune widths and recover"),
+        (dense, {"steps": 0, "sampling_steps": 4}, "rounds prune widths and recover"),
         (dense, {"target": "params<=2k"}, r"divide a fraction[\s\S]*found: 2 rounds and the bound params<=2k"),
         (
             dense,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import shutil
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from exporters.coefficients import clip_range, trajectory
@@ -38,9 +40,16 @@ from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.recover import recover
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.teaching import Lesson, Stage, known_methods, method_of, schedulers, stages_of
+from toolkit.report import tables
 
 METHODS, KINDS, SHAPE = list(known_methods()), ("epsilon", "v_prediction", "sample"), (3, 8, 8)
 LEVELS = {"num_train_timesteps": 100, "beta_start": 0.001, "beta_end": 0.2}  # of the usual 1,000: noise at the end
+LEVELS_OF_SCHEDULES: list[dict[str, Any]] = [
+    {},
+    {"beta_schedule": "squaredcos_cap_v2"},
+    {"num_train_timesteps": 250},
+    {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True},
+]
 PLAN = {"class": "UNet2DModel", "config": {}, "requested": {"criterion": "random"}, "groups": {}, "tensors": {}}
 SETTINGS = {"steps": 2, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2, "log_every": 1, "trajectories": 70}
 TAUGHT = {"sampling_steps": 2, "teaching_steps": 6, "teacher_steps": 10, "prediction_type": "v_prediction"}
@@ -73,7 +82,7 @@ def taught(
     noise_levels = DDPMScheduler(**LEVELS, prediction_type="epsilon", clip_sample=clip)
     stages = stages_of(settings)
     student, teacher = schedulers(noise_levels, stages, 0, kind)
-    knows = OneImage(student, kind, pixel), OneImage(student, "epsilon", image)
+    knows = OneImage(student, kind, pixel), OneImage(teacher, "epsilon", image)
     conditioner = Unconditional(Conditioning("none", 0, False, None))
     clean = Images("test", SHAPE, "0" * 64, tuple(range(8)), lambda number: np.full((8, 8, 3), 159, dtype=np.uint8))
     given = (clean, conditioner, settings, SHAPE, tmp_path / method, "0" * 64, torch.device("cpu"))
@@ -125,17 +134,19 @@ def test_images_are_compared_as_they_are_shown(
     assert lesson.student.pixel.grad.item() == pytest.approx(pull, abs=1e-4)
 
 
-def test_on_a_trajectory_each_step_starts_where_the_student_itself_landed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forced", [True, False])
+def test_steps_start_on_the_trajectory_and_later_where_the_student_landed(forced: bool, tmp_path: Path) -> None:
     lesson, objective = taught("trajectory", "sample", 0.35, tmp_path)
     states: list[torch.Tensor] = []
     lesson.student.register_forward_pre_hook(lambda _, given: states.append(given[0]))
-    points = objective.load(range(4))
+    samples = lesson.settings.teaching_steps * lesson.settings.batch_size // 2
+    points = objective.load(range(4) if forced else range(samples - 4, samples))
     objective(points)
     first, second = states
     t = int(lesson.scheduler.timesteps[0])
     landed = lesson.scheduler.step(torch.full_like(first, 0.35), t, first).prev_sample
-    assert torch.equal(first, points.points[:, 0]) and not torch.allclose(second, points.points[:, 1], atol=1e-3)
-    torch.testing.assert_close(second, landed)
+    assert torch.equal(first, points.points[:, 0]) and not torch.allclose(landed, points.points[:, 1], atol=1e-3)
+    torch.testing.assert_close(second, points.points[:, 1] if forced else landed)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
@@ -152,10 +163,10 @@ def test_each_number_of_steps_has_exact_timesteps(steps: int) -> None:
     ("method", "steps", "expected"),
     [
         ("trajectory", 1, [945]),
-        ("trajectory", 2, [560, 60]),
-        ("trajectory", 4, [810, 560, 310, 60]),
-        ("trajectory", 6, [890, 724, 558, 392, 226, 60]),
-        ("trajectory", 8, [935, 810, 685, 560, 435, 310, 185, 60]),
+        ("trajectory", 2, [460, 60]),
+        ("trajectory", 4, [660, 460, 260, 60]),
+        ("trajectory", 6, [725, 592, 459, 326, 193, 60]),
+        ("trajectory", 8, [760, 660, 560, 460, 360, 260, 160, 60]),
         ("progressive", 4, [999, 749, 499, 249]),
     ],
 )
@@ -167,7 +178,7 @@ def test_the_student_s_steps_are_among_its_teacher_s(method: str, steps: int, ex
     assert build_scheduler(student, "ddim", steps).timesteps.tolist() == expected
 
 
-@pytest.mark.parametrize("levels", [{}, {"beta_schedule": "squaredcos_cap_v2"}, {"num_train_timesteps": 250}])
+@pytest.mark.parametrize("levels", LEVELS_OF_SCHEDULES)
 @pytest.mark.parametrize("more", [2, 3, 6, 16])
 @pytest.mark.parametrize("landings", range(1, 9))
 def test_a_path_goes_from_noise_through_the_landings_to_next_to_none(
@@ -186,8 +197,20 @@ def test_a_path_goes_from_noise_through_the_landings_to_next_to_none(
         assert gaps.max() <= 3 * gaps.min(), "no part of the path is left to a few steps"
 
 
-def test_the_default_path_is_that_of_decision_10() -> None:
-    assert landings_and_path(DDPMScheduler(), 4, 10)[1] == [937, 810, 685, 560, 435, 310, 227, 143, 60, 10]
+@pytest.mark.parametrize("levels", LEVELS_OF_SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
+def test_a_stock_scheduler_takes_the_landings_at_the_dense_model_s_noise(steps: int, levels: dict[str, Any]) -> None:
+    dense = DDPMScheduler(**levels)
+    landings, _ = landings_and_path(dense, steps, 20)
+    taught = few_step_scheduler(dense, steps, "v_prediction", landings)
+    stock = DDIMScheduler.from_config(json.loads(json.dumps(dict(taught.config))))
+    stock.set_timesteps(steps)
+    assert stock.timesteps.tolist() == landings
+    assert torch.equal(stock.alphas_cumprod, dense.alphas_cumprod[: len(stock.alphas_cumprod)])
+
+
+def test_the_default_path_is_that_of_decision_15() -> None:
+    assert landings_and_path(DDPMScheduler(), 4, 10)[1] == [932, 796, 660, 560, 460, 360, 260, 160, 60, 10]
 
 
 def test_the_solver_takes_the_path_s_timesteps_whatever_spacing_the_model_has() -> None:
@@ -280,7 +303,7 @@ def test_taught_weights_are_the_same_however_interrupted(method: str, pruned, tm
     settings = RecoverSettings(**SETTINGS | TAUGHT | halving, teaching=method)
     found = recover(whole, settings, pruned[1], images())
     assert (
-        found["teaching"]["timesteps"] == {"trajectory": [69, 19], "progressive": [99, 49]}[method]
+        found["teaching"]["timesteps"] == {"trajectory": [59, 19], "progressive": [99, 49]}[method]
         and found["teaching"]["steps"] == 6
     )
     for number in (0, 2, 1):
@@ -304,6 +327,20 @@ def test_teaching_follows_recovery_and_starts_again_when_that_goes_on(pruned, tm
     assert taught_steps(load_scheduler(find_model(one.path / "model"))) == [], "not taught any more"
 
 
+def test_without_recovery_the_pruned_model_itself_is_taught(pruned, tmp_path: Path) -> None:
+    run = run_of(pruned, tmp_path / "run")
+    found = recover(
+        run, RecoverSettings(**SETTINGS | TAUGHT | {"steps": 0, "teaching_rate": 1e-9}), pruned[1], images()
+    )
+    assert (found["steps"], found["losses"], found["teaching"]["steps"]) == (0, {}, 6)
+    assert not any("Recovered" in line for line in tables.recovery(found))
+    before = load_denoiser(find_model(run.path / "prune" / "model")).state_dict()
+    for name, tensor in weights(run).items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+    with pytest.raises(ValidationError, match="0 steps of recovery need sampling_steps"):
+        RecoverSettings(steps=0)
+
+
 @pytest.mark.slow
 def test_a_stock_pipeline_samples_as_it_was_taught(pruned, tmp_path: Path) -> None:
     run = run_of(pruned, tmp_path / "run")
@@ -314,12 +351,12 @@ def test_a_stock_pipeline_samples_as_it_was_taught(pruned, tmp_path: Path) -> No
     pipeline.set_progress_bar_config(disable=True)
     pictures = pipeline(generator=torch.manual_seed(0), num_inference_steps=2, output_type="np").images
     x, scheduler = torch.randn((1, *SHAPE), generator=torch.manual_seed(0)), load_scheduler(model)
-    assert scheduler.config["_taught"] == {"2": [69, 19]}
+    assert scheduler.config["_taught"] == {"2": [59, 19]}
     asked = SamplingSettings("dpm-solver", 20, seed=0)
     assert own_plan(model, asked) == SamplingSettings("ddim", 2, seed=0) and own_plan(pruned[1], asked) == asked
     network = load_denoiser(model)
-    taken = [(t, torch.tensor([t])) for t in (69, 19)]
-    stepper = few_step_scheduler(load_scheduler(pruned[1]), 2, "v_prediction", last=22)
+    taken = [(t, torch.tensor([t])) for t in (59, 19)]
+    stepper = few_step_scheduler(load_scheduler(pruned[1]), 2, "v_prediction", [59, 19])
     with torch.no_grad():
         made = denoise(lambda x, t: network(x, t).sample, stepper, "ddim", x, taken, {})
     np.testing.assert_allclose(pictures[0], (made[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy(), atol=1e-5)

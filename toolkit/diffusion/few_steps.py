@@ -41,17 +41,27 @@ def solver_along(scheduler: Any, timesteps: Sequence[int]) -> Any:
     return solver
 
 
-def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str, last: int | None = None) -> Any:
+def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str, landings: Sequence[int] = ()) -> Any:
     """The scheduler of a model that is taught ``steps`` steps, set to them.
 
-    Noise levels are those of ``scheduler``. The last step starts from the timestep ``last``, the others at equal
-    distances before it; without it timesteps are trailing ones. It clips nothing: what a step lands on is linear in the
-    prediction, so that each landing is that of exactly one prediction.
+    Noise levels are those of ``scheduler``. The timesteps are ``landings``, which fall by equal distances, or trailing
+    ones. It clips nothing: what a step lands on is linear in the prediction, so that each landing is that of exactly
+    one prediction.
     """
     fields = {"clip_sample": False, "thresholding": False, "prediction_type": prediction_type}
-    fields |= {} if last is None else {"timestep_spacing": "leading", "steps_offset": last}
+    fields |= _leading(scheduler, landings) if landings else {}
     timesteps = _ddim(scheduler, steps, fields).timesteps.tolist()
     return _ddim(scheduler, steps, fields | {TAUGHT: {str(steps): timesteps}})
+
+
+def _leading(scheduler: Any, landings: Sequence[int]) -> dict[str, Any]:
+    """The fields by which DDIM takes ``landings``: it divides all training timesteps, so those above are left out."""
+    fields: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": landings[-1]}
+    if len(landings) == 1:
+        return fields
+    count = len(landings) * (landings[0] - landings[1])
+    levels = {"trained_betas": scheduler.betas[:count].tolist(), "rescale_betas_zero_snr": False}
+    return fields | levels | {"num_train_timesteps": count}
 
 
 def _ddim(scheduler: Any, steps: int, fields: dict[str, Any]) -> Any:

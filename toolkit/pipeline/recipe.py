@@ -67,7 +67,8 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _rounds_of_widths(self) -> Self:
         more_than_widths = self.prune.blocks or self.prune.preset or self.resume_from
-        if self.earlier_targets and (more_than_widths or self.recover is None):
+        recovers = self.recover is not None and self.recover.steps > 0
+        if self.earlier_targets and (more_than_widths or not recovers):
             raise ValueError(
                 "rounds prune widths and recover: no blocks, preset or resume_from, and not without recovery"
             )

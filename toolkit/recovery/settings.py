@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from toolkit.core.settings import Settings
 
 
 class RecoverSettings(Settings):
-    """How the pruned model is trained.
+    """How the pruned model is trained, for ``steps`` steps; 0 only if it is taught at once to sample in few.
 
     ``losses``: weight of each loss by name; None is the best mix of benchmarks/recovery.py, as far as it fits the
     model (toolkit.recovery.mix). ``min_snr_gamma``: weigh images by their timesteps as Min-SNR does with
@@ -32,7 +32,7 @@ class RecoverSettings(Settings):
     None = the dense one's.
     """
 
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=500, ge=0)
     batch_size: int = Field(default=64, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
     losses: dict[str, float] | None = Field(default=None, min_length=1)
@@ -61,3 +61,9 @@ class RecoverSettings(Settings):
     teaching_guidance: float = Field(default=1.0, ge=0)
     trajectories: int = Field(default=4096, ge=1)
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = "v_prediction"
+
+    @model_validator(mode="after")
+    def _trains(self) -> RecoverSettings:
+        if not self.steps and self.sampling_steps is None:
+            raise ValueError("0 steps of recovery need sampling_steps, which the pruned model is then taught at once")
+        return self

@@ -147,7 +147,7 @@ def schedulers(scheduler: Any, stages: list[Stage], number: int, prediction_type
     stage, kind = stages[number], prediction_type or timesteps_and_kind(scheduler)[1]
     if stage.along_path:
         landings, path = landings_and_path(scheduler, stage.steps, stage.teacher_steps)
-        return few_step_scheduler(scheduler, stage.steps, kind, landings[-1]), solver_along(scheduler, path)
+        return few_step_scheduler(scheduler, stage.steps, kind, landings), solver_along(scheduler, path)
     many = stage.teacher_steps
     teacher = few_step_scheduler(scheduler, many, kind) if number else path_scheduler(scheduler, many)
     student = few_step_scheduler(scheduler, stage.steps, kind)

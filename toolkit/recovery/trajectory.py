@@ -2,7 +2,9 @@
 
 SFD (Zhou et al. 2024, arXiv 2409.19681): the student starts from the same noise as a trajectory of the dense model and
 takes its few steps one after the other, each from where its last one landed. Each landing is compared with the
-trajectory's point at that timestep, so that a step also learns to mend what the steps before it left. The last step
+trajectory's point at that timestep, so that a step also learns to mend what the steps before it left. At first each
+step starts from the dense model's state instead (teacher forcing, Williams and Zipser 1989): what a network lands on
+that has learned nothing yet is no state to learn from (decision 15). The last step
 starts at little noise: what a small network leaves of it there does not show (decision 10). The first starts at noise
 and takes what is left of the path. Its image is compared as it is shown, clipped: what should be black may become
 blacker, which a network learns, while black to a thousandth it does not.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -27,14 +30,19 @@ from toolkit.recovery.teaching import Lesson, Stage
 from toolkit.recovery.trajectories import SHARD, Trajectories
 
 FEWEST = 10  # steps of the dense model (decision 10)
+FORCED = 2 / 3  # the share of the training with teacher forcing (decision 15)
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points of trajectories (B, steps + 1, C, H, W) and the condition of each."""
+    """Points of trajectories (B, steps + 1, C, H, W), the condition of each, and whether the dense model's states lead.
+
+    ``forced`` (B, 1, 1, 1): each step of those starts from the trajectory, not from the student's own state.
+    """
 
     points: torch.Tensor
     conditions: list[Condition]
+    forced: torch.Tensor
 
 
 class OwnStates:
@@ -46,11 +54,15 @@ class OwnStates:
         config = lesson.teacher_scheduler.config
         self.shown: float | None = config.clip_sample_range if config.clip_sample else None  # a latent has no bounds
         self.order = order(trajectories.count, lesson.settings.seed, "teaching order")
+        training = lesson.stage.settings(lesson.settings)
+        self.forced = round(FORCED * training.steps * training.batch_size)
 
     def load(self, samples: range) -> Points:
         numbers = [self.order(sample) for sample in samples]
         points = torch.from_numpy(self.trajectories.read(numbers))
-        return Points(to_device(points, self.lesson.device), self.trajectories.conditions(numbers))
+        forced = torch.tensor([sample < self.forced for sample in samples]).view(-1, 1, 1, 1)
+        to = partial(to_device, device=self.lesson.device)
+        return Points(to(points), self.trajectories.conditions(numbers), to(forced))
 
     def __call__(self, batch: Points) -> dict[str, torch.Tensor]:
         lesson, x, losses = self.lesson, batch.points[:, 0], []
@@ -59,7 +71,8 @@ class OwnStates:
             t = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
             prediction = lesson.prediction(lesson.student, x, t, **conditioning)
             landed = lesson.scheduler.step(prediction, timestep, x).prev_sample
-            x, wanted = landed.detach(), batch.points[:, number + 1]
+            wanted = batch.points[:, number + 1]
+            x = torch.where(batch.forced, wanted, landed.detach())
             if self.shown and number + 1 == len(self.weights):
                 landed, wanted = (_shown(image, self.shown) for image in (landed, wanted))
             losses.append(self.weights[number] * squared_error(landed, wanted))

@@ -65,8 +65,9 @@ def decoder(result: dict[str, Any]) -> Iterator[Any]:
 
 def recovery(result: dict[str, Any]) -> Iterator[Any]:
     """The last losses of recovery."""
-    losses = ", ".join(f"{name} {value:.5f}" for name, value in result["losses"].items())
-    yield f"Recovered in {result['steps']} steps: {losses}"
+    if result["steps"]:
+        losses = ", ".join(f"{name} {value:.5f}" for name, value in result["losses"].items())
+        yield f"Recovered in {result['steps']} steps: {losses}"
     if curve := result.get("held_out"):
         yield curve["verdict"]
     if taught := result.get("teaching"):
