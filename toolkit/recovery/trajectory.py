@@ -1,13 +1,14 @@
-"""Trajectory distillation: on its own states the student learns to land on the dense model's trajectory.
+"""Trajectory distillation: the student learns to land on the dense model's trajectory, in the end from its own states.
 
 SFD (Zhou et al. 2024, arXiv 2409.19681): the student starts from the same noise as a trajectory of the dense model and
 takes its few steps one after the other, each from where its last one landed. Each landing is compared with the
 trajectory's point at that timestep, so that a step also learns to mend what the steps before it left. At first each
 step starts from the dense model's state instead (teacher forcing, Williams and Zipser 1989): what a network lands on
-that has learned nothing yet is no state to learn from (decision 15). The last step
-starts at little noise: what a small network leaves of it there does not show (decision 10). The first starts at noise
-and takes what is left of the path. Its image is compared as it is shown, clipped: what should be black may become
-blacker, which a network learns, while black to a thousandth it does not.
+that has learned nothing yet is no state to learn from (decision 15).
+
+The last step starts at little noise: what a small network leaves of it there does not show (decision 10). The first
+starts at noise and takes what is left of the path. The image is compared as it is shown, clipped: what should be black
+may become blacker, which a network learns, while black to a thousandth it does not.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Points:
     forced: torch.Tensor
 
 
-class OwnStates:
-    """The error of every landing, each step taken from the student's own state."""
+class Landings:
+    """The error of every landing, each step taken from the trajectory in the first part, then from the last landing."""
 
     def __init__(self, lesson: Lesson, trajectories: Trajectories) -> None:
         self.lesson, self.trajectories = lesson, trajectories
@@ -103,7 +104,7 @@ class TrajectoryDistillation:
 
     def objective(
         self, lesson: Lesson, share: tuple[int, int], wait: Callable[[], None], progress: Progress
-    ) -> OwnStates:
+    ) -> Landings:
         settings, conditioner = lesson.settings, lesson.conditioner
         trajectories = Trajectories(
             lesson.of_teacher,
@@ -123,7 +124,7 @@ class TrajectoryDistillation:
         )
         trajectories.prepare(share, progress)
         wait()
-        return OwnStates(lesson, trajectories)
+        return Landings(lesson, trajectories)
 
 
 METHOD = TrajectoryDistillation()
