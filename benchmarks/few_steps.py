@@ -74,7 +74,9 @@ def rows(images: int, steps: int, trajectories: int, others: dict[str, Any]) -> 
 def recovered(place: Place, target: str, steps: int, batch_size: int) -> Job:
     """The run that every teaching starts from."""
     training: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": 0.002}
-    training |= {} if steps else {"sampling_steps": 4}
+    training |= (
+        {} if steps else {"sampling_steps": 4}
+    )  # settings without both would train nothing; the rows say how many
     values = {"device": "cpu", "prune": {"target": target}, "recover": training}
     job = start_job(
         place.folder / f"recovered-{target}", recipe.make(values, "recovered"), progress=printed("recovered")

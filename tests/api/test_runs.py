@@ -17,6 +17,7 @@ import toolkit
 from tests.cli.conftest import dtk
 from tests.tiny import SMALLEST, tiny_folder, tiny_unet
 from toolkit.api import results
+from toolkit.api.result import Result
 from toolkit.core.errors import DtkError
 from toolkit.core.noise import generator
 from toolkit.report.gates import GateFailedError
@@ -60,7 +61,7 @@ def test_folder_and_pipeline_give_the_same_run(run: toolkit.Run, tmp_path: Path)
 
 @pytest.mark.slow
 def test_every_stage_returns_what_its_command_prints(run: toolkit.Run) -> None:
-    found: dict[str, results.Result] = {
+    found: dict[str, Result] = {
         "evaluate": run.evaluate(images=4, sampling_steps=2),
         "export": run.export(loop_steps=2, batch="1:2:4"),
         "profile": run.profile(rounds={"seconds": 0.1, "least": 6, "most": 6}, **BRIEF),

@@ -18,7 +18,8 @@ from toolkit.core import processes
 from toolkit.core.errors import DtkError
 
 if TYPE_CHECKING:
-    from toolkit.api.results import Report, Result
+    from toolkit.api.result import Result
+    from toolkit.api.results import Report
 
 INTERRUPTED = 130
 RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
