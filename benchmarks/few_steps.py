@@ -74,9 +74,8 @@ def rows(images: int, steps: int, trajectories: int, others: dict[str, Any]) -> 
 def recovered(place: Place, target: str, steps: int, batch_size: int) -> Job:
     """The run that every teaching starts from."""
     training: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": 0.002}
-    training |= (
-        {} if steps else {"sampling_steps": 4}
-    )  # settings without both would train nothing; the rows say how many
+    if not steps:  # settings that neither recover nor teach are refused; how many steps are taught, each row says
+        training["sampling_steps"] = 4
     values = {"device": "cpu", "prune": {"target": target}, "recover": training}
     job = start_job(
         place.folder / f"recovered-{target}", recipe.make(values, "recovered"), progress=printed("recovered")
