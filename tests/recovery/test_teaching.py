@@ -137,14 +137,16 @@ def test_images_are_compared_as_they_are_shown(
 @pytest.mark.parametrize("forced", [True, False])
 def test_steps_start_on_the_trajectory_and_later_where_the_student_landed(forced: bool, tmp_path: Path) -> None:
     lesson, objective = taught("trajectory", "sample", 0.35, tmp_path)
-    states: list[torch.Tensor] = []
-    lesson.student.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+    lesson.student.register_forward_pre_hook(lambda _, given: calls.append(given))
     samples = lesson.settings.teaching_steps * lesson.settings.batch_size // 2
     points = objective.load(range(4) if forced else range(samples - 4, samples))
     objective(points)
-    first, second = states
-    t = int(lesson.scheduler.timesteps[0])
-    landed = lesson.scheduler.step(torch.full_like(first, 0.35), t, first).prev_sample
+    assert len(calls) == (1 if forced else 2), "states that are known go through the student together"
+    first, second = torch.cat([states for states, _ in calls]).chunk(2)
+    early, late = lesson.scheduler.timesteps.tolist()
+    assert torch.cat([t for _, t in calls]).tolist() == [early] * 4 + [late] * 4
+    landed = lesson.scheduler.step(torch.full_like(first, 0.35), early, first).prev_sample
     assert torch.equal(first, points.points[:, 0]) and not torch.allclose(landed, points.points[:, 1], atol=1e-3)
     torch.testing.assert_close(second, points.points[:, 1] if forced else landed)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -38,12 +37,12 @@ FORCED = 2 / 3  # the share of the training with teacher forcing (decision 15)
 class Points:
     """Points of trajectories (B, steps + 1, C, H, W), the condition of each, and whether the dense model's states lead.
 
-    ``forced`` (B, 1, 1, 1): each step of those starts from the trajectory, not from the student's own state.
+    If ``forced``, each step starts from the trajectory, not from the student's own state.
     """
 
     points: torch.Tensor
     conditions: list[Condition]
-    forced: torch.Tensor
+    forced: bool
 
 
 class Landings:
@@ -56,28 +55,38 @@ class Landings:
         self.shown: float | None = config.clip_sample_range if config.clip_sample else None  # a latent has no bounds
         self.order = order(trajectories.count, lesson.settings.seed, "teaching order")
         training = lesson.stage.settings(lesson.settings)
-        self.forced = round(FORCED * training.steps * training.batch_size)
+        self.forced = round(FORCED * training.steps) * training.batch_size
 
     def load(self, samples: range) -> Points:
         numbers = [self.order(sample) for sample in samples]
-        points = torch.from_numpy(self.trajectories.read(numbers))
-        forced = torch.tensor([sample < self.forced for sample in samples]).view(-1, 1, 1, 1)
-        to = partial(to_device, device=self.lesson.device)
-        return Points(to(points), self.trajectories.conditions(numbers), to(forced))
+        points = to_device(torch.from_numpy(self.trajectories.read(numbers)), self.lesson.device)
+        return Points(points, self.trajectories.conditions(numbers), samples[0] < self.forced)
 
     def __call__(self, batch: Points) -> dict[str, torch.Tensor]:
-        lesson, x, losses = self.lesson, batch.points[:, 0], []
-        conditioning = lesson.conditioner(batch.conditions)
-        for number, timestep in enumerate(lesson.scheduler.timesteps.tolist()):
-            t = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
-            prediction = lesson.prediction(lesson.student, x, t, **conditioning)
-            landed = lesson.scheduler.step(prediction, timestep, x).prev_sample
+        scheduler, x, losses = self.lesson.scheduler, batch.points[:, 0], []
+        conditioning = self.lesson.conditioner(batch.conditions)
+        together = self._all_steps(batch.points[:, :-1], conditioning) if batch.forced else None
+        for number, timestep in enumerate(scheduler.timesteps.tolist()):
+            prediction = together[number] if together is not None else self._one_step(x, timestep, conditioning)
+            landed = scheduler.step(prediction, timestep, x).prev_sample
             wanted = batch.points[:, number + 1]
-            x = torch.where(batch.forced, wanted, landed.detach())
+            x = wanted if batch.forced else landed.detach()
             if self.shown and number + 1 == len(self.weights):
                 landed, wanted = (_shown(image, self.shown) for image in (landed, wanted))
             losses.append(self.weights[number] * squared_error(landed, wanted))
         return {"landing": torch.stack(losses).mean()}
+
+    def _one_step(self, x: torch.Tensor, timestep: int, conditioning: dict[str, torch.Tensor]) -> torch.Tensor:
+        t = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
+        return self.lesson.prediction(self.lesson.student, x, t, **conditioning)
+
+    def _all_steps(self, starts: torch.Tensor, conditioning: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The predictions (steps, B, C, H, W) at starts (B, steps, C, H, W) that are known: one call for all steps."""
+        count, steps = starts.shape[:2]
+        t = self.lesson.scheduler.timesteps.to(starts.device).repeat_interleave(count)
+        repeated = {name: torch.cat([tensor] * steps) for name, tensor in conditioning.items()}
+        x = starts.transpose(0, 1).flatten(0, 1)
+        return self.lesson.prediction(self.lesson.student, x, t, **repeated).unflatten(0, (steps, count))
 
 
 def _shown(image: torch.Tensor, bound: float) -> torch.Tensor:
