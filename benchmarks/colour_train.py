@@ -1,8 +1,8 @@
 """Train the model of benchmarks/colour_model.py on a GPU: ``python benchmarks/colour_train.py MODEL IMAGES OUT``.
 
-Plain training towards the noise (Ho, Jain and Abbeel 2020), images weighted by Min-SNR (Hang et al. 2023, gamma 5), for
 Plain training towards the noise (Ho, Jain and Abbeel 2020), images weighted by Min-SNR (Hang et al. 2023, gamma 5),
 for so many minutes along a cosine. On a GPU a training step is one CUDA graph, random numbers and the averaged weights
+included: started from Python, a step of so small a network waits for its launches (44 ms for 256 images on an H100).
 """
 
 from __future__ import annotations
