@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
-from toolkit.core.noise import normal
+from toolkit.core.noise import normals
 from toolkit.core.progress import Progress, silent
 from toolkit.data.images import Images
 from toolkit.diffusion.objective import ends_and_between, noisy, target, timesteps_and_kind
@@ -63,7 +62,7 @@ def _errors_at(
     t: int, runners: list[Runner], scheduler: Any, clean: torch.Tensor, conditions: dict[str, torch.Tensor], seed: int
 ) -> list[float]:
     shape = tuple(clean.shape[1:])
-    drawn = np.stack([normal("prediction error", seed, number, t, shape=shape) for number in range(len(clean))])
+    drawn = normals("prediction error", [(seed, number, t) for number in range(len(clean))], shape)
     noise = torch.from_numpy(drawn).to(clean)
     timestep = torch.full((len(clean),), t, dtype=torch.int64, device=clean.device)
     x = noisy(scheduler, clean, noise, timestep)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from toolkit.core.noise import Places, generator
+from toolkit.core.noise import Places, generator, normals
 from toolkit.data.conditions import Condition, Kind
 from toolkit.data.examples import Examples
 from toolkit.recovery.ahead import to_device
@@ -56,9 +56,9 @@ class Batches:
         """The batch of these sample numbers, on ``device``."""
         indices = [self._order(sample) for sample in samples]
         timesteps = np.empty(len(samples), dtype=np.int64)
-        mirrored, places = [], Places("recovery", self.seed)
+        mirrored, places = [], Places("recovery")
         for position, sample in enumerate(samples):
-            draw = places.at(sample)
+            draw = places.at(self.seed, sample)
             timesteps[position] = draw.integers(self.timesteps)
             mirrored.append(bool(self.flip and draw.integers(2)))
         images = self.images.read(indices, mirrored)
@@ -72,14 +72,11 @@ class Batches:
         return Batch(clean, drawn, t, conditions, to_device(torch.from_numpy(directions), device))
 
     def _normal(self, stream: str, samples: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
-        places, drawn = Places(stream, self.seed), np.empty((len(samples), *shape), np.float32)
-        for sample, row in zip(samples, drawn, strict=True):
-            places.at(sample).standard_normal(out=row, dtype=np.float32)
-        return drawn
+        return normals(stream, [(self.seed, sample) for sample in samples], shape)
 
     def _conditions(self, indices: Sequence[int], samples: Sequence[int]) -> list[Condition]:
-        kept, places = self.images.conditions(self.kind, indices), Places("recovery condition", self.seed)
-        dropped = [places.at(sample).random() < self.dropout for sample in samples]
+        kept, places = self.images.conditions(self.kind, indices), Places("recovery condition")
+        dropped = [places.at(self.seed, sample).random() < self.dropout for sample in samples]
         return [None if drop else condition for condition, drop in zip(kept, dropped, strict=True)]
 
 

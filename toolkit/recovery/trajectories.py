@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from toolkit.core.files import replacing
-from toolkit.core.noise import generator, normal
+from toolkit.core.noise import generator, normals
 from toolkit.core.progress import Progress, silent
 from toolkit.data.conditions import Condition, Kind
 from toolkit.data.examples import Examples
@@ -78,7 +78,7 @@ class Trajectories:
         return np.concatenate([self._together(part) for part in parts])
 
     def _together(self, numbers: Sequence[int]) -> np.ndarray:
-        noise = np.stack([normal("teaching noise", self.seed, number, shape=self.shape) for number in numbers])
+        noise = normals("teaching noise", [(self.seed, number) for number in numbers], self.shape)
         x = torch.from_numpy(noise).to(self.device)
         points = [x]
         with torch.inference_mode():
