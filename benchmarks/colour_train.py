@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the trained model's folder; training.json tells what was done")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--eager", action="store_true", help="no CUDA graph")
     options = parser.parse_args()
     device = torch.device(resolve_device("auto"))
     torch.manual_seed(0)
@@ -43,8 +42,7 @@ def main() -> None:
     network = pipeline.unet.train().to(device)
     pixels = torch.from_numpy(np.load(options.images)["images"]).permute(0, 3, 1, 2).contiguous().to(device)
     average = [weight.detach().clone() for weight in network.parameters()]
-    seconds = 60 * options.minutes
-    log = train(network, pipeline.scheduler, pixels, average, options.batch_size, seconds, graph=not options.eager)
+    log = train(network, pipeline.scheduler, pixels, average, options.batch_size, 60 * options.minutes)
     for weight, averaged in zip(network.parameters(), average, strict=True):
         weight.data.copy_(averaged)
     pipeline.save_pretrained(options.out)
@@ -53,21 +51,14 @@ def main() -> None:
 
 
 def train(
-    network: Any,
-    scheduler: Any,
-    images: torch.Tensor,
-    average: list[torch.Tensor],
-    batch: int,
-    seconds: float,
-    *,
-    graph: bool,
+    network: Any, scheduler: Any, images: torch.Tensor, average: list[torch.Tensor], batch: int, seconds: float
 ) -> list[dict[str, float]]:
     """Train for so long and keep the ``average`` of the weights; returns step, loss and learning rate now and then."""
     rate = torch.zeros((), device=images.device)
     weights = list(network.parameters())
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0, fused=images.is_cuda, capturable=images.is_cuda)
     loss, step = _step(network, scheduler, images, optimizer, average, batch)
-    step = _graph(step, optimizer) if graph and images.is_cuda else step
+    step = _graph(step, optimizer) if images.is_cuda else step
     log, number, started = [], 0, time.monotonic()
     while (passed := (time.monotonic() - started) / seconds) < 1:
         rate.fill_(RATE * min(1.0, (number + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * passed)))

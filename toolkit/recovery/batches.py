@@ -62,17 +62,15 @@ class Batches:
             timesteps[position] = draw.integers(self.timesteps)
             mirrored.append(bool(self.flip and draw.integers(2)))
         images = self.images.read(indices, mirrored)
-        noise = self._normal("recovery noise", samples, images.shape[1:])
+        numbered = [(self.seed, sample) for sample in samples]
+        noise = normals("recovery noise", numbered, images.shape[1:])
         clean, drawn, t = (to_device(torch.from_numpy(part), device) for part in (images, noise, timesteps))
         conditions = self._conditions(indices, samples)
         if not self.directions:
             return Batch(clean, drawn, t, conditions)
-        directions = self._normal("recovery direction", samples, images.shape[1:])
+        directions = normals("recovery direction", numbered, images.shape[1:])
         directions /= np.sqrt(np.square(directions).sum((1, 2, 3), keepdims=True))
         return Batch(clean, drawn, t, conditions, to_device(torch.from_numpy(directions), device))
-
-    def _normal(self, stream: str, samples: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
-        return normals(stream, [(self.seed, sample) for sample in samples], shape)
 
     def _conditions(self, indices: Sequence[int], samples: Sequence[int]) -> list[Condition]:
         kept, places = self.images.conditions(self.kind, indices), Places("recovery condition")

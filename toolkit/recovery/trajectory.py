@@ -65,9 +65,10 @@ class Landings:
     def __call__(self, batch: Points) -> dict[str, torch.Tensor]:
         scheduler, x, losses = self.lesson.scheduler, batch.points[:, 0], []
         conditioning = self.lesson.conditioner(batch.conditions)
-        together = self._all_steps(batch.points[:, :-1], conditioning) if batch.forced else None
-        for number, timestep in enumerate(scheduler.timesteps.tolist()):
-            prediction = together[number] if together is not None else self._one_step(x, timestep, conditioning)
+        timesteps = scheduler.timesteps.tolist()
+        known = self._predictions(batch.points[:, :-1], timesteps, conditioning) if batch.forced else None
+        for number, timestep in enumerate(timesteps):
+            prediction = self._predictions(x[:, None], [timestep], conditioning)[0] if known is None else known[number]
             landed = scheduler.step(prediction, timestep, x).prev_sample
             wanted = batch.points[:, number + 1]
             x = wanted if batch.forced else landed.detach()
@@ -76,14 +77,12 @@ class Landings:
             losses.append(self.weights[number] * squared_error(landed, wanted))
         return {"landing": torch.stack(losses).mean()}
 
-    def _one_step(self, x: torch.Tensor, timestep: int, conditioning: dict[str, torch.Tensor]) -> torch.Tensor:
-        t = torch.full((len(x),), timestep, dtype=torch.int64, device=x.device)
-        return self.lesson.prediction(self.lesson.student, x, t, **conditioning)
-
-    def _all_steps(self, starts: torch.Tensor, conditioning: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The predictions (steps, B, C, H, W) at starts (B, steps, C, H, W) that are known: one call for all steps."""
+    def _predictions(
+        self, starts: torch.Tensor, timesteps: list[int], conditioning: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The predictions (steps, B, C, H, W) at starts (B, steps, C, H, W), one per timestep, in a single call."""
         count, steps = starts.shape[:2]
-        t = self.lesson.scheduler.timesteps.to(starts.device).repeat_interleave(count)
+        t = torch.cat([torch.full((count,), timestep, device=starts.device) for timestep in timesteps])
         repeated = {name: torch.cat([tensor] * steps) for name, tensor in conditioning.items()}
         x = starts.transpose(0, 1).flatten(0, 1)
         return self.lesson.prediction(self.lesson.student, x, t, **repeated).unflatten(0, (steps, count))
