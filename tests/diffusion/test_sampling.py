@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from diffusers.schedulers import scheduling_ddpm
 
 from tests.tiny import tiny_unet
 from toolkit.core.errors import UsageError
 from toolkit.core.noise import Places, generator, normal, sample_noise
+from toolkit.diffusion.few_steps import path_scheduler
 from toolkit.diffusion.sampling import SAMPLERS, build_scheduler, sample
 
 SHAPE = (3, 8, 8)
@@ -196,6 +204,21 @@ def test_noise_levels_given_by_position_or_left_at_their_default_are_kept(sample
     assert built.config.num_train_timesteps == 100
     assert built.config.timestep_spacing == "leading"
     torch.testing.assert_close(built.alphas_cumprod, DDPMScheduler(100, 0.001, 0.03).alphas_cumprod)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler(), PNDMScheduler(), EulerDiscreteScheduler()])
+def test_what_the_models_own_scheduler_does_not_clip_is_not_clipped(sampler, scheduler):
+    assert not build_scheduler(scheduler, sampler, 10).config.clip_sample
+    assert not path_scheduler(scheduler, 10).config.clip_sample
+    assert path_scheduler(DDPMScheduler(), 10).config.clip_sample
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_stochastic_solver_of_the_models_own_is_not_taken_over(sampler):
+    own = DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    first, again = (sample(linear, own, SEEDS, SHAPE, 5, sampler) for _ in range(2))
+    assert torch.equal(first, again)
 
 
 def test_unknown_sampler_names_the_known_ones():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from toolkit.diffusion.sampling import build_scheduler
+from toolkit.diffusion.sampling import build_scheduler, described
 
 TAUGHT = "_taught"
 SHARED = (
@@ -65,7 +65,7 @@ def _leading(scheduler: Any, landings: Sequence[int]) -> dict[str, Any]:
 
 
 def _ddim(scheduler: Any, steps: int, fields: dict[str, Any]) -> Any:
-    config = {name: value for name, value in scheduler.config.items() if name not in ("_use_default_values", TAUGHT)}
+    config = described(scheduler, without=("_use_default_values", TAUGHT))
     trailing = DDIMScheduler.from_config(config | {"timestep_spacing": "trailing"} | fields)
     return build_scheduler(trailing, "ddim", steps)
 

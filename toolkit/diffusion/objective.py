@@ -1,6 +1,8 @@
 """What a denoiser is trained on: the noisy image and the target at a timestep, for every prediction type.
 
 Used alike by scoring, recovery and evaluation. epsilon: Ho et al. (2020), Algorithm 1; v: Salimans and Ho (2022).
+Only a scheduler's noise levels and prediction type count: the ``add_noise`` of those made for sampling (Euler,
+DPM-Solver, UniPC) noises images as their own steps want them, which is not how the model was trained.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from toolkit.core.errors import DtkError
 
 def noisy(scheduler: SchedulerMixin, images: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """x_t (B, C, H, W) from clean images, noise of their shape and timesteps (B,)."""
-    return _any(scheduler).add_noise(images, noise, t)
+    of_image, of_noise = _shares(scheduler, images, t)
+    return of_image * images + of_noise * noise
 
 
 def target(scheduler: SchedulerMixin, images: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -27,7 +30,14 @@ def target(scheduler: SchedulerMixin, images: torch.Tensor, noise: torch.Tensor,
         return noise
     if kind == "sample":
         return images
-    return _any(scheduler).get_velocity(images, noise, t)
+    of_image, of_noise = _shares(scheduler, images, t)
+    return of_image * noise - of_noise * images
+
+
+def _shares(scheduler: SchedulerMixin, images: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What x_t has of the image and of the noise, each (B, 1, 1, 1)."""
+    kept = _any(scheduler).alphas_cumprod.to(images)[t.to(images.device)].view(-1, 1, 1, 1)
+    return kept.sqrt(), (1 - kept).sqrt()
 
 
 def predicted(prediction: torch.Tensor, channels: int) -> torch.Tensor:
@@ -49,15 +59,19 @@ def ends_and_between(timesteps: int, count: int) -> list[int]:
 
 
 def timesteps_and_kind(scheduler: SchedulerMixin) -> tuple[int, str]:
-    """The number of training timesteps T and the prediction type; an unknown type is a DtkError."""
-    config = _any(scheduler).config
-    if config.prediction_type not in ("epsilon", "sample", "v_prediction"):
+    """The number of training timesteps T and the prediction type.
+
+    Raises DtkError for an unknown type and for a scheduler without DDPM's noise levels, such as one of flow matching.
+    """
+    config, has_levels = _any(scheduler).config, hasattr(scheduler, "alphas_cumprod")
+    kind = config.get("prediction_type")
+    if kind not in ("epsilon", "sample", "v_prediction") or not has_levels:
         raise DtkError(
-            "dtk does not know this scheduler's prediction type.",
-            found=config.prediction_type,
-            expected="epsilon, sample or v_prediction",
+            f"dtk does not know how a model with this {type(scheduler).__name__} is trained.",
+            found=f"prediction type {kind}, {'' if has_levels else 'no '}noise levels of DDPM",
+            expected="prediction type epsilon, sample or v_prediction, noise levels of DDPM (betas)",
         )
-    return int(config.num_train_timesteps), str(config.prediction_type)
+    return int(config.num_train_timesteps), str(kind)
 
 
 def _any(scheduler: SchedulerMixin) -> Any:

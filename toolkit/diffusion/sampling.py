@@ -117,7 +117,7 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
         raise UsageError(f"Cannot sample in {steps} steps.", expected=f"1 to {longest}, the steps it was trained with")
     idle = {"_use_default_values"} | ({"variance_type"} if sampler != "ddpm" else set())
     # DPM-Solver's class would cut a prediction with a learned variance to three channels, which a latent has more of
-    config = {name: value for name, value in scheduler.config.items() if name not in idle}
+    config = described(scheduler, without=idle)
     built = getattr(diffusers, SAMPLERS[sampler].scheduler_class).from_config(config)
     built.set_timesteps(steps)
     if (first := int(max(built.timesteps))) >= longest:
@@ -127,6 +127,18 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
             expected=f"at most {longest - 1}, the last it was trained with",
         )
     return built
+
+
+def described(scheduler: Any, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields of a model's scheduler, for another class to take over, but those ``without``.
+
+    DDPM's and DDIM's classes clip images unless they are told not to, which a scheduler without the field never did;
+    the stochastic DPM-Solver++ draws its noise itself, so that the deterministic one of its order takes its place.
+    """
+    config = {name: value for name, value in scheduler.config.items() if name not in without}
+    if str(solver := config.get("algorithm_type")).startswith("sde-"):
+        config["algorithm_type"] = solver.removeprefix("sde-")
+    return {"clip_sample": False} | config
 
 
 def _deterministic_step(
