@@ -26,7 +26,7 @@ from toolkit.recovery import loop
 from toolkit.recovery.batches import Batches, order
 from toolkit.recovery.prepare import optimiser
 from toolkit.recovery.settings import RecoverSettings
-from toolkit.recovery.state import State, restore, save_checkpoint
+from toolkit.recovery.state import State, remove_others, restore, save_checkpoint
 
 WEIGHTS = Path("model/unet/diffusion_pytorch_model.safetensors")
 PLAN = {
@@ -363,7 +363,28 @@ def test_the_optimiser_goes_on_from_a_checkpoint(kernels: dict, tmp_path: Path) 
     train(other, 3)
     assert all(torch.equal(whole.model.get_parameter(name), other.model.get_parameter(name)) for name in whole.average)
 
-    assert restore(tmp_path, fresh(), "another", last=5) == ["step-00000002.safetensors: of another recovery"]
+
+
+def test_a_checkpoint_of_another_training_steps_aside_until_it_is_requested_again(tmp_path: Path) -> None:
+    def fresh(step: int = 0) -> State:
+        model = torch.nn.Linear(2, 2)
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer.step()
+        return State(model, {name: p.detach().clone() for name, p in model.named_parameters()}, optimizer, step=step)
+
+    first, other = fresh(step=4), fresh(step=2)
+    save_checkpoint(tmp_path, first, "first", keep=1)
+    assert restore(tmp_path, other, "other", last=9) == [
+        "step-00000004.safetensors: of another recovery, kept until this one has ended"
+    ]
+    assert other.step == 2 and other.saved is None
+    save_checkpoint(tmp_path, other, "other", keep=1)
+    again = fresh()
+    assert restore(tmp_path, again, "first", last=9)[0].startswith("step-00000002.safetensors: of another recovery")
+    assert again.step == 4 and torch.equal(again.model.weight, first.model.weight)
+    remove_others(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004.safetensors"]
 
 
 @pytest.mark.parametrize("micro", [1, 3])

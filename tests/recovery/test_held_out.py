@@ -80,3 +80,10 @@ def test_it_says_whether_more_would_show(last: float, words: str, tmp_path: Path
     write_json(path, {str(step): list(of_image * error) for step, error in ((0, 9.0), (50, 1.0), (100, last))})
     found = stopping_curve(path)
     assert found is not None and words in found["verdict"]
+
+
+@pytest.mark.parametrize("errors", [[1.0], [0.0, 0.0]])
+def test_of_one_image_or_without_an_error_nothing_is_said(errors: list[float], tmp_path: Path) -> None:
+    path = tmp_path / "held_out.json"
+    write_json(path, {str(step): errors for step in (0, 50, 100)})
+    assert stopping_curve(path) is None

@@ -11,7 +11,7 @@ from toolkit.recovery.held_out import HeldOut
 from toolkit.recovery.log import Log
 from toolkit.recovery.loop import Training, learning_rate, train
 from toolkit.recovery.objective import Recovery
-from toolkit.recovery.state import State, restore, save_checkpoint
+from toolkit.recovery.state import State, remove_others, restore, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -54,3 +54,5 @@ def train_up_to(
             if judge:
                 judge(state.step, state.model, state.average)
         progress(work, state.step, settings.steps)
+    if main:
+        remove_others(folder / "checkpoints")

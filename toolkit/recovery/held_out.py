@@ -54,7 +54,9 @@ class HeldOut:
 
 
 def stopping_curve(path: Path) -> dict[str, Any] | None:
-    """The mean error by step, and in words what the second half of the steps won; None without two points.
+    """The mean error by step, and in words what the second half of the steps won; None if no interval can be given.
+
+    It takes two points, two images, and an error to begin with.
 
     The gain is paired by image, with a normal 95 % interval. While the learning rate falls it flatters the second
     half: the words never call training finished too early.
@@ -65,6 +67,8 @@ def stopping_curve(path: Path) -> dict[str, Any] | None:
     steps, last = sorted(by_step), max(by_step)
     half = min(steps[:-1], key=lambda step: abs(step - last / 2))
     before, after = np.array(by_step[half]), np.array(by_step[last])
+    if len(before) < 2 or not before.mean():
+        return None
     gains = (before - after) / before.mean()
     gain, reach = float(gains.mean()), float(1.96 * gains.std(ddof=1) / len(gains) ** 0.5)
     more = "more would show" if gain - reach > WORTH else "more would hardly show"

@@ -81,17 +81,14 @@ def checkpoints(folder: Path) -> list[Path]:
 def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
     """Load the latest whole checkpoint of this identity; returns what was passed over.
 
-    What is passed over is removed: it would otherwise count among the latest, and the new ones would go in its stead.
-    Raises UsageError if the checkpoint lies beyond step ``last``: training continues, never back.
+    What is damaged is removed: it would otherwise count among the latest, and the new ones would go in its stead. What
+    is of another training steps aside until that one is requested again, or ``remove_others``. Raises UsageError if the
+    checkpoint lies beyond step ``last``: training continues, never back.
     """
-    passed = []
+    passed = [f"{name}: of another recovery, kept until this one has ended" for name in _step_aside(folder, identity)]
     for path in checkpoints(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get("identity") != identity:
-                    passed.append(f"{path.name}: of another recovery")
-                    path.unlink()
-                    continue
                 facts = json.loads(file.metadata()["facts"])
                 if facts["step"] > last:
                     raise _too_far(facts["step"], last)
@@ -101,10 +98,41 @@ def restore(folder: Path, state: State, identity: str, last: int) -> list[str]:
                     state.scaler.load_state_dict(facts["scaler"])
                 state.saved = state.step
                 return passed
-        except (SafetensorError, KeyError, RuntimeError) as error:
+        except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
             passed.append(f"{path.name}: damaged ({first_line(error)})")
             path.unlink()
     return passed
+
+
+def remove_others(folder: Path) -> None:
+    """Remove the checkpoints of other trainings, which stepped aside in ``restore``."""
+    for path in folder.glob(f"{_ASIDE}*"):
+        path.unlink()
+
+
+_ASIDE = "aside-"
+
+
+def _step_aside(folder: Path, identity: str) -> list[str]:
+    """Rename the checkpoints of other trainings, and give those of this one their names back; which were renamed."""
+    renamed = []
+    for path in checkpoints(folder):
+        owner = _identity(path)
+        if owner not in (identity, None):
+            path.rename(folder / f"{_ASIDE}{owner}-{path.name}")
+            renamed.append(path.name)
+    for path in folder.glob(f"{_ASIDE}{identity}-*"):
+        path.rename(folder / path.name.removeprefix(f"{_ASIDE}{identity}-"))
+    return renamed
+
+
+def _identity(path: Path) -> str | None:
+    """Whose checkpoint it is; None for one that is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("identity")
+    except SafetensorError:
+        return None
 
 
 def _too_far(done: int, requested: int) -> UsageError:
