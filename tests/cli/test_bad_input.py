@@ -231,6 +231,17 @@ def test_a_run_of_another_recipe_is_refused_and_kept(model: Path, data: Path, co
 
 
 @pytest.mark.slow
+def test_a_run_is_not_replaced_by_one_that_is_made_of_it(data: Path, model: Path, compressed: Path, tmp_path: Path):
+    out = shutil.copytree(compressed, tmp_path / "run")
+    before = folder_sha256(out)
+    for dense, more in ((out / "model", ["--target", "macs<=0.99"]), (model, ["--resume-from", out])):
+        answer = dtk("compress", dense, "-o", out, "--data", data, "--overwrite", *more)
+        assert answer.code == 2
+        assert_words("would remove what the new run is made of[\\s\\S]*run/model[\\s\\S]*another folder", answer.err)
+        assert folder_sha256(out) == before
+
+
+@pytest.mark.slow
 def test_a_folder_of_other_things_is_not_taken(model: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")

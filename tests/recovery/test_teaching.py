@@ -36,7 +36,7 @@ from toolkit.models.conditioning import Conditioning
 from toolkit.models.folder import ModelFolder, find_model
 from toolkit.models.latents import Latents
 from toolkit.models.save import save_model
-from toolkit.models.schedulers import load_scheduler
+from toolkit.models.schedulers import load_scheduler, save_scheduler
 from toolkit.pipeline.recover import recover
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.teaching import Lesson, Stage, known_methods, method_of, schedulers, stages_of
@@ -341,6 +341,18 @@ def test_without_recovery_the_pruned_model_itself_is_taught(pruned, tmp_path: Pa
         torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
     with pytest.raises(ValidationError, match="0 steps of recovery need sampling_steps"):
         RecoverSettings(steps=0)
+
+
+def test_a_taught_model_that_is_recovered_is_sampled_as_the_dense_one(pruned, tmp_path: Path) -> None:
+    """As when a run resumes from one that was taught: recovery makes it predict the noise again."""
+    run = run_of(pruned, tmp_path / "run")
+    before = run.path / "prune" / "model"
+    save_scheduler(few_step_scheduler(load_scheduler(pruned[1]), 2, "v_prediction", [59, 19]), before)
+    recover(run, RecoverSettings(**SETTINGS), pruned[1], images())
+    model = find_model(run.path / "model")
+    assert taught_steps(load_scheduler(find_model(before))) == [2]
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        assert (model.root / name).read_text() == (pruned[1].root / name).read_text()
 
 
 @pytest.mark.slow

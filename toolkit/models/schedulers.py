@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,15 @@ def read_scheduler(path: Path) -> SchedulerMixin:
     except Exception as error:  # a schedule it does not have, text for a number, ...
         raise DtkError(f"{path} describes no {name}.", found=first_line(error)) from error
     return scheduler
+
+
+def copy_scheduler(source: ModelFolder, target: Path) -> None:
+    """Let the diffusers folder ``target`` be sampled as ``source`` is, by its scheduler and its class of pipeline."""
+    shutil.copytree(source.scheduler, target / "scheduler", dirs_exist_ok=True)
+    index, of_source = target / "model_index.json", source.root / "model_index.json"
+    if index.is_file() and of_source.is_file():
+        taken = {name: read_json(of_source)[name] for name in ("_class_name", "scheduler")}
+        write_json(index, read_json(index) | taken)
 
 
 def save_scheduler(scheduler: SchedulerMixin, target: Path) -> None:

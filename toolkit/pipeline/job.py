@@ -14,7 +14,7 @@ from toolkit.adapters.base import adapter_of
 from toolkit.core.environment import resolve_device
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.progress import Progress, silent
-from toolkit.core.run_folder import RunFolder
+from toolkit.core.run_folder import MODEL, RunFolder
 from toolkit.data.examples import Examples
 from toolkit.data.images import Images
 from toolkit.data.open import open_images, split
@@ -154,6 +154,8 @@ def start_job(path: Path, requested: Recipe, *, overwrite: bool = False, progres
             found="; ".join(differ[:4]) + (f" and {len(differ) - 4} more" if len(differ) > 4 else ""),
             do="choose another folder with -o, or add --overwrite to replace it",
         )
+    if differ:
+        _refuse_to_replace_what_is_read(path, requested)
     _ = job.device, job.reads_images and job.examples
     if differ:
         _clear(job.run)
@@ -168,6 +170,19 @@ def _differences(path: Path, requested: Recipe) -> list[str]:
         return []
     begun = RunFolder.open(path).record()["stages"] or (path / "recover").is_dir()
     return recipe.differences(recipe.read(path / "recipe.yaml"), requested) if begun else []
+
+
+def _refuse_to_replace_what_is_read(path: Path, requested: Recipe) -> None:
+    data, resumed = requested.data, requested.resume_from
+    of_run = None if resumed is None else str(Path(resumed) / MODEL)
+    replaced = [(path / name).resolve() for name in REPLACED]
+    for read in filter(None, (requested.model, resumed, of_run, data.source, data.reference)):
+        if any(Path(read).resolve().is_relative_to(entry) for entry in replaced):
+            raise UsageError(
+                f"To replace {path} would remove what the new run is made of.",
+                found=f"{read} in it",
+                do="choose another folder with -o",
+            )
 
 
 def _clear(run: RunFolder) -> None:

@@ -11,9 +11,10 @@ from toolkit.core.files import value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.examples import Examples
+from toolkit.diffusion.few_steps import taught_steps
 from toolkit.models.folder import ModelFolder, find_model
 from toolkit.models.save import save_model
-from toolkit.models.schedulers import save_scheduler
+from toolkit.models.schedulers import copy_scheduler, load_scheduler, save_scheduler
 from toolkit.pipeline.model import decoder_inputs, publish_model
 from toolkit.pipeline.training import train_up_to
 from toolkit.recovery.held_out import stopping_curve
@@ -72,7 +73,7 @@ def recover(
     if scheduler is not None:
         result["teaching"] = _taught(settings, stages, scheduler) | {"losses": state.losses}
     if training.accelerator.is_main_process:
-        _publish(run, pruned, state, scheduler)
+        _publish(run, dense, pruned, state, scheduler)
         facts = {"result": result, "processes": training.accelerator.num_processes}
         run.finish(request, ("model",), seconds=seconds + taught_s, device=device, facts=facts)
     stop_tracking(training.accelerator)
@@ -134,8 +135,11 @@ def _taught(settings: RecoverSettings, stages: list[Stage], scheduler: Any) -> d
     }
 
 
-def _publish(run: RunFolder, pruned: ModelFolder, state: State, scheduler: Any) -> None:
-    """Write the averaged weights as RUN/model, and how it is sampled if it was taught that."""
+def _publish(run: RunFolder, dense: ModelFolder, pruned: ModelFolder, state: State, scheduler: Any) -> None:
+    """Write the averaged weights as RUN/model, and how it is sampled if it was taught that.
+
+    One that was taught before, and not now, has learned from the dense model again what that one predicts.
+    """
     state.model.load_state_dict({**state.model.state_dict(), **state.average})
     model: Any = state.model
     model.to(memory_format=torch.contiguous_format)
@@ -144,5 +148,7 @@ def _publish(run: RunFolder, pruned: ModelFolder, state: State, scheduler: Any) 
         save_model(pruned, model.eval(), folder)
         if scheduler is not None:
             save_scheduler(scheduler, folder)
+        elif taught_steps(load_scheduler(pruned)):
+            copy_scheduler(dense, folder)
 
     publish_model(run, write)
