@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,13 @@ from tests.cli.conftest import dtk
 from tests.tiny import SMALLEST, tiny_folder, tiny_unet
 from toolkit.api import results
 from toolkit.api.result import Result
+from toolkit.api.stored import stored_data
 from toolkit.core.errors import DtkError
+from toolkit.core.files import folder_sha256
 from toolkit.core.noise import generator
+from toolkit.core.progress import silent
+from toolkit.data.conditions import Condition, Kind
+from toolkit.data.open import open_images
 from toolkit.report.gates import GateFailedError
 
 PIXELS = generator("api images", 0).integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
@@ -95,6 +101,30 @@ def test_recovery_resumes_to_more_steps(run: toolkit.Run, tmp_path: Path) -> Non
     out = tmp_path / "run"
     longer = toolkit.compress(unet(), scheduler=SCHEDULER, data=PIXELS, out=out, **FAST).recover(steps=5)
     assert longer.steps == 5 and longer.losses["total"] > 0
+
+
+@pytest.mark.slow
+def test_a_refused_call_leaves_what_the_run_is_made_of(run: toolkit.Run, tmp_path: Path) -> None:
+    before = folder_sha256(run.folder)
+    other, options = {"scheduler": SCHEDULER, "data": PIXELS[::-1], "out": run.folder}, FAST | {"target": "macs=0.001"}
+    for refused, words in ((FAST, "run of another recipe"), (options, "macs"), (FAST | {"steps": -1}, "steps")):
+        with pytest.raises(DtkError, match=words):
+            toolkit.compress(tiny_unet(seed=1, **SMALL), **other, **refused)
+        assert before.items() <= folder_sha256(run.folder).items()
+    copied = shutil.copytree(run.folder, tmp_path / "run")
+    toolkit.compress(tiny_unet(seed=1, **SMALL), **other | {"out": copied}, overwrite=True, **FAST)
+    assert len(list(copied.glob("dense-*"))) == len(list(copied.glob("data-*"))) == 1
+
+
+@pytest.mark.parametrize(("kind", "values"), [("class", [2, None, 0]), ("caption", ["a cat", None, "a dog"])])
+def test_what_an_image_lacks_in_memory_it_lacks_stored(kind: Kind, values: list[Condition], tmp_path: Path) -> None:
+    model = tiny_folder(tmp_path / "model", **SMALL)
+    for conditions in (values, np.array(values, dtype=object)):
+        for data in (PIXELS[:3], list(PIXELS[:3])):
+            stored = stored_data(data, model, None, conditions, tmp_path / "run", silent)
+            images = open_images(stored, (3, 8, 8))
+            assert images.conditions(kind, range(3)) == values
+            assert np.array_equal(((images.read(range(3)) + 1) * 127.5).round(), PIXELS[:3])
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from toolkit.api.options import (
     VerifyOptions,
 )
 from toolkit.api.progress import watched
-from toolkit.api.stored import stored_data, stored_model
+from toolkit.api.stored import remove_unused, stored_data, stored_model
 from toolkit.core import processes
 from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress
@@ -210,13 +210,16 @@ def compress(
     hub, read that many of its first rows. ``overwrite``: replace a run of another recipe. ``resume_from``: a run, or
     the folder or hub id of a published one, that was made of ``model``: recovery starts from its plan and its weights.
     """
-    folder = Path(out)
+    folder, resumed = Path(out), _text(resume_from)
+    others: dict[str, Any] = {"recover": recover, "stream": stream, "device": device, "resume_from": resumed}
+    compress_recipe(None, None, options, **others)  # what is wrong with the options is said before anything is stored
     with watched(progress) as bars, held(folder, make=True):
         source = stored_model(model, scheduler, folder)
         images = stored_data(data, find_model(source), value_range, conditions, folder, bars)
-        others: dict[str, Any] = {"recover": recover, "stream": stream, "device": device}
-        requested = compress_recipe(source, images, options, resume_from=_text(resume_from), **others)
-        stages.run_all(start_job(folder, requested, overwrite=overwrite, progress=bars))
+        requested = compress_recipe(source, images, options, **others)
+        job = start_job(folder, requested, overwrite=overwrite, progress=bars)
+        remove_unused(folder, (source, images))
+        stages.run_all(job)
     return Run(folder, progress)
 
 

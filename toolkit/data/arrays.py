@@ -20,6 +20,7 @@ DEFAULT_IMAGES = Path(__file__).parents[1] / "default" / "fashion-mnist" / "t10k
 """Fashion-MNIST's 10,000 test images (MIT), which the embedded model was not trained on."""
 EMBEDDED = "fashion-mnist (embedded)"
 IDX_HEADER_BYTES = 16
+ABSENT: dict[Kind, Condition] = {"class": -1, "caption": ""}  # the null condition in an array
 PADDED = 32  # 28x28 images get a black border of two
 UNREADABLE = (
     *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError),
@@ -32,7 +33,7 @@ def npz_images(path: Path, shape: tuple[int, int, int], fit: Fit = COVER) -> Ima
     """The images of an .npz: its array ``images``, ``arr_0`` or only array.
 
     It is uint8 (N, H, W, C), (N, C, H, W) or, grey, (N, H, W). Images of another size are
-    brought to ``shape`` (C, H, W) as ``fit`` says. Arrays ``labels`` (N,) of integers and ``captions``
+    brought to ``shape`` (C, H, W) as ``fit`` says. Arrays ``labels`` (N,) of integers, -1 for none, and ``captions``
     (N,) of text give their conditions. Raises DtkError if the file is damaged or pickled, holds no such array, or
     has other channels than the model.
     """
@@ -115,7 +116,8 @@ def _conditions(arrays: dict[str, np.ndarray], count: int, path: Path) -> Condit
                     found=f"shape {arrays[name].shape}",
                     expected=f"({count},)",
                 )
-            by_kind[kind] = checked(kind, arrays[name].tolist(), f"{path}: {name}")
+            values = [None if value == ABSENT[kind] else value for value in arrays[name].tolist()]
+            by_kind[kind] = checked(kind, values, f"{path}: {name}")
     return Conditions(by_kind)
 
 

@@ -44,6 +44,17 @@ class Conditions:
         chosen = list(numbers)
         return Conditions({kind: tuple(v[n] for n in chosen) for kind, v in self.values.items()}, self.class_names)
 
+    def with_ids_of(self, names: Sequence[str], where: str) -> Conditions:
+        """The same, with class ids that are ranks in ``names``. Raises DtkError for a class that is not among them."""
+        if unknown := sorted({*self.class_names} - {*names}):
+            raise DtkError(
+                f"{where} has classes that the training images do not have.",
+                found=", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else ""),
+                expected=", ".join(names[:6]) + (", ..." if len(names) > 6 else ""),
+            )
+        ids = [None if rank is None else names.index(self.class_names[rank]) for rank in self.values["class"]]
+        return Conditions({**self.values, "class": tuple(ids)}, tuple(names))
+
 
 def of_names(names: Sequence[str]) -> Conditions:
     """Classes from the subfolders that files lie in; none if they do not all lie in one of several."""

@@ -74,7 +74,7 @@ def open_examples(
     else:
         pairs = [_of_item(item, shape, value_range) for item in data]
         items = np.stack([image for image, _ in pairs]) if pairs else np.empty((0, *shape), np.float32)
-        given = conditions or [condition for _, condition in pairs]
+        given = [condition for _, condition in pairs] if conditions is None else conditions
     if items.ndim != 4 or items.shape[1:] != shape:
         raise UsageError("The data does not fit the model.", found=items.shape, expected=f"(N, {shape})")
     return ArrayExamples(items, _by_kind(given, len(items)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,10 @@ class Job:
         data, shape = self.recipe.data, image_shape(self.dense)
         fit = Fit(data.resize, data.crop)
         source = self._opened(open_images(data.source, shape, self.progress, fit=fit, stream=data.stream))
-        if data.reference is not None:
-            return source, self._opened(open_images(data.reference, shape, self.progress, fit=fit))
-        return split(source, data.holdout, data.seed)
+        if data.reference is None:
+            return split(source, data.holdout, data.seed)
+        reference = self._opened(open_images(data.reference, shape, self.progress, fit=fit))
+        return source, self._with_ids_of(source, reference)
 
     @cached_property
     def examples(self) -> Examples:
@@ -94,11 +95,10 @@ class Job:
         Conditions that do not fit the model are refused; missing ones are logged.
         """
 
-        train = self.images[0]
-        note = check_data(find_conditioning(self.dense), train)
-        if note:
-            logger.warning(note)
-        return self._as_trained_on(train)
+        for images in self.images[: 1 if self.recipe.data.reference is None else 2]:
+            if note := check_data(find_conditioning(self.dense), images):
+                logger.warning(note)
+        return self._as_trained_on(self.images[0])
 
     @property
     def held_out(self) -> Examples:
@@ -108,6 +108,13 @@ class Job:
     def _as_trained_on(self, images: Images) -> Examples:
         autoencoder = find_autoencoder(self.dense)
         return Latents(images, autoencoder, self.run.path / "cache", self.device) if autoencoder else images
+
+    def _with_ids_of(self, source: Images, reference: Images) -> Images:
+        """The reference with the class ids of ``source``, if both have subfolders, and ids are what the model takes."""
+        names, own = source.described.class_names, reference.described.class_names
+        if not names or not own or names == own or find_conditioning(self.dense).kind != "class":
+            return reference
+        return replace(reference, described=reference.described.with_ids_of(names, reference.source))
 
     def _opened(self, images: Images) -> Images:
         """The images, with what was skipped among them logged."""
