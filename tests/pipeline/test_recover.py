@@ -364,7 +364,6 @@ def test_the_optimiser_goes_on_from_a_checkpoint(kernels: dict, tmp_path: Path) 
     assert all(torch.equal(whole.model.get_parameter(name), other.model.get_parameter(name)) for name in whole.average)
 
 
-
 def test_a_checkpoint_of_another_training_steps_aside_until_it_is_requested_again(tmp_path: Path) -> None:
     def fresh(step: int = 0) -> State:
         model = torch.nn.Linear(2, 2)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.pruning.cases import QUICK, dense_model, prunable_of, random_scores
-from tests.tiny import TWO_LEVELS, tiny_dit, tiny_folder
+from tests.tiny import TWO_LEVELS, tiny_dit, tiny_folder, tiny_unet
 from toolkit import compress
 from toolkit.core.errors import UnreachableError, UsageError
 from toolkit.core.noise import generator
@@ -55,15 +55,23 @@ def test_two_slices_are_one(name: str) -> None:
         torch.testing.assert_close(state[tensor], expected, rtol=allowed, atol=allowed, msg=tensor)
 
 
-@pytest.mark.slow
-def test_a_channel_that_has_gone_never_comes_back() -> None:
-    """Not even where nothing that is left has a score."""
-    earlier, _ = halfway(QUICK[0])
-    nothing = {group: np.zeros(g.size) for group, g in earlier.layout.groups.items()}
-    scores = earlier.of_dense({0.0: Scored(nothing, {})})[0.0].scores
-    for values in earlier.further.space:
-        kept = earlier.further.kept(scores, earlier.further.space.configure(values))
-        assert all(set(kept[group]) <= set(before) for group, before in earlier.plan.kept.items()), values
+@pytest.mark.parametrize("shape", [{}, {"attention_head_dim": None}, {"block_out_channels": (16, 16, 32)}])
+def test_a_channel_that_has_gone_never_comes_back(shape: dict[str, Any]) -> None:
+    """Neither where nothing that is left has a score, nor where its widths divide the channels otherwise."""
+    prunable = prunable_of(tiny_unet(**shape))
+    for first in prunable.space:
+        config = prunable.space.configure(first)
+        kept = prunable.kept(random_scores(prunable), config)
+        plan = Plan({"widths": [{"achieved": v} for v in first]}, "UNet2DModel", config, prunable.layout, kept)
+        earlier = Earlier(plan, prunable)
+        scored = {group: generator("round", 1).random(len(left)) for group, left in kept.items()}
+        for own in (scored, {group: np.zeros(len(left)) for group, left in kept.items()}):
+            scores = earlier.of_dense({0.0: Scored(own, {})})[0.0].scores
+            for second in earlier.further.space:
+                config = earlier.further.space.configure(second)
+                sizes, again = earlier.further.sizes(config), earlier.further.kept(scores, config)
+                for group, left in kept.items():
+                    assert set(again[group]) <= set(left) and len(again[group]) == sizes[group], (first, second, group)
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,25 @@
 """Pruning in rounds: what was pruned and recovered is pruned further; the plan still names the dense model's channels.
 
-Scores are those of the model as it is now. A channel that has gone scores less than any that is there, so the choice is
-made among the dense model's channels as in a single round, and one plan describes the whole.
+Scores are those of the model as it is now, and the choice is made among its channels, ranked as its own norms divide
+them; it is named by the dense model's channels, so that one plan describes the whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from toolkit.adapters.space import Config
 from toolkit.core.errors import UsageError
 from toolkit.pruning.layout import Kept, Layout
 from toolkit.pruning.plan import Plan
 from toolkit.pruning.prunable import Prunable
 from toolkit.pruning.scores import Scorings
 from toolkit.pruning.scoring import Scored
+from toolkit.pruning.selection import Scores
 from toolkit.pruning.targets import parse_target
 
 
@@ -50,6 +52,19 @@ def earlier_targets(target: str, rounds: int | Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Further(Prunable):
+    """A dense configuration of which an earlier round has left the channels ``left``: the model ``now``."""
+
+    now: Prunable = field(kw_only=True)
+    left: Kept = field(kw_only=True)
+
+    def kept(self, scores: Scores, config: Config) -> dict[str, np.ndarray]:
+        """The channels that stay, of those that are left."""
+        own = {name: scores[name][left] for name, left in self.left.items()}
+        return {name: self.left[name][places] for name, places in self.now.kept(own, config).items()}
+
+
+@dataclass(frozen=True)
 class Earlier:
     """The round before: its plan, and the dense configuration that the plan speaks of."""
 
@@ -62,9 +77,11 @@ class Earlier:
         return Prunable(self.plan.class_name, self.plan.config, self.dense.limits)
 
     @cached_property
-    def further(self) -> Prunable:
+    def further(self) -> Further:
         """The dense model's configuration, of which only what is no larger than the model as it is can be reached."""
-        return replace(self.dense, largest=tuple(width["achieved"] for width in self.plan.facts["widths"]))
+        largest = tuple(width["achieved"] for width in self.plan.facts["widths"])
+        dense = self.dense
+        return Further(*(dense.class_name, dense.config, dense.limits), largest=largest, now=self.now, left=self.plan.kept)
 
     @property
     def layout(self) -> Layout:
@@ -72,7 +89,7 @@ class Earlier:
         return self.now.layout
 
     def of_dense(self, scorings: Scorings) -> Scorings:
-        """Scores of the model as it is as scores of the dense model's channels."""
+        """Scores of the model as it is as scores of the dense model's channels; one that has gone scores 0."""
         return {
             threshold: Scored(
                 self._expanded(scored.scores), scored.facts, tuple(self._expanded(half) for half in scored.halves)
@@ -83,8 +100,7 @@ class Earlier:
     def _expanded(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         expanded = {}
         for name, own in scores.items():
-            gone = np.nextafter(min(0.0, own.min(initial=0.0)), -np.inf)
-            expanded[name] = np.full(self.further.layout.groups[name].size, gone)
+            expanded[name] = np.zeros(self.further.layout.groups[name].size)
             expanded[name][self.plan.kept[name]] = own
         return expanded
 
