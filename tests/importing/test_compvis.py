@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
 
 from benchmarks.cifar10.shapes import SHAPES
 from tests.tiny import randomise
 from toolkit.adapters.inputs import example_inputs, input_specs
 from toolkit.core.errors import DtkError
 from toolkit.importing.convert import convert
+from toolkit.models.autoencoder import find_autoencoder
 from toolkit.models.build import load_denoiser
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import find_model
@@ -95,14 +96,13 @@ def in_compvis_layout(model: torch.nn.Module) -> dict[str, torch.Tensor]:  # noq
 
 
 @cache
-def autoencoder() -> VQModel:
+def autoencoder(kind: type[VQModel] | type[AutoencoderKL] = VQModel) -> torch.nn.Module:
     config = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    model = VQModel(**config, block_out_channels=(32, 64), num_vq_embeddings=20, scaling_factor=1.0)
-    randomise(model)
-    return model
+    extra = {"num_vq_embeddings": 20} if kind is VQModel else {"latent_channels": 3}
+    return randomise(kind(**config, **extra, block_out_channels=(32, 64), scaling_factor=1.0))
 
 
-def autoencoder_in_compvis_layout(model: VQModel) -> dict[str, torch.Tensor]:
+def autoencoder_in_compvis_layout(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     found = {}
     for name, tensor in model.state_dict().items():
         new = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
@@ -128,9 +128,9 @@ def autoencoder_in_compvis_layout(model: VQModel) -> dict[str, torch.Tensor]:
     return found
 
 
-def checkpoint(denoiser: torch.nn.Module) -> dict[str, torch.Tensor]:
+def checkpoint(denoiser: torch.nn.Module, kind: type[VQModel] | type[AutoencoderKL] = VQModel) -> dict:
     betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64).square().float()
-    return {"betas": betas, **in_compvis_layout(denoiser), **autoencoder_in_compvis_layout(autoencoder())}
+    return {"betas": betas, **in_compvis_layout(denoiser), **autoencoder_in_compvis_layout(autoencoder(kind))}
 
 
 def predict(model: torch.nn.Module) -> torch.Tensor:
@@ -139,10 +139,20 @@ def predict(model: torch.nn.Module) -> torch.Tensor:
         return model(**inputs).sample
 
 
-@pytest.mark.parametrize("context", [True, False], ids=["LDM-4 on classes", "unconditional"])
-def test_what_was_written_is_read_back(context: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("context", "kind", "place"),
+    [(True, VQModel, "vqvae"), (False, VQModel, "vqvae"), (False, AutoencoderKL, "vae")],
+    ids=["LDM-4 on classes", "unconditional", "unconditional, KL"],
+)
+def test_what_was_written_is_read_back(
+    context: bool,
+    kind: type[VQModel] | type[AutoencoderKL],
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     denoiser = unet(context)
-    tensors = checkpoint(denoiser)
+    tensors = checkpoint(denoiser, kind)
     classes = torch.arange(6 * 16.0).reshape(6, 16)
     if context:
         tensors["cond_stage_model.embedding.weight"] = classes
@@ -153,15 +163,34 @@ def test_what_was_written_is_read_back(context: bool, tmp_path: Path, monkeypatc
     imported = load_denoiser(folder)
     assert torch.equal(predict(imported), predict(denoiser))
     images = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
-    stage = VQModel.from_pretrained(tmp_path / "model" / "vqvae").eval()
+    stage = kind.from_pretrained(tmp_path / "model" / place).eval()
     with torch.no_grad():
-        assert torch.equal(stage(images).sample, autoencoder()(images).sample)
+        assert torch.equal(stage(images).sample, autoencoder(kind)(images).sample)
+    found = find_autoencoder(folder)
+    assert found is not None and found.path == tmp_path / "model" / place
     scheduler = load_scheduler(folder)
     torch.testing.assert_close(scheduler.betas, tensors["betas"])
     assert find_conditioning(folder).kind == ("class" if context else "none")
     if context:
         assert imported.config.attention_head_dim == SHAPES["ldm4-64"][1]["attention_head_dim"] == 1
         assert find_conditioning(folder).classes == 5  # the last row is the null class
+
+
+def test_the_average_is_what_sampling_uses(tmp_path: Path) -> None:
+    """LitEma keeps the averages beside the weights, under their names without dots."""
+    denoiser = unet(False)
+    tensors = checkpoint(denoiser)
+    averages = {
+        "model_ema." + name.removeprefix("model.").replace(".", ""): 0.5 * tensor
+        for name, tensor in tensors.items()
+        if name.startswith("model.diffusion_model.")
+    }
+    beside = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(5)}
+    torch.save({"state_dict": tensors | averages | beside}, tmp_path / "model.ckpt")
+    for weights, factor in (("ema", 0.5), ("plain", 1.0)):
+        convert(tmp_path / "model.ckpt", tmp_path / weights, weights=weights, size=8)
+        state = load_denoiser(find_model(tmp_path / weights)).state_dict()
+        assert all(torch.equal(state[name], factor * tensor) for name, tensor in denoiser.state_dict().items())
 
 
 def lightning(monkeypatch: pytest.MonkeyPatch) -> type:

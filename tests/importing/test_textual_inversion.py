@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.importing.pruned import Pair, pair
 from tests.latent import WIDTH
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.importing.carry import carry
 
 TOKEN = "<dotted>"
@@ -55,3 +55,11 @@ def test_a_text_encoder_that_is_no_copy_is_refused(both: Pair, tmp_path: Path) -
             carry(embedding(tmp_path / "learned_embeds.safetensors"), tmp_path / "out", both.pruned)
     finally:
         place.write_bytes(before)
+
+
+def test_the_original_is_not_replaced(both: Pair, tmp_path: Path) -> None:
+    source = embedding(tmp_path / "learned_embeds.safetensors")
+    before = source.read_bytes()
+    with pytest.raises(UsageError, match=r"learned_embeds.safetensors itself would be replaced[\s\S]*another folder"):
+        carry(source, tmp_path, both.pruned)
+    assert source.read_bytes() == before

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 from toolkit.importing import controlnet, lora, textual_inversion
 from toolkit.importing.addons import Pruned
 
@@ -27,6 +27,8 @@ def carry(source: Path, target: Path, pruned: Pruned) -> dict[str, Any]:
             found=path.suffix or ("a folder" if path.is_dir() else "a file"),
             expected=f"safetensors of a {', a '.join(kind.KIND for kind in KINDS)}",
         )
+    if (target / path.name).resolve() == path.resolve():
+        raise UsageError(f"{path} itself would be replaced.", found=f"-o {target}", do="choose another folder with -o")
     return {"source": str(source), **asdict(kind.carry(path, target, pruned))}
 
 

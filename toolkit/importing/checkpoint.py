@@ -23,13 +23,15 @@ class _Inert:
 MENTIONED = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
 """Classes that Lightning's checkpoints (CompVis) use as keys next to their tensors."""
 
+AVERAGE = "model_ema."
+
 
 def read(path: Path, weights: Weights) -> Tensors:
     """The tensors of a checkpoint, by name: float32, without DataParallel's prefix.
 
     ``weights`` chooses between the average that sampling uses ("ema") and the weights themselves ("plain") if the
     file holds both. Known are a state dict, the list of states of the DDIM code base (model, optimiser, epoch, step,
-    average), and a mapping with ``state_dict``. Raises DtkError for a file that holds anything else, or needs code.
+    average), and a mapping with ``state_dict``, as CompVis's with averages by ``model_ema``. Raises DtkError for a file that holds anything else, or needs code.
     """
     return {name.removeprefix("module."): tensor.float() for name, tensor in _chosen(load(path), weights, path)}
 
@@ -59,6 +61,9 @@ def _chosen(content: Any, weights: Weights, path: Path) -> list[tuple[str, torch
     elif isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     tensors = tensors_of(content)
+    if weights == "ema":
+        averages = {name: tensor for name, tensor in tensors if name.startswith(AVERAGE)}
+        tensors = [(name, averages.get(_average_of(name), tensor)) for name, tensor in tensors]
     if not tensors:
         raise DtkError(
             f"{path} holds no tensors by name.",
@@ -66,6 +71,11 @@ def _chosen(content: Any, weights: Weights, path: Path) -> list[tuple[str, torch
             expected="a state dict, a list of states, or a mapping with state_dict",
         )
     return tensors
+
+
+def _average_of(name: str) -> str:
+    """What CompVis calls the average of a tensor (LitEma, which leaves out the dots)."""
+    return f"{AVERAGE}{name.removeprefix('model.').replace('.', '')}"
 
 
 def tensors_of(state: Any) -> list[tuple[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, ModelMixin, UNet2DConditionModel, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin, UNet2DConditionModel, UNet2DModel, VQModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import save_file
 
@@ -23,6 +23,7 @@ from toolkit.models.conditioning import CLASS_EMBEDDING
 
 NAME = "CompVis latent diffusion"
 UNET, AUTOENCODER, CLASSES = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.embedding.weight"
+CODEBOOK = "quantize.embedding.weight"
 HEAD_SIZE = 32  # num_head_channels of the published unconditional models; those on classes have a single head
 SCHEDULE_TOLERANCE = 1e-5  # the buffers are float32
 
@@ -38,8 +39,9 @@ def write(tensors: Tensors, target: Path, size: int | None) -> dict[str, Any]:
     denoiser = read_denoiser(tensors, size or 64)
     denoiser.save_pretrained(target / "unet")
     scheduler.save_pretrained(target / "scheduler")
-    if any(name.startswith(f"{AUTOENCODER}quantize.") for name in tensors):
-        read_autoencoder(tensors).save_pretrained(target / "vqvae")
+    if f"{AUTOENCODER}quant_conv.weight" in tensors:
+        autoencoder = read_autoencoder(tensors)
+        autoencoder.save_pretrained(target / ("vqvae" if isinstance(autoencoder, VQModel) else "vae"))
     if CLASSES in tensors:
         save_file({"embedding.weight": tensors[CLASSES].contiguous()}, target / CLASS_EMBEDDING)
     return {
@@ -134,25 +136,25 @@ def _split_attention(tensors: Tensors) -> Tensors:
     return converted
 
 
-def read_autoencoder(tensors: Tensors) -> VQModel:
-    """The VQ autoencoder between images and latents."""
+def read_autoencoder(tensors: Tensors) -> ModelMixin:
+    """The autoencoder between images and latents: a VQModel if it has a codebook, else an AutoencoderKL."""
     own = {name.removeprefix(AUTOENCODER): t for name, t in tensors.items() if name.startswith(AUTOENCODER)}
     levels = len({name.split(".")[2] for name in own if name.startswith("encoder.down.")})
-    scale = tensors.get("scale_factor")
+    scale, codebook, channels = tensors.get("scale_factor"), own.get(CODEBOOK), own["quant_conv.weight"].shape[1]
     config = {
         "block_out_channels": tuple(own[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)),
         "layers_per_block": len({n.split(".")[4] for n in own if n.startswith("encoder.down.0.block.")}),
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
-        "latent_channels": own["quant_conv.weight"].shape[1],
-        "num_vq_embeddings": own["quantize.embedding.weight"].shape[0],
-        "vq_embed_dim": own["quantize.embedding.weight"].shape[1],
+        "latent_channels": channels // 2 if codebook is None else channels,  # KL: a mean and a variance of each
         "scaling_factor": 1.0 if scale is None else float(scale),
     }
     wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{AUTOENCODER}loss.")}
     converted = convert_ldm_vae_checkpoint(wanted, config)
-    model: VQModel = fill(VQModel, config, converted | {"quantize.embedding.weight": own["quantize.embedding.weight"]})
-    return model
+    if codebook is None:
+        return fill(AutoencoderKL, config, converted)
+    config |= {"num_vq_embeddings": codebook.shape[0], "vq_embed_dim": codebook.shape[1]}
+    return fill(VQModel, config, converted | {CODEBOOK: codebook})
 
 
 def read_schedule(tensors: Tensors) -> DDIMScheduler:

@@ -25,7 +25,7 @@ from toolkit.core.files import CARD, files_below, read_json, write_json
 from toolkit.data.prepare import MODES
 from toolkit.importing.checkpoint import load, tensors_of
 from toolkit.models.build import build_model, full_config
-from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.folder import SCHEDULER_CONFIG, ModelFolder, find_model
 from toolkit.models.schedulers import read_scheduler
 from toolkit.models.weights import PICKLES, check_finite
 
@@ -99,7 +99,7 @@ def convert_folder(source: Path, target: Path, scheduler: str | None = None) -> 
 
 
 def _scheduler(model: ModelFolder, given: str) -> Any:
-    if (model.scheduler / "scheduler_config.json").is_file():
+    if (model.scheduler / SCHEDULER_CONFIG).is_file():
         raise UsageError(f"{model.root} has a scheduler.", found=model.scheduler, do="leave out --scheduler")
     if given in SCHEDULERS:
         made = SCHEDULERS[given]()
@@ -108,7 +108,7 @@ def _scheduler(model: ModelFolder, given: str) -> Any:
         logger.warning("The noise levels are taken to be DDPM's: %s.", described)
         return made
     path = Path(given)
-    path = path / "scheduler_config.json" if path.is_dir() else path
+    path = path / SCHEDULER_CONFIG if path.is_dir() else path
     if not path.is_file():
         raise UsageError(f"No such scheduler: {given}.", expected="ddpm, ddim, or a scheduler_config.json")
     return read_scheduler(path)

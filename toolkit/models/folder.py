@@ -1,7 +1,8 @@
 """Where a diffusers model lies, and which part of it is the denoiser.
 
 A model is a folder: a pipeline (``model_index.json``), a folder of components (``unet/``, ``scheduler/``) if no
-stock pipeline exists, or one bare component (``config.json``).
+stock pipeline exists, or one bare component (``config.json``). A pipeline may lie flat, denoiser and scheduler in the
+root, as google/ddpm-cifar10-32 does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from toolkit.models.weights import PICKLES, WEIGHTS
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default" / "fashion-ddpm-16"
 """The embedded default: a small real DDPM (UNet2DModel, 1.1 M parameters, 16x16 grey); a demo needs no network."""
+
+SCHEDULER_CONFIG = "scheduler_config.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class ModelFolder:
 
     @property
     def class_name(self) -> str:
-        return str(self.config.get("_class_name", "of config.json, which names no _class_name"))
+        """The denoiser's class; an older diffusers called a DiT by another name, as the published ones still do."""
+        name = str(self.config.get("_class_name", "of config.json, which names no _class_name"))
+        is_dit = name == "Transformer2DModel" and self.config.get("norm_type") == "ada_norm_zero"
+        return "DiTTransformer2DModel" if is_dit else name
 
     def input_specs(self) -> dict[str, InputSpec]:
         """The denoiser's inputs by only its config; ``denoiser_inputs`` also knows the length of its context."""
@@ -58,7 +64,9 @@ class ModelFolder:
 
     @property
     def scheduler(self) -> Path:
-        """The scheduler's folder: in the root, or next to a bare component."""
+        """The scheduler's folder: in the root, the root of a flat pipeline, or next to a bare component."""
+        if not self.component and (self.root / SCHEDULER_CONFIG).is_file():
+            return self.root
         inside = self.root / "scheduler"
         sibling = self.root.parent / "scheduler"
         return sibling if not self.component and not inside.is_dir() and sibling.is_dir() else inside

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.core.errors import DtkError, first_line
-from toolkit.core.files import read_json, read_object, write_json
-from toolkit.models.folder import ModelFolder
+from toolkit.core.files import make_folder, read_json, read_object, write_json
+from toolkit.models.folder import SCHEDULER_CONFIG, ModelFolder
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -18,7 +18,7 @@ MOST_TIMESTEPS = 10**6
 
 def load_scheduler(folder: ModelFolder) -> SchedulerMixin:
     """The model's scheduler, as the class its config names."""
-    path = folder.scheduler / "scheduler_config.json"
+    path = folder.scheduler / SCHEDULER_CONFIG
     if not path.is_file():
         raise DtkError(
             f"{folder.root} has no scheduler, so its noise levels are not known.",
@@ -50,7 +50,8 @@ def read_scheduler(path: Path) -> SchedulerMixin:
 
 def copy_scheduler(source: ModelFolder, target: Path) -> None:
     """Let the diffusers folder ``target`` be sampled as ``source`` is, by its scheduler and its class of pipeline."""
-    shutil.copytree(source.scheduler, target / "scheduler", dirs_exist_ok=True)
+    make_folder(target / "scheduler")
+    shutil.copyfile(source.scheduler / SCHEDULER_CONFIG, target / "scheduler" / SCHEDULER_CONFIG)
     index, of_source = target / "model_index.json", source.root / "model_index.json"
     if index.is_file() and of_source.is_file():
         taken = {name: read_json(of_source)[name] for name in ("_class_name", "scheduler")}
