@@ -37,7 +37,7 @@ def test_other_components_go_along_whatever_they_are_linked_to(tmp_path: Path) -
 
 
 def test_what_a_pipeline_does_not_name_stays_behind(tmp_path: Path) -> None:
-    """A trainer's checkpoints, an average of the weights, or all weights in a single file: each as large as the model."""
+    """A trainer's checkpoints, an average of the weights, all weights in a single file: each as large as the model."""
     folder = tiny_folder(tmp_path / "model", **PLAIN)
     for left in ("checkpoint-500/unet", "unet_ema"):
         shutil.copytree(folder.denoiser, folder.root / left)

@@ -31,7 +31,8 @@ def read(path: Path, weights: Weights) -> Tensors:
 
     ``weights`` chooses between the average that sampling uses ("ema") and the weights themselves ("plain") if the
     file holds both. Known are a state dict, the list of states of the DDIM code base (model, optimiser, epoch, step,
-    average), and a mapping with ``state_dict``, as CompVis's with averages by ``model_ema``. Raises DtkError for a file that holds anything else, or needs code.
+    average), and a mapping with ``state_dict``, in which CompVis keeps averages as ``model_ema``. Raises DtkError for
+    a file that holds anything else, or needs code.
     """
     return {name.removeprefix("module."): tensor.float() for name, tensor in _chosen(load(path), weights, path)}
 

@@ -80,8 +80,8 @@ class Earlier:
     def further(self) -> Further:
         """The dense model's configuration, of which only what is no larger than the model as it is can be reached."""
         largest = tuple(width["achieved"] for width in self.plan.facts["widths"])
-        dense = self.dense
-        return Further(*(dense.class_name, dense.config, dense.limits), largest=largest, now=self.now, left=self.plan.kept)
+        same = (self.dense.class_name, self.dense.config, self.dense.limits)
+        return Further(*same, largest=largest, now=self.now, left=self.plan.kept)
 
     @property
     def layout(self) -> Layout:
