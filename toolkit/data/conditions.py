@@ -52,8 +52,8 @@ class Conditions:
                 found=", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else ""),
                 expected=", ".join(names[:6]) + (", ..." if len(names) > 6 else ""),
             )
-        ids = [None if rank is None else names.index(self.class_names[rank]) for rank in self.values["class"]]
-        return Conditions({**self.values, "class": tuple(ids)}, tuple(names))
+        ids: dict[Condition, int] = {rank: names.index(name) for rank, name in enumerate(self.class_names)}
+        return Conditions({**self.values, "class": tuple(ids[rank] for rank in self.values["class"])}, tuple(names))
 
 
 def of_names(names: Sequence[str]) -> Conditions:

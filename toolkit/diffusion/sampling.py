@@ -136,8 +136,8 @@ def described(scheduler: Any, *, without: Iterable[str] = ()) -> dict[str, Any]:
     the stochastic DPM-Solver++ draws its noise itself, so that the deterministic one of its order takes its place.
     """
     config = {name: value for name, value in scheduler.config.items() if name not in without}
-    if str(solver := config.get("algorithm_type")).startswith("sde-"):
-        config["algorithm_type"] = solver.removeprefix("sde-")
+    if "algorithm_type" in config:
+        config["algorithm_type"] = config["algorithm_type"].removeprefix("sde-")
     return {"clip_sample": False} | config
 
 

@@ -63,8 +63,8 @@ def _chosen(content: Any, weights: Weights, path: Path) -> list[tuple[str, torch
         content = content["state_dict"]
     tensors = tensors_of(content)
     if weights == "ema":
-        averages = {name: tensor for name, tensor in tensors if name.startswith(AVERAGE)}
-        tensors = [(name, averages.get(_average_of(name), tensor)) for name, tensor in tensors]
+        shadows = {name: tensor for name, tensor in tensors if name.startswith(AVERAGE)}
+        tensors = [(name, shadows.get(_average_of(name), tensor)) for name, tensor in tensors]
     if not tensors:
         raise DtkError(
             f"{path} holds no tensors by name.",
