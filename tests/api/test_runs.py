@@ -26,7 +26,8 @@ from toolkit.core.noise import generator
 from toolkit.core.progress import silent
 from toolkit.data.conditions import Condition, Kind
 from toolkit.data.open import open_images
-from toolkit.report.gates import GateFailedError
+from toolkit.pipeline.job import open_job
+from toolkit.report.gates import GateFailedError, parse
 
 PIXELS = generator("api images", 0).integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
 SMALL = SMALLEST | {"block_out_channels": (32,)}
@@ -114,6 +115,29 @@ def test_a_refused_call_leaves_what_the_run_is_made_of(run: toolkit.Run, tmp_pat
     copied = shutil.copytree(run.folder, tmp_path / "run")
     toolkit.compress(tiny_unet(seed=1, **SMALL), **other | {"out": copied}, overwrite=True, **FAST)
     assert len(list(copied.glob("dense-*"))) == len(list(copied.glob("data-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_handoff_of_another_export_is_neither_current_nor_tested(run: toolkit.Run, tmp_path: Path) -> None:
+    other = toolkit.open_run(shutil.copytree(run.folder, tmp_path / "run"))
+    assert open_job(other.folder).dense.root.parent == other.folder, "what a copied run holds itself is read there"
+    judged = {"images": 20, "margin": "50%"}
+    other.export(loop_steps=2, batch="1:2:4")
+    other.handoff(default_steps=2)
+    assert other.verify(**judged, artefact="torch").to_json()["artefact"] == "torch:fp32"
+    assert other.verify(**judged).to_json()["artefact"] == "onnxruntime:fp32", "what the handoff holds, again"
+    other.recover(steps=4)
+    assert "handoff" in other.report().to_json()["stale"]
+    other.export(loop_steps=2)
+    with pytest.raises(DtkError, match=r"holds another export[\s\S]*dtk handoff"):
+        other.verify(**judged)
+    other.handoff(default_steps=2)
+    assert "handoff" not in other.report().to_json()["stale"]
+    assert other.export(dtype="bf16", opset=23, loop_steps=2).relative_error is None
+    with pytest.raises(DtkError, match="Cannot decide on parity"):
+        parse("parity>1e-3").failure(other.report().to_json()["stages"])
+    with pytest.raises(DtkError, match=r"does not make the known image[\s\S]*--dtype fp16"):
+        other.handoff(default_steps=2)
 
 
 @pytest.mark.parametrize(("kind", "values"), [("class", [2, None, 0]), ("caption", ["a cat", None, "a dog"])])

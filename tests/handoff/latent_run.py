@@ -29,7 +29,7 @@ def latent_run(path: Path, kind: str) -> tuple[RunFolder, ModelFolder]:
     """A run folder whose export stage has finished on a tiny latent model."""
     model = FOLDERS[kind](path / "model")
     run, scheduler = RunFolder.create(path / "run"), load_scheduler(model)
-    with run.writing(Request("export", {}, {})) as folder:
+    with run.writing(Request("export", {}, {"compressed": "0" * 64})) as folder:
         onnx = folder / "onnx"
         onnx.mkdir()
         specs = input_specs(

@@ -18,7 +18,7 @@ def run_with_step_graph(path: Path) -> RunFolder:
     """A run folder whose export stage has finished with a step graph."""
     found = find_model(None)
     run = RunFolder.create(path)
-    with run.writing(Request("export", {}, {})) as folder:
+    with run.writing(Request("export", {}, {"compressed": "0" * 64})) as folder:
         (folder / "onnx").mkdir()
         export_step(
             load_denoiser(found),

@@ -20,6 +20,7 @@ from toolkit.core.files import file_sha256, folder_sha256, write_json
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.handoff.step_graph import StepGraph
+from toolkit.pipeline import handoff as stage
 from toolkit.pipeline.handoff import batch_limit, check_steps, handoff, resolve_steps
 
 
@@ -43,6 +44,26 @@ def test_a_finished_handoff_is_read_not_repeated(handed_off: RunFolder) -> None:
     calls: list[str] = []
     handoff(handed_off, SETTINGS, progress=lambda work, done, total: calls.append(work))
     assert not calls and before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+def test_the_code_that_a_server_gets_is_part_of_what_is_requested(
+    handed_off: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a handoff would keep the code of an earlier dtk."""
+    hashed: list[Path] = []
+
+    def noting(path: Path, *others: object) -> str:
+        hashed.append(path)
+        return "other code"
+
+    before = handed_off.path / "handoff"
+    code = {path.name for path in before.rglob("dtk_server/*.py")}
+    for name in ("folder_sha256", "file_sha256"):
+        monkeypatch.setattr(stage, name, noting)
+    monkeypatch.setattr(RunFolder, "is_current", lambda run, request: request.inputs["server"] and hashed)
+    handoff(handed_off, SETTINGS)
+    assert code <= {path.name for place in hashed for path in (place.rglob("*.py") if place.is_dir() else [place])}
 
 
 @pytest.mark.slow
@@ -83,7 +104,7 @@ def test_a_run_without_an_export_is_told_what_to_do(tmp_path: Path) -> None:
 
 def test_an_export_without_a_step_graph_is_told_what_to_do(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
-    with run.writing(Request("export", {}, {})):
+    with run.writing(Request("export", {}, {"compressed": "0" * 64})):
         pass
     with pytest.raises(DtkError, match="no exported step graph"):
         handoff(run, SETTINGS)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from toolkit.api.result import Result
 from toolkit.report import comparison_tables, headline, tables, words
+from toolkit.report.results import worst_error
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,9 @@ class Export(Result):
         return {Path(entry["file"]).name: entry["file"] for entry in built.values()}
 
     @property
-    def relative_error(self) -> float:
-        """The largest error of the compressed model's files, relative to the largest value."""
-        compared = self._record["parity"]["compressed"].values()
-        return max(rung["predictions"]["worst"]["relative_error"] for rung in compared if "predictions" in rung)
+    def relative_error(self) -> float | None:
+        """The largest error of the compressed model's files, relative to the largest value; None if not compared."""
+        return worst_error(self._record)
 
 
 @dataclass(frozen=True)

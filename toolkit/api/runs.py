@@ -121,11 +121,20 @@ class Run:
         return profile
 
     def verify(self, **options: Unpack[VerifyOptions]) -> results.Verification:
-        """Test whether what is deployed is as good as the dense model, from the same noise, within ``margin``."""
-        return results.Verification(self._stage("verify", options), self.folder / "verify")
+        """Test whether what is deployed is as good as the dense model, from the same noise, within ``margin``.
+
+        ``artefact`` holds for this call only: without it, what the handoff holds is tested.
+        """
+        artefact = options.pop("artefact", None)
+        return results.Verification(self._stage("verify", options, artefact=artefact), self.folder / "verify")
 
     def handoff(self, **options: Unpack[HandoffOptions]) -> results.Handoff:
-        """Write RUN/handoff, a model repository that a server takes as it is."""
+        """Write RUN/handoff, a model repository that a server takes as it is.
+
+        ``engines`` that were named before do not stand in the way of another runtime.
+        """
+        if not (options.get("runtime") or "tensorrt").startswith("tensorrt") and not options.get("engines"):
+            options["engines"] = ()
         return results.Handoff(self._stage("handoff", options), self.folder / "handoff")
 
     def carry(self, addon: StrPath, *, out: StrPath) -> results.Carried:

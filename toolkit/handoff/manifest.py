@@ -68,9 +68,19 @@ def check_here(version: Path, manifest: dict[str, Any], threads: int) -> None:
 
 
 def store_known_image(version: Path, manifest: dict[str, Any], threads: int) -> None:
-    """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG if it can be."""
+    """Store the image of seed 0 as the server's own code makes it here: uint8 (C, H, W), and as PNG if it can be.
+
+    Raises DtkError for a graph that ONNX Runtime does not compute on a processor, such as one in bfloat16.
+    """
     everywhere = manifest | {"step_graph": manifest["step_graph"] | {"runtime": "onnxruntime"}}
-    service = Service(version, everywhere, sample_noise, device="cpu", device_id=0, threads=threads)
+    try:
+        service = Service(version, everywhere, sample_noise, device="cpu", device_id=0, threads=threads)
+    except UnfitError as unfit:
+        raise DtkError(
+            "ONNX Runtime does not make the known image of this export, by which a server checks itself.",
+            found=unfit,
+            do="dtk export RUN --dtype fp16; OpenVINO and TensorRT may still compute that in bfloat16",
+        ) from unfit
     image = service.known_image(manifest["expected"]["seed"], manifest["expected"]["steps"])
     np.save(version / KNOWN_IMAGE, image, allow_pickle=False)
     if len(image) in COLOUR_TYPES:

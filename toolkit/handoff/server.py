@@ -116,16 +116,24 @@ def stop(server: Server, drain_s: float) -> None:
 
 
 def ports_of(settings: ServeSettings) -> list[int]:
-    """The ports of HTTP, gRPC and metrics; 0 in the settings becomes a free one, another for each."""
+    """The ports of HTTP, gRPC and metrics; 0 in the settings becomes a free one, another for each.
+
+    Raises DtkError for one that is taken: whoever has it would answer in the server's place.
+    """
     with contextlib.ExitStack() as probes:  # all open at once, or the same port could be free twice
 
-        def free() -> int:
+        def free(wanted: int) -> int:
             probe = probes.enter_context(socket.socket())
-            probe.bind((settings.host, 0))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: what has just ended is free
+            try:
+                probe.bind((settings.host, wanted))
+            except OSError as error:
+                place = f"{settings.host}:{wanted}"
+                raise DtkError(f"Cannot serve on {place}.", found=error.strerror, do="name another port") from error
             port: int = probe.getsockname()[1]
             return port
 
-        return [port or free() for port in (settings.http_port, settings.grpc_port, settings.metrics_port)]
+        return [free(port) for port in (settings.http_port, settings.grpc_port, settings.metrics_port)]
 
 
 def _command(

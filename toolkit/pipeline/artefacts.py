@@ -15,6 +15,7 @@ from toolkit.core.run_folder import RunFolder
 from toolkit.diffusion.step_loop import STEP
 from toolkit.evaluation.artefact import Artefact
 from toolkit.handoff.settings import HandoffSettings
+from toolkit.handoff.step_graph import StepGraph
 from toolkit.models.folder import ModelFolder
 from toolkit.models.precision import DTYPES
 from toolkit.runners.base import RunnerSpec, known_runners, parse_runner, precision_of, precision_options, runner_reads
@@ -46,9 +47,19 @@ def engines_of(run: RunFolder) -> dict[str, Any]:
 
 
 def deployed(run: RunFolder) -> str:
-    """What a server would run: the handoff's runtime, or the one it would take by default."""
+    """What a server would run: the handoff's runtime, or the one it would take by default.
+
+    Raises DtkError for a handoff that holds another export than the run.
+    """
     handed = run.stage("handoff")
-    return str(handed["settings"]["runtime"] if handed else HandoffSettings().runtime)
+    if handed is None:
+        return str(HandoffSettings().runtime)
+    if handed["inputs"]["graph"] != StepGraph.read(run.path / PLACES["onnx"][0] / f"{STEP}.onnx").sha256:
+        raise DtkError(
+            f"The handoff in {run.path} holds another export than the run.",
+            do=f"dtk handoff {run.path}, or name what is to be tested by --artefact",
+        )
+    return str(handed["settings"]["runtime"])
 
 
 def find_artefact(run: RunFolder, compressed: ModelFolder, text: str) -> Artefact:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import toolkit.handoff as server
+from toolkit.core import noise
 from toolkit.core.errors import UsageError
-from toolkit.core.files import folder_sha256, read_json, value_sha256
+from toolkit.core.files import file_sha256, folder_sha256, read_json, value_sha256
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.handoff.engines import find_engines
@@ -27,8 +29,7 @@ def handoff(run: RunFolder, settings: HandoffSettings, *, progress: Progress = s
     a known image. Raises DtkError if the run has no exported step graph or an engine does not fit it, UsageError if
     the settings contradict each other or the graph.
     """
-
-    run.require("export", f"dtk export {run.path}")
+    exported = run.require("export", f"dtk export {run.path}")
     graph = StepGraph.read(run.path / "export" / "onnx" / "compressed_step.onnx")
     engines = find_engines(run.path, settings, graph)
     request = Request(
@@ -36,7 +37,8 @@ def handoff(run: RunFolder, settings: HandoffSettings, *, progress: Progress = s
         settings=settings.model_dump(mode="json"),
         inputs={
             "graph": graph.sha256,
-            "server": value_sha256(folder_sha256(Path(__file__).parent)),
+            "compressed": exported["inputs"]["compressed"],
+            "server": value_sha256([folder_sha256(Path(server.__file__).parent), file_sha256(Path(noise.__file__))]),
             "engines": value_sha256([engine.description["sha256"] for engine in engines]),
         },
     )

@@ -148,7 +148,7 @@ def start_job(path: Path, requested: Recipe, *, overwrite: bool = False, progres
 
     Whatever can be checked without work is checked first, so that a command that cannot succeed changes nothing.
     """
-    requested = recipe.resolved(requested)
+    requested = recipe.resolved(recipe.at_home(requested, path))
     job = Job(RunFolder(path), requested, progress)
     if requested.resume_from is None:
         dry_run(requested, progress)
@@ -176,7 +176,7 @@ def _differences(path: Path, requested: Recipe) -> list[str]:
     if not (path / "run.json").is_file() or not (path / "recipe.yaml").is_file():
         return []
     begun = RunFolder.open(path).record()["stages"] or (path / "recover").is_dir()
-    return recipe.differences(recipe.read(path / "recipe.yaml"), requested) if begun else []
+    return recipe.differences(recipe.at_home(recipe.read(path / "recipe.yaml"), path), requested) if begun else []
 
 
 def _refuse_to_replace_what_is_read(path: Path, requested: Recipe) -> None:
@@ -205,4 +205,4 @@ def _clear(run: RunFolder) -> None:
 def open_job(path: Path, progress: Progress = silent) -> Job:
     """The job of an existing run folder."""
     run = RunFolder.open(path)
-    return Job(run, recipe.read(path / "recipe.yaml"), progress)
+    return Job(run, recipe.at_home(recipe.read(path / "recipe.yaml"), path), progress)

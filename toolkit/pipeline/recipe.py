@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
@@ -157,6 +158,21 @@ def resolved(recipe: Recipe) -> Recipe:
     places = {"source": _absolute(data.source), "reference": _absolute(data.reference)}
     models = {"model": _absolute(recipe.model), "resume_from": _absolute(recipe.resume_from)}
     return recipe.model_copy(update={**models, "data": data.model_copy(update=places)})
+
+
+STORED = re.compile(r"(dense|data)-[0-9a-f]{12}(\.npz)?")
+"""The names of a model and data from memory, by their content, in the run folder (toolkit.api.stored)."""
+
+
+def at_home(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe of the run in ``folder``, which may have been moved: what it holds itself is read there."""
+
+    def place(source: str | None) -> str | None:
+        own = folder.resolve() / Path(source or "").name
+        return str(own) if STORED.fullmatch(own.name) and own.exists() else source
+
+    data = recipe.data.model_copy(update={"source": place(recipe.data.source)})
+    return recipe.model_copy(update={"model": place(recipe.model), "data": data})
 
 
 def _absolute(source: str | None) -> str | None:

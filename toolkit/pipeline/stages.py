@@ -136,14 +136,14 @@ def profile(job: Job) -> dict[str, Any]:
     return profile_stage.profile(job.run, _profile_settings(job), job.dense, job.compressed, progress=job.progress)
 
 
-def verify(job: Job) -> dict[str, Any]:
-    """The verify stage; it samples as the evaluation does."""
+def verify(job: Job, artefact: str | None = None) -> dict[str, Any]:
+    """The verify stage, of ``artefact`` or what the recipe names; it samples as the evaluation does."""
     settings, sampling = job.recipe.verify or VerifySettings(), job.recipe.evaluate or EvaluateSettings()
-    artefact = find_artefact(job.run, job.compressed, settings.artefact or deployed(job.run))
+    tested = find_artefact(job.run, job.compressed, artefact or settings.artefact or deployed(job.run))
     extractor = open_extractor(sampling.features, job.device)
     subjects = Subjects(job.dense, job.compressed, job.images[1], None, extractor)
     place = Resources(job.run.path / "cache", job.device, job.progress, user_cache(SAMPLES))
-    return verify_stage.verify(job.run, settings, sampling, artefact, subjects, place)
+    return verify_stage.verify(job.run, settings, sampling, tested, subjects, place)
 
 
 def _profile_settings(job: Job) -> ProfileSettings:

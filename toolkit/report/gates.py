@@ -15,6 +15,7 @@ from typing import Any, Literal
 from profiles.settings import ProfileSettings
 from toolkit.core.errors import DtkError, UsageError, unknown
 from toolkit.core.run_folder import RunFolder
+from toolkit.report.results import worst_error
 
 Stages = dict[str, Any]  # what each finished stage found: "stages" of report.json
 Scope = Literal["cell", "runner", "run"]
@@ -165,8 +166,10 @@ def _peak(memory: dict[str, Any]) -> float:
 
 
 def _worst_error(exported: dict[str, Any]) -> float:
-    rungs = exported["parity"]["compressed"].values()
-    return max(float(rung["predictions"]["worst"]["relative_error"]) for rung in rungs if "predictions" in rung)
+    worst = worst_error(exported)
+    if worst is None:
+        raise DtkError("Cannot decide on parity.", found="an export that was not compared with torch")
+    return worst
 
 
 def _distance(evaluated: dict[str, Any], side: str) -> float:

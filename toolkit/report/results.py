@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,15 @@ COMMANDS = {
     "decoder": "dtk compress --decoder macs=0.5 -o RUN",
 }
 OPTIONAL = ("decoder",)  # not every model has one: it is missing from no run
+
+
+def worst_error(exported: Mapping[str, Any]) -> float | None:
+    """The largest relative error of the compressed model's files; None if the exported one was not compared."""
+    rungs = exported["parity"]["compressed"]
+    if "predictions" not in rungs.get(exported["onnx"]["compressed"]["dtype"], {}):
+        return None
+    compared = [rung["predictions"]["worst"] for rung in rungs.values() if "predictions" in rung]
+    return max(float(worst["relative_error"]) for worst in compared)
 
 
 def command(stage: str, run: object = "RUN") -> str:
