@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit.core.environment import resolve_device
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_a_device_that_is_not_there_is_refused(gpus: int, said: str, monkeypatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(DtkError, match=said):
         resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("requested", ["gpu", "cuda:x"])
+def test_what_is_no_device_is_refused(requested: str) -> None:
+    with pytest.raises(UsageError, match=rf"Unknown device '{requested}'[\s\S]*cuda:1"):
+        resolve_device(requested)

@@ -27,6 +27,8 @@ def metadata(folder: Path, *entries: dict) -> None:
         (["7/1.png", "12/1.png"], (7, 12), ()),
         (["top/b/deep/1.png", "top/a/1.png"], (1, 0), ("a", "b")),
         (["1.png", "a/1.png"], None, ()),
+        (["README.txt", "a/1.png", "b/1.png", "notes/1.txt"], (None, 0, 1, None), ("a", "b")),
+        (["a/1", "b/1"], (0, 1), ("a", "b")),
         (["a/1.png", "a/2.png"], None, ()),
         ([], None, ()),
     ],
@@ -63,6 +65,16 @@ def test_captions_and_classes_of_metadata(tmp_path: Path, kind: str) -> None:
     assert images.skipped == ()
     assert images.conditions("caption", range(3)) == ["a cat", None, "a dog"]
     assert images.conditions("class", range(3)) == [4, None, None]
+
+
+def test_a_caption_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    fill(tmp_path / "data", 2)
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    captions = ["a cat\u2028on a mat", "a\x85dog"]
+    entries = [{"file_name": name, "text": text} for name, text in zip(names, captions, strict=True)]
+    lines = "\r\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    (tmp_path / "data" / "metadata.jsonl").write_bytes(lines.encode("utf-8-sig"))
+    assert open_images(tmp_path / "data", SHAPE).conditions("caption", range(2)) == captions
 
 
 def test_labels_and_captions_of_an_npz(tmp_path: Path) -> None:

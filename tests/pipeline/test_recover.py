@@ -24,7 +24,7 @@ from toolkit.models.folder import ModelFolder
 from toolkit.pipeline.recover import recover
 from toolkit.recovery import loop
 from toolkit.recovery.batches import Batches, order
-from toolkit.recovery.prepare import optimiser
+from toolkit.recovery.prepare import make_accelerator, optimiser
 from toolkit.recovery.settings import RecoverSettings
 from toolkit.recovery.state import State, remove_others, restore, save_checkpoint
 
@@ -447,3 +447,12 @@ def test_learning_rate_rises_and_then_obeys_its_schedule(schedule: str) -> None:
     else:
         assert rates[55] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5)))
         assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_the_gpu_that_is_named_is_the_one_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Accelerate itself takes torch's current device."""
+    named: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", named.append)
+    for device in ("cpu", "cuda", "cuda:1"):
+        make_accelerator(RecoverSettings(), device, tmp_path)
+    assert named == ["cuda:1"]

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, UsageError
 
 PACKAGES = (
     "dtk",
@@ -59,6 +59,11 @@ def resolve_device(requested: str) -> str:
 
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(requested)
+    except RuntimeError as error:
+        expected = "auto, cpu, cuda, or one of several, such as cuda:1"
+        raise UsageError(f"Unknown device {requested!r}.", expected=expected) from error
     if requested.startswith("cuda") and not torch.cuda.is_available():
         raise DtkError("torch sees no CUDA device here.", found=f"--device {requested}", expected="cpu")
     if requested.startswith("cuda:") and int(requested[5:]) >= (count := torch.cuda.device_count()):

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from toolkit.core.errors import DtkError
 
@@ -53,21 +54,27 @@ class Conditions:
                 expected=", ".join(names[:6]) + (", ..." if len(names) > 6 else ""),
             )
         ids: dict[Condition, int] = {rank: names.index(name) for rank, name in enumerate(self.class_names)}
-        return Conditions({**self.values, "class": tuple(ids[rank] for rank in self.values["class"])}, tuple(names))
+        classes = tuple(None if rank is None else ids[rank] for rank in self.values["class"])
+        return Conditions({**self.values, "class": classes}, tuple(names))
 
 
 def of_names(names: Sequence[str]) -> Conditions:
-    """Classes from the subfolders that files lie in; none if they do not all lie in one of several."""
-    parts = [PurePosixPath(name).parts for name in names]
-    while parts and all(len(part) > 1 for part in parts) and len({part[0] for part in parts}) == 1:
-        parts = [part[1:] for part in parts]
-    if not parts or any(len(part) == 1 for part in parts):
+    """Classes from the subfolders that images lie in; none if they do not all lie in one of several.
+
+    Files that are not named as images, such as a README, have no say and no class.
+    """
+    endings = Image.registered_extensions()
+    images = [name for name in names if PurePosixPath(name).suffix.lower() in endings] or names
+    parts = {name: PurePosixPath(name).parts for name in images}
+    while parts and all(len(part) > 1 for part in parts.values()) and len({part[0] for part in parts.values()}) == 1:
+        parts = {name: part[1:] for name, part in parts.items()}
+    if not parts or any(len(part) == 1 for part in parts.values()):
         return Conditions()
-    folders = sorted({part[0] for part in parts})
-    if all(folder.isdecimal() for folder in folders):
-        return Conditions({"class": tuple(int(part[0]) for part in parts)})
-    ranks = {folder: rank for rank, folder in enumerate(folders)}
-    return Conditions({"class": tuple(ranks[part[0]] for part in parts)}, tuple(folders))
+    folders = sorted({part[0] for part in parts.values()})
+    numbered = all(folder.isdecimal() for folder in folders)
+    ids = {folder: int(folder) if numbered else rank for rank, folder in enumerate(folders)}
+    classes = tuple(ids[parts[name][0]] if name in parts else None for name in names)
+    return Conditions({"class": classes}, () if numbered else tuple(folders))
 
 
 def of_metadata(content: bytes, names: Sequence[str], where: str) -> Conditions:
@@ -75,7 +82,7 @@ def of_metadata(content: bytes, names: Sequence[str], where: str) -> Conditions:
 
     Raises DtkError for a line that is no JSON object with a ``file_name``.
     """
-    lines = [line for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in content.decode("utf-8-sig", "replace").split("\n") if line.strip()]
     entries: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:

@@ -123,6 +123,8 @@ def make_accelerator(settings: RecoverSettings, device: str, folder: Path) -> Ac
         raise UsageError("The networks cannot be compiled here.", found=reason, do="set recover.compile=false")
     if processes.count() == 1:  # accelerate would hold a second recovery of this process to the first one's precision
         AcceleratorState._reset_state(reset_partial_state=True)
+    if device.startswith("cuda:"):  # accelerate takes the current one, when it is not told which by its launcher
+        torch.cuda.set_device(device)
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision=settings.mixed_precision, log_with=settings.track, project_dir=folder
     )
