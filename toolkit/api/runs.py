@@ -22,7 +22,7 @@ from toolkit.api.options import (
     VerifyOptions,
 )
 from toolkit.api.progress import watched
-from toolkit.api.stored import remove_unused, stored_data, stored_model
+from toolkit.api.stored import remove_unused, stored_data, stored_in, stored_model
 from toolkit.core import processes
 from toolkit.core.errors import UsageError
 from toolkit.core.progress import Progress
@@ -223,11 +223,15 @@ def compress(
     others: dict[str, Any] = {"recover": recover, "stream": stream, "device": device, "resume_from": resumed}
     compress_recipe(None, None, options, **others)  # what is wrong with the options is said before anything is stored
     with watched(progress) as bars, held(folder, make=True):
-        source = stored_model(model, scheduler, folder)
-        images = stored_data(data, find_model(source), value_range, conditions, folder, bars)
-        requested = compress_recipe(source, images, options, **others)
-        job = start_job(folder, requested, overwrite=overwrite, progress=bars)
-        remove_unused(folder, (source, images))
+        used = stored_in(folder)
+        try:
+            source = stored_model(model, scheduler, folder)
+            images = stored_data(data, find_model(source), value_range, conditions, folder, bars)
+            requested = compress_recipe(source, images, options, **others)
+            job = start_job(folder, requested, overwrite=overwrite, progress=bars)
+            used = [folder / Path(place).name for place in (source, images) if place]
+        finally:
+            remove_unused(folder, used)
         stages.run_all(job)
     return Run(folder, progress)
 

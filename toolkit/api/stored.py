@@ -79,11 +79,15 @@ def stored_data(
     return _stored(run, DATA, ".npz", write)
 
 
-def remove_unused(run: Path, used: Sequence[str | None]) -> None:
+def stored_in(run: Path) -> list[Path]:
+    """Every model and data from memory that lie in the run folder."""
+    return [*run.glob(f"{DENSE}-*"), *run.glob(f"{DATA}-*.npz")]
+
+
+def remove_unused(run: Path, used: Sequence[Path]) -> None:
     """Remove what was stored for an earlier recipe of the run, or for a call that was refused."""
-    for stored in (*run.glob(f"{DENSE}-*"), *run.glob(f"{DATA}-*.npz")):
-        if str(stored) not in used:
-            shutil.rmtree(stored) if stored.is_dir() else stored.unlink()
+    for stored in set(stored_in(run)) - set(used):
+        shutil.rmtree(stored) if stored.is_dir() else stored.unlink()
 
 
 def _stored(run: Path, name: str, suffix: str, write: Callable[[Path], None]) -> str:
