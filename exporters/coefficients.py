@@ -85,7 +85,7 @@ def _check_linear(config: Any, sampler: SamplerName) -> None:
     if config.thresholding:
         raise DtkError(
             "A step graph cannot hold dynamic thresholding: its bound depends on the image.",
-            do="set thresholding to false in scheduler_config.json, or export without a step graph",
+            do="set thresholding to false in scheduler_config.json",
         )
     if sampler == "ddpm" and config.variance_type.startswith("learned"):
         raise DtkError(

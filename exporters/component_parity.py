@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +18,8 @@ from exporters.resume import KeptCalls, is_whole
 from exporters.settings import ExportSettings
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
-from toolkit.core.errors import DtkError
+from toolkit.core.errors import DtkError, first_line
+from toolkit.core.files import read_json
 from toolkit.models.autoencoder import Autoencoder, find_autoencoder
 from toolkit.models.conditioners import open_conditioner
 from toolkit.models.conditioning import find_conditioning
@@ -25,6 +27,8 @@ from toolkit.models.folder import ModelFolder
 from toolkit.runners.onnxruntime import Session
 from toolkit.runners.tensorrt import TensorRTRunner
 
+logger = logging.getLogger(__name__)
+AUTOENCODER = ("decoder", "encoder")
 BATCHES = (1, 3)
 STRETCH = {2: 2, 3: 3}  # an axis that is dynamic is also compared at that many times its size
 
@@ -35,7 +39,8 @@ def write_components(
     """Write the components of ``model`` to ``folder``; their worst deviations from torch by name.
 
     A model of pixels without a context has none. Files that are whole are taken as they are, and from ``work`` the
-    results of long calls. Raises DtkError if one is out of tolerance.
+    results of long calls. Half of an autoencoder that float16 does not hold, as SDXL's, is written in float32, and so
+    logged. Raises DtkError if one is out of tolerance.
     """
     kept = KeptCalls(work)
     if has_conditioner(model):
@@ -49,8 +54,24 @@ def write_components(
             by_component[component.name] = {"not_run": NO_BF16}
             continue
         expected = kept.around(f"torch {component.name} {model.sha256}", component.expected)
-        by_component[component.name] = compare(replace(component, expected=expected), path, settings)
+        by_component[component.name] = _held(replace(component, expected=expected), path, settings)
     return by_component
+
+
+def _held(component: Component, path: Path, settings: ExportSettings) -> dict[str, Any]:
+    """What ``compare`` finds of the file, which is written anew in float32 if it is one that may be and has to be."""
+    in_fp32 = settings.model_copy(update={"dtype": "fp32"})
+    if read_json(path.with_suffix(".json"))["dtype"] == "fp32":
+        return compare(component, path, in_fp32)
+    try:
+        return compare(component, path, settings)
+    except ParityError as error:
+        if component.name not in AUTOENCODER:
+            raise
+        found = first_line(error, "found").removeprefix("found: ")
+        logger.warning("The %s is exported in fp32: in %s, %s.", component.name, settings.dtype, found)
+    component.write(path.parent, dtype="fp32", opset=settings.known_opset)
+    return compare(component, path, in_fp32)
 
 
 def components(model: ModelFolder) -> list[Component]:

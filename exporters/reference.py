@@ -13,7 +13,7 @@ from exporters.resume import KeptCalls
 from exporters.settings import ExportSettings
 from toolkit.adapters.inputs import example_inputs, positional
 from toolkit.core.errors import DtkError
-from toolkit.diffusion.few_steps import own_steps
+from toolkit.diffusion.few_steps import folded_guidance, own_steps
 from toolkit.diffusion.sampling import sample
 from toolkit.diffusion.step_loop import SCALE, UNCONDITIONAL
 from toolkit.models.autoencoder import Autoencoder, open_autoencoder
@@ -98,9 +98,9 @@ class Reference:
 
     @property
     def is_guided(self) -> bool:
-        """Whether the step graph takes a guidance scale: if the model has a condition and a null one."""
+        """Whether the step graph takes a guidance scale: if there is a null condition, and none was folded in."""
         try:
-            return find_conditioning(self.model).has_null
+            return find_conditioning(self.model).has_null and folded_guidance(self.scheduler) == 1
         except DtkError:  # a bare denoiser: nothing next to it says
             return False
 
@@ -110,7 +110,7 @@ class Reference:
         if not self.is_guided:
             return self._conditioning
         null = example_inputs(self.specs, len(self.seeds), seed=self.settings.seed + 1)
-        scales = torch.linspace(0.0, GUIDANCE, len(self.seeds))
+        scales = torch.linspace(GUIDANCE, 0.0, len(self.seeds))  # of a single image not 0, which hides the condition
         nulls = {f"{UNCONDITIONAL}{name}": null[name] for name in self._conditioning}
         return self._conditioning | nulls | {SCALE: scales}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from profiles.gpu_state import steadily
 from profiles.latency import Timed, back_to_back, clock_of, compare_calls, enqueue_ms, interleave, warm_up
-from profiles.loop import Loops
+from profiles.loop import Loops, Taken
 from profiles.memory import measure_memory
 from profiles.opened import OpenRunners, faults_named
 from profiles.settings import ProfileSettings
@@ -33,13 +33,13 @@ class Cells:
         runners: OpenRunners,
         model: ModelFolder,
         settings: ProfileSettings,
-        steps: Mapping[str, int],
+        taken: Mapping[str, Taken],
         table: Table,
         done: Callable[[], None],
         step_graph: Mapping[str, Any] | None = None,
     ) -> None:
         self.runners, self._settings, self._table, self._done = runners, settings, table, done
-        self.loops = Loops(model, runners, settings, steps, step_graph) if settings.loop_steps else None
+        self.loops = Loops(model, runners, settings, taken, step_graph) if settings.loop_steps else None
 
     def _kept(self, spec: str, batch: int, measure: Callable[[], Cell], **place: Any) -> Cell:
         """The cell at ``place``, measured if the table has none; one that was refused is not kept."""

@@ -118,6 +118,13 @@ def test_a_refused_call_leaves_what_the_run_is_made_of(run: toolkit.Run, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_model_of_other_inputs_is_not_measured_against(run: toolkit.Run, tmp_path: Path) -> None:
+    other = tiny_folder(tmp_path / "classes", **SMALL, num_class_embeds=3).root
+    with pytest.raises(DtkError, match=r"takes other inputs[\s\S]*class_labels[\s\S]*expected"):
+        run.profile(against=other, **BRIEF)
+
+
+@pytest.mark.slow
 def test_a_handoff_of_another_export_is_neither_current_nor_tested(run: toolkit.Run, tmp_path: Path) -> None:
     other = toolkit.open_run(shutil.copytree(run.folder, tmp_path / "run"))
     assert open_job(other.folder).dense.root.parent == other.folder, "what a copied run holds itself is read there"

@@ -9,7 +9,9 @@ from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
 )
@@ -212,6 +214,33 @@ def test_what_the_models_own_scheduler_does_not_clip_is_not_clipped(sampler, sch
     assert not build_scheduler(scheduler, sampler, 10).config.clip_sample
     assert not path_scheduler(scheduler, 10).config.clip_sample
     assert path_scheduler(DDPMScheduler(), 10).config.clip_sample
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DPMSolverSinglestepScheduler(),
+        DEISMultistepScheduler(),
+        DPMSolverMultistepScheduler(use_karras_sigmas=True),
+        EulerDiscreteScheduler(use_karras_sigmas=True),
+    ],
+)
+def test_how_the_models_own_scheduler_solves_is_not_taken_over_by_another_class(sampler, scheduler):
+    if isinstance(scheduler, type(build_scheduler(DDPMScheduler(), sampler, 4))):
+        return
+    levels = {name: scheduler.config[name] for name in ("beta_start", "beta_end", "beta_schedule")}
+    usual = "linspace" if sampler in ("dpm-solver", "unipc") else "leading"  # of a scheduler that has no spacing
+    spacing = scheduler.config.get("timestep_spacing", usual)
+    plain = DDPMScheduler(**levels, clip_sample=False, timestep_spacing=spacing)
+    made = sample(linear, scheduler, SEEDS, SHAPE, 4, sampler)
+    assert torch.equal(made, sample(linear, plain, SEEDS, SHAPE, 4, sampler))
+
+
+def test_a_sampler_that_does_not_know_the_noise_levels_says_so():
+    scheduler = DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", beta_schedule="sigmoid")
+    with pytest.raises(UsageError, match=r"unipc cannot sample this model[\s\S]*DDPMScheduler: .*sigmoid"):
+        build_scheduler(scheduler, "unipc", 4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

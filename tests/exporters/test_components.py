@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from exporters.component_parity import compare, components, write_components
 from exporters.components import Table, write_tokenizers
@@ -56,6 +57,25 @@ def test_half_precision_is_within_tolerance_at_every_batch_and_size(kind: str, w
     for found in parity.values():
         assert max(found["relative_error"].values()) < 1e-2
     assert max(parity["decoder"]["relative_error"].values()) > 0, "half precision computes something else than float32"
+
+
+@pytest.mark.slow
+def test_a_decoder_that_half_precision_does_not_hold_is_written_in_single(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SDXL's first decoder has values beyond float16's 65,504."""
+    model = FOLDERS["caption"](tmp_path / "model")
+    vae = AutoencoderKL.from_pretrained(model.root / "vae")
+    with torch.no_grad():
+        first = vae.decoder.conv_in
+        first.weight.mul_(3e4 / first.weight.abs().max())
+    vae.save_pretrained(model.root / "vae")
+    for _ in range(2):  # the second finds the files
+        found = write_components(model, ExportSettings(dtype="fp16"), tmp_path)
+        dtypes = {name: json.loads((tmp_path / f"{name}.json").read_text())["dtype"] for name in found}
+        assert dtypes == {"decoder": "fp32", "encoder": "fp16", "conditioner": "fp16"}
+        assert max(found["decoder"]["relative_error"].values()) < found["decoder"]["tolerance"] < 1e-3
+    assert caplog.text.count("The decoder is exported in fp32: in fp16, relative error") == 1
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,13 @@ from exporters.parity import (
     psnr_db,
     relative_errors,
 )
+from exporters.reference import GUIDANCE, Reference
+from exporters.resume import KeptCalls
+from exporters.settings import ExportSettings
+from tests.latent import FOLDERS
 from toolkit.adapters.base import InputSpec
 from toolkit.core.errors import DtkError
+from toolkit.diffusion.step_loop import SCALE
 
 SPECS = {"sample": InputSpec((2, 4, 4)), "timestep": InputSpec((), "int64", 1000)}
 TIMESTEPS = [0, 1, 250, 500, 750, 999]
@@ -127,3 +133,10 @@ def test_equal_images_have_no_psnr_and_images_with_nan_pass_no_floor() -> None:
     assert compare_images(images, images, floor_db=60, name="It")["psnr_db"] == [None, None]
     with pytest.raises(DtkError, match="samples other images"):
         compare_images(images, torch.full_like(images, math.nan), floor_db=-100, name="It")
+
+
+def test_a_single_guided_image_shows_its_condition(tmp_path: Path) -> None:
+    """At a scale of 0 a step graph that drops the prompt would pass."""
+    model = FOLDERS["class"](tmp_path)
+    reference = Reference(model, ExportSettings(parity_gmacs=0.001), "cpu", KeptCalls(None))
+    assert len(reference.seeds) == 1 and reference.step_conditioning[SCALE].tolist() == [GUIDANCE]

@@ -17,10 +17,12 @@ from exporters.overflow import RangeWatch
 from exporters.settings import ExportSettings
 from tests.tiny import SMALLEST, tiny_folder
 from toolkit.adapters.inputs import example_inputs, input_specs
-from toolkit.core.errors import DtkError, MissingToolError
+from toolkit.core.errors import DtkError, MissingToolError, UsageError
 from toolkit.core.run_folder import RunFolder
+from toolkit.diffusion.few_steps import few_step_scheduler
 from toolkit.models.build import load_denoiser
-from toolkit.models.folder import ModelFolder
+from toolkit.models.folder import ModelFolder, find_model
+from toolkit.models.schedulers import load_scheduler, save_scheduler
 from toolkit.pipeline.export import export
 from toolkit.runners.base import open_runner
 from toolkit.runners.onnxruntime import OnnxRuntimeRunner
@@ -215,3 +217,11 @@ def test_without_tensorrt_the_onnx_files_are_there_all_the_same(
         export(run, SETTINGS.model_copy(update={"dtype": "fp32", "trt": True}), *models)
     assert run.stage("export") is not None
     assert (run.path / "export" / "onnx" / "dense.onnx").is_file()
+
+
+def test_a_taught_model_is_exported_as_it_samples(models: tuple[ModelFolder, ModelFolder], tmp_path: Path) -> None:
+    taught = find_model(shutil.copytree(models[1].root, tmp_path / "taught"))
+    save_scheduler(few_step_scheduler(load_scheduler(taught), 2, "v_prediction", [59, 19]), taught.root)
+    settings = SETTINGS.model_copy(update={"sampler": "ddpm"})
+    with pytest.raises(UsageError, match=r"takes them by ddim[\s\S]*sampler ddpm"):
+        export(RunFolder.create(tmp_path / "run"), settings, models[0], taught)

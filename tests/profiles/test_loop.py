@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from profiles.loop import Loops
+from profiles.loop import Loops, Taken
 from profiles.settings import ProfileSettings
 from tests.exported import specs_of, tiny_model
 from toolkit.adapters.inputs import example_inputs
 from toolkit.runners.base import RunnerSpec
 
-STEPS = {"dense": 5, "compressed": 2}
+TAKEN = {"dense": Taken(5, 3.0), "compressed": Taken(2, 1.0)}
 
 
 class Counting:
@@ -30,14 +30,14 @@ class Counting:
         return sample
 
 
-@pytest.mark.parametrize("which", STEPS)
+@pytest.mark.parametrize("which", TAKEN)
 def test_a_loop_calls_its_denoiser_once_a_step(which: str) -> None:
     model, runner = tiny_model(), Counting()
     specs = specs_of(model)
     runners: Any = SimpleNamespace(
         specs=specs, runner=lambda spec, which, batch: runner, inputs=lambda rows: example_inputs(specs, rows)
     )
-    loop = Loops(model, runners, ProfileSettings(), STEPS).timed(RunnerSpec("torch"), which, 3)
+    loop = Loops(model, runners, ProfileSettings(), TAKEN).timed(RunnerSpec("torch"), which, 3)
     assert loop.images == 3
     loop.call()
-    assert runner.batches == [3] * STEPS[which]
+    assert runner.batches == [{"dense": 6, "compressed": 3}[which]] * TAKEN[which].steps

@@ -17,6 +17,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from exporters.coefficients import clip_range, trajectory
+from exporters.reference import Reference
+from exporters.resume import KeptCalls
+from exporters.settings import ExportSettings
 from tests.latent import CLASSES, tiny_class_ldm
 from tests.tiny import SMALLEST, randomise, tiny_folder
 from toolkit.core.errors import UsageError
@@ -25,7 +28,14 @@ from toolkit.core.noise import generator, normal
 from toolkit.core.run_folder import Request, RunFolder
 from toolkit.data.conditions import Conditions
 from toolkit.data.images import Images
-from toolkit.diffusion.few_steps import few_step_scheduler, path_scheduler, solver_along, step_rows, taught_steps
+from toolkit.diffusion.few_steps import (
+    few_step_scheduler,
+    folded_guidance,
+    path_scheduler,
+    solver_along,
+    step_rows,
+    taught_steps,
+)
 from toolkit.diffusion.path import landings_and_path
 from toolkit.diffusion.sampling import build_scheduler, denoise
 from toolkit.evaluation.samples import SamplingSettings, own_plan
@@ -396,6 +406,12 @@ def test_a_latent_model_with_classes_learns_its_guided_trajectories(guidance: fl
     settings = RecoverSettings(**SETTINGS, sampling_steps=2, teacher_steps=4, teaching_steps=2, **mix)
     assert np.isfinite(recover(run, settings, dense, latents)["teaching"]["losses"]["landing"])
     (shard,) = (np.load(path) for path in run.path.glob("cache/trajectories/*/00000000.npy"))
+    taught = find_model(run.path / "model")
+    assert folded_guidance(load_scheduler(taught)) == guidance
+    guided = SamplingSettings("ddim", 2, seed=0, guidance=4.0)
+    assert own_plan(taught, guided).guidance == (4.0 if guidance == 1 else 1.0), "what it learned is not added again"
+    reference = Reference(taught, ExportSettings(), "cpu", KeptCalls(None))
+    assert reference.is_guided == (guidance == 1)
 
     network, scheduler = load_denoiser(dense), load_scheduler(dense)
     path = landings_and_path(scheduler, 2, 4)[1]

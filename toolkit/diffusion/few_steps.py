@@ -1,7 +1,7 @@
 """A model that was taught to sample in few steps: its scheduler, and which numbers of steps it was taught.
 
 The scheduler is diffusers' DDIM with stock fields only, so that a stock pipeline samples as it was taught. What was
-taught stands beside them under a private name, which diffusers carries along and does not read.
+taught stands beside them under private names, which diffusers carries along and does not read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from toolkit.diffusion.sampling import build_scheduler, described
 
-TAUGHT = "_taught"
+TAUGHT, FOLDED = "_taught", "_guidance"
 SHARED = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
     *("prediction_type", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
@@ -41,8 +41,10 @@ def solver_along(scheduler: Any, timesteps: Sequence[int]) -> Any:
     return solver
 
 
-def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str, landings: Sequence[int] = ()) -> Any:
-    """The scheduler of a model that is taught ``steps`` steps, set to them.
+def few_step_scheduler(
+    scheduler: Any, steps: int, prediction_type: str, landings: Sequence[int] = (), guidance: float = 1.0
+) -> Any:
+    """The scheduler of a model that is taught ``steps`` steps, set to them; ``guidance`` is what it learns to include.
 
     Noise levels are those of ``scheduler``. The timesteps are ``landings``, which fall by equal distances, or trailing
     ones. It clips nothing: what a step lands on is linear in the prediction, so that each landing is that of exactly
@@ -51,7 +53,8 @@ def few_step_scheduler(scheduler: Any, steps: int, prediction_type: str, landing
     fields = {"clip_sample": False, "thresholding": False, "prediction_type": prediction_type}
     fields |= _leading(scheduler, landings) if landings else {}
     timesteps = _ddim(scheduler, steps, fields).timesteps.tolist()
-    return _ddim(scheduler, steps, fields | {TAUGHT: {str(steps): timesteps}})
+    folded = {} if guidance == 1 else {FOLDED: guidance}
+    return _ddim(scheduler, steps, fields | {TAUGHT: {str(steps): timesteps}} | folded)
 
 
 def _leading(scheduler: Any, landings: Sequence[int]) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def _leading(scheduler: Any, landings: Sequence[int]) -> dict[str, Any]:
 
 
 def _ddim(scheduler: Any, steps: int, fields: dict[str, Any]) -> Any:
-    config = described(scheduler, without=("_use_default_values", TAUGHT))
+    config = described(scheduler, DDIMScheduler, without=("_use_default_values", TAUGHT, FOLDED))
     trailing = DDIMScheduler.from_config(config | {"timestep_spacing": "trailing"} | fields)
     return build_scheduler(trailing, "ddim", steps)
 
@@ -78,6 +81,11 @@ def taught_steps(scheduler: Any) -> list[int]:
 def own_steps(scheduler: Any, otherwise: int) -> int:
     """The number of steps a model was taught, the last of several; ``otherwise`` if it may take any."""
     return (taught_steps(scheduler) or [otherwise])[-1]
+
+
+def folded_guidance(scheduler: Any) -> float:
+    """The guidance that a taught model's predictions include, so that it is sampled without; 1 if none."""
+    return float(scheduler.config.get(FOLDED, 1.0))
 
 
 def step_rows(scheduler: Any, prediction: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -5,12 +5,13 @@ All noise comes from toolkit.core.noise, one seed per image, so an image does no
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from toolkit.core.errors import UsageError, unknown
+from toolkit.core.errors import UsageError, first_line, unknown
 from toolkit.core.noise import sample_noise
 
 if TYPE_CHECKING:
@@ -117,9 +118,14 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
         raise UsageError(f"Cannot sample in {steps} steps.", expected=f"1 to {longest}, the steps it was trained with")
     idle = {"_use_default_values"} | ({"variance_type"} if sampler != "ddpm" else set())
     # DPM-Solver's class would cut a prediction with a learned variance to three channels, which a latent has more of
-    config = described(scheduler, without=idle)
-    built = getattr(diffusers, SAMPLERS[sampler].scheduler_class).from_config(config)
-    built.set_timesteps(steps)
+    scheduler_class = getattr(diffusers, SAMPLERS[sampler].scheduler_class)
+    config = described(scheduler, scheduler_class, without=idle)
+    try:
+        built = scheduler_class.from_config(config)
+        built.set_timesteps(steps)
+    except (ValueError, NotImplementedError) as error:  # diffusers' classes do not all know the same noise levels
+        found = f"{type(scheduler).__name__}: {first_line(error)}"
+        raise UsageError(f"The sampler {sampler} cannot sample this model in {steps} steps.", found=found) from error
     if (first := int(max(built.timesteps))) >= longest:
         raise UsageError(
             f"Cannot sample in {steps} steps.",
@@ -129,14 +135,21 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
     return built
 
 
-def described(scheduler: Any, *, without: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields of a model's scheduler, for another class to take over, but those ``without``.
+def described(scheduler: Any, as_class: type, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """The fields of a model's scheduler that a scheduler ``as_class`` takes over, but those ``without``.
 
-    DDPM's and DDIM's classes clip images unless they are told not to, which a scheduler without the field never did;
-    the stochastic DPM-Solver++ draws its noise itself, so that the deterministic one of its order takes its place.
+    Another class takes what DDPM's and DDIM's know, the noise levels, clipping and spacing, and not how the model's own
+    solves. They clip unless they are told not to, which a scheduler without the field never did. Of DPM-Solver++ the
+    deterministic one is taken, as the stochastic one draws its noise itself. What is private goes along.
     """
+    import diffusers
+
     config = {name: value for name, value in scheduler.config.items() if name not in without}
-    if "algorithm_type" in config:
+    if not isinstance(scheduler, as_class):
+        classes = (diffusers.DDPMScheduler, diffusers.DDIMScheduler)
+        known = {name for known in classes for name in inspect.signature(known).parameters}
+        config = {n: value for n, value in config.items() if n[0] == "_" or (n in known and value is not None)}
+    elif "algorithm_type" in config:
         config["algorithm_type"] = config["algorithm_type"].removeprefix("sde-")
     return {"clip_sample": False} | config
 

@@ -85,7 +85,7 @@ def _can(scheduler: Any, plan: SamplingSettings) -> bool:
     """Whether a sampler knows the scheduler's noise levels: diffusers' classes do not all know the same."""
     try:
         build_scheduler(scheduler, plan.sampler, plan.steps)
-    except (NotImplementedError, ValueError, UsageError):
+    except UsageError:
         return False
     return True
 

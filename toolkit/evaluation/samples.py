@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.core.files import replacing
 from toolkit.core.progress import Progress, silent
-from toolkit.diffusion.few_steps import own_steps, taught_steps
+from toolkit.diffusion.few_steps import folded_guidance, own_steps, taught_steps
 from toolkit.evaluation.artefact import Artefact, SamplingSettings
 from toolkit.evaluation.image_maker import ImageMaker
 from toolkit.evaluation.sample_conditions import SampleConditions
@@ -63,12 +63,16 @@ def sample_share(
 
 
 def own_plan(model: ModelFolder, plan: SamplingSettings) -> SamplingSettings:
-    """``plan``, or for a model that was taught other steps than the plan's the same with its own, in DDIM."""
+    """``plan``, or for a model that was taught other steps than the plan's the same with its own, in DDIM.
+
+    One that learned guidance is sampled without.
+    """
     scheduler = load_scheduler(model)
     if not taught_steps(scheduler):
         return plan
     steps = plan.steps if plan.steps in taught_steps(scheduler) else own_steps(scheduler, plan.steps)
-    return replace(plan, sampler="ddim", steps=steps)
+    guidance = plan.guidance if folded_guidance(scheduler) == 1 else 1.0
+    return replace(plan, sampler="ddim", steps=steps, guidance=guidance)
 
 
 def _shards(

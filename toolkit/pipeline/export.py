@@ -16,10 +16,12 @@ from toolkit.core.errors import UsageError
 from toolkit.core.files import value_sha256, write_json
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
+from toolkit.diffusion.few_steps import taught_steps
 from toolkit.diffusion.step_loop import STEP
 from toolkit.models.build import build_model
 from toolkit.models.folder import ModelFolder
 from toolkit.models.precision import matching
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline.opset import choose_opset
 from toolkit.report.results import export_result
 
@@ -98,6 +100,8 @@ def _write(
         progress("export", count, total)
 
     _check_patterns(settings.keep_fp32, models)
+    if settings.sampler != "ddim" and taught_steps(load_scheduler(models["compressed"])):
+        raise UsageError("A model that was taught few steps takes them by ddim.", found=f"sampler {settings.sampler}")
     progress("export", 0, total)
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
     calls = folder / "calls"

@@ -12,6 +12,7 @@ import torch
 from profiles.cells import Cells
 from profiles.comparison import compare_exported_parts, compare_models, compare_network_parts, compare_runners
 from profiles.decoder import compare_decoders, with_shares
+from profiles.loop import Taken
 from profiles.opened import OpenRunners, Sources
 from profiles.settings import ProfileSettings
 from profiles.table import Table
@@ -20,7 +21,7 @@ from toolkit.core.files import read_json, value_sha256, write_json
 from toolkit.core.numerics import TF32
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
-from toolkit.diffusion.few_steps import own_steps
+from toolkit.diffusion.few_steps import folded_guidance, own_steps
 from toolkit.diffusion.step_loop import STEP
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder
@@ -91,10 +92,10 @@ def _measure(
     figures = compare_models(models["dense"], models["compressed"], settings.tokens)
     with closing(runners):
         looped = models if settings.loop_steps else {}
-        steps = {name: own_steps(load_scheduler(model), settings.loop_steps) for name, model in looped.items()}
+        taken = {name: _taken(model, settings) for name, model in looped.items()}
         described = run / "export" / "onnx" / f"{STEP}.json"
         step_graph = read_json(described) if exports and described.is_file() else None
-        cells = Cells(runners, models["dense"], settings, steps, table, done, step_graph)
+        cells = Cells(runners, models["dense"], settings, taken, table, done, step_graph)
         figures |= compare_runners(cells, specs, figures["ratios"]["macs"], settings.batches)
     if decoders := table.get({"decoder": "torch"}, partial(compare_decoders, models, settings, device)):
         figures["decoder"] = with_shares(decoders, figures["runners"])
@@ -112,6 +113,13 @@ def _measure(
         figures["parts"] = table.get({"parts": "torch"}, measure)
         done()
     return figures | {"device": device, "machine": machine(device), "tf32": TF32}
+
+
+def _taken(model: ModelFolder, settings: ProfileSettings) -> Taken:
+    """How a model is sampled: as the settings say, or as it was taught."""
+    scheduler = load_scheduler(model)
+    guidance = settings.guidance if folded_guidance(scheduler) == 1 else 1.0
+    return Taken(own_steps(scheduler, settings.loop_steps), guidance)
 
 
 def _sources(run: Path, models: dict[str, ModelFolder]) -> Sources:

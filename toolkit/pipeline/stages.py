@@ -20,6 +20,7 @@ from toolkit.evaluation.judging import Resources, Subjects
 from toolkit.evaluation.settings import EvaluateSettings, VerifySettings
 from toolkit.handoff.settings import HandoffSettings
 from toolkit.models.autoencoder import image_shape
+from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import find_model
 from toolkit.models.latents import Latents
 from toolkit.pipeline import decoder as decoder_stage
@@ -165,6 +166,10 @@ def profile_against(job: Job, source: str) -> dict[str, Any]:
     if image_shape(other) != image_shape(job.dense):
         shapes = f"{image_shape(other)} and {image_shape(job.dense)}"
         raise DtkError(f"{source} makes images of another shape.", found=shapes, expected="equal (C, H, W)")
+    inputs, own = (denoiser_inputs(model) for model in (other, job.compressed))
+    if inputs != own:
+        described = [", ".join(f"{name} {spec.shape}" for name, spec in specs.items()) for specs in (inputs, own)]
+        raise DtkError(f"{source} takes other inputs than the run's models.", found=described[0], expected=described[1])
     run = RunFolder.create(job.run.path / "against" / other.sha256[:12])
     reads = {runner_reads(parse_runner(text).name) for text in settings.runners}
     if reads - {"model"}:

@@ -41,7 +41,7 @@ def prepare_stage(
         teacher.load_state_dict(averaged)
     average = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     wrapped, optimizer = accelerator.prepare(student, optimiser(student, of_stage))
-    student_scheduler, teacher_scheduler = schedulers(load_scheduler(dense), stages, number, settings.prediction_type)
+    student_scheduler, teacher_scheduler = schedulers(load_scheduler(dense), stages, number, settings)
     conditioner = open_conditioner(dense, str(device))
     check_guidance(conditioner.conditioning, settings.teaching_guidance)
     lesson = Lesson(

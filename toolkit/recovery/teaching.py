@@ -139,18 +139,19 @@ def method_of(settings: RecoverSettings) -> Method:
     return method
 
 
-def schedulers(scheduler: Any, stages: list[Stage], number: int, prediction_type: str | None) -> tuple[Any, Any]:
+def schedulers(scheduler: Any, stages: list[Stage], number: int, settings: RecoverSettings) -> tuple[Any, Any]:
     """The student's and the teacher's scheduler of stage ``number``, each set to its steps.
 
     Raises UsageError if the student's timesteps are not among the teacher's.
     """
-    stage, kind = stages[number], prediction_type or timesteps_and_kind(scheduler)[1]
+    stage, kind = stages[number], settings.prediction_type or timesteps_and_kind(scheduler)[1]
+    guidance = settings.teaching_guidance
     if stage.along_path:
         landings, path = landings_and_path(scheduler, stage.steps, stage.teacher_steps)
-        return few_step_scheduler(scheduler, stage.steps, kind, landings), solver_along(scheduler, path)
+        return few_step_scheduler(scheduler, stage.steps, kind, landings, guidance), solver_along(scheduler, path)
     many = stage.teacher_steps
     teacher = few_step_scheduler(scheduler, many, kind) if number else path_scheduler(scheduler, many)
-    student = few_step_scheduler(scheduler, stage.steps, kind)
+    student = few_step_scheduler(scheduler, stage.steps, kind, guidance=guidance)
     if not set(student.timesteps.tolist()) <= set(teacher.timesteps.tolist()):
         raise UsageError(
             f"{stage.steps} steps are not part of {many}.",
