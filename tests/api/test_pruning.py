@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, ModelMixin
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, ModelMixin
 from PIL import Image
 
 import toolkit
+from tests.latent import FOLDERS
 from tests.tiny import tiny_conditional_unet, tiny_dit, tiny_folder, tiny_unet
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import generator
@@ -190,3 +191,19 @@ def test_progress_is_reported_to_whoever_asks() -> None:
     seen: list[tuple[str, int, int]] = []
     toolkit.prune(tiny_unet(), data=PIXELS, scheduler=SCHEDULER, progress=lambda *report: seen.append(report), **FAST)
     assert ("scoring", 8, 8) in seen
+
+
+@pytest.mark.parametrize("kind", ["caption", "sdxl"])
+def test_a_pipeline_in_memory_costs_what_its_folder_costs(kind: str, tmp_path: Path) -> None:
+    folder = FOLDERS[kind](tmp_path).root
+    plans = [toolkit.plan(model, target="width=0.5") for model in (folder, DiffusionPipeline.from_pretrained(folder))]
+    assert plans[0].dense == plans[1].dense and plans[0].achieved == plans[1].achieved
+
+
+def test_the_length_of_a_context_counts_in_pruning_as_in_planning() -> None:
+    dense, options = tiny_conditional_unet(), {"target": "width=0.5", "tokens": 1000}
+    planned = toolkit.plan(dense, **options)
+    given = {"scheduler": DDPMScheduler(), "context": torch.zeros(1, 5, dense.config.cross_attention_dim)}
+    pruned: Any = toolkit.prune(dense, **given, **options, criterion="magnitude")
+    assert pruned.plan.dense == planned.dense
+    assert toolkit.plan(dense, target="width=0.5").dense.macs < planned.dense.macs

@@ -20,6 +20,9 @@ from tests.cli.conftest import dtk
 from tests.tiny import tiny_folder
 from toolkit.core.errors import DtkError, UsageError
 from toolkit.core.noise import generator
+from toolkit.diffusion.few_steps import few_step_scheduler
+from toolkit.models.folder import find_model
+from toolkit.models.schedulers import load_scheduler, save_scheduler
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 FAST = {"target": "macs=0.45", "align": 4, "criterion": "magnitude", "calibration_images": 4}
@@ -123,3 +126,14 @@ def test_what_cannot_be_resumed_from_is_refused(run: toolkit.Run, root: Path, tm
         toolkit.compress(wide, data=data, out=tmp_path / "other", resume_from=run.folder, **BRIEF)
     with pytest.raises(UsageError, match=r"--align and --target would change nothing[\s\S]*--resume-from"):
         toolkit.compress(root / "model", data=data, out=out, resume_from=run.folder, target="macs=0.5", align=4)
+
+
+@pytest.mark.parametrize(("guidance", "how"), [(1.0, "=2)"), (4.0, "=2, guidance_scale=1)")])
+def test_the_card_says_how_to_call_a_taught_model(
+    guidance: float, how: str, run: toolkit.Run, tmp_path: Path
+) -> None:
+    taught = toolkit.open_run(shutil.copytree(run.folder, tmp_path / "run"))
+    model = find_model(taught.folder / "model")
+    save_scheduler(few_step_scheduler(load_scheduler(model), 2, "v_prediction", [59, 19], guidance), model.root)
+    assert f"num_inference_steps{how}" in taught.publish().card.read_text()
+    assert "num_inference_steps" not in run.publish().card.read_text()

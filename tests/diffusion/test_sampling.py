@@ -237,10 +237,23 @@ def test_how_the_models_own_scheduler_solves_is_not_taken_over_by_another_class(
     assert torch.equal(made, sample(linear, plain, SEEDS, SHAPE, 4, sampler))
 
 
-def test_a_sampler_that_does_not_know_the_noise_levels_says_so():
-    scheduler = DDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", beta_schedule="sigmoid")
-    with pytest.raises(UsageError, match=r"unipc cannot sample this model[\s\S]*DDPMScheduler: .*sigmoid"):
-        build_scheduler(scheduler, "unipc", 4)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule", ["sigmoid", "laplace"])
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_noise_levels_that_another_class_does_not_know_are_taken_over(sampler, schedule, rescaled):
+    kind = "v_prediction" if rescaled else "epsilon"
+    own = DDPMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=rescaled, prediction_type=kind)
+    for built in (build_scheduler(own, sampler, 10), path_scheduler(own, 10)):
+        torch.testing.assert_close(built.alphas_cumprod, own.alphas_cumprod)
+
+
+def test_a_sampler_that_does_not_know_the_noise_levels_says_so(monkeypatch):
+    def refuse(self, steps):
+        raise ValueError("no such levels")
+
+    monkeypatch.setattr(DDIMScheduler, "set_timesteps", refuse)
+    with pytest.raises(UsageError, match=r"ddim cannot sample[\s\S]*DDPMScheduler: no such levels"):
+        build_scheduler(DDPMScheduler(), "ddim", 4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -358,6 +358,13 @@ FITTING = {
 FITTING["bk-sdm-small"] = FITTING["bk-sdm-base"]
 
 
+def test_a_preset_leaves_no_block_to_choose() -> None:
+    dense = tiny_conditional_unet(**FITTING["bk-sdm-base"])
+    settings = PruneSettings(preset="bk-sdm-base", blocks=True)
+    with pytest.raises(UsageError, match=r"--blocks would change nothing[\s\S]*bk-sdm-base"):
+        prunable_for("UNet2DConditionModel", plain_config(dense.config), settings)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_keeps_as_many_blocks_as_it_says_and_all_widths(preset: str) -> None:
     dense = tiny_conditional_unet(**FITTING[preset])

@@ -91,7 +91,7 @@ def taught(
     settings = RecoverSettings(**SETTINGS, sampling_steps=steps, teacher_steps=4, teaching=method)
     noise_levels = DDPMScheduler(**LEVELS, prediction_type="epsilon", clip_sample=clip)
     stages = stages_of(settings)
-    student, teacher = schedulers(noise_levels, stages, 0, kind)
+    student, teacher = schedulers(noise_levels, stages, 0, RecoverSettings(prediction_type=kind))
     knows = OneImage(student, kind, pixel), OneImage(teacher, "epsilon", image)
     conditioner = Unconditional(Conditioning("none", 0, False, None))
     clean = Images("test", SHAPE, "0" * 64, tuple(range(8)), lambda number: np.full((8, 8, 3), 159, dtype=np.uint8))
@@ -184,7 +184,7 @@ def test_each_number_of_steps_has_exact_timesteps(steps: int) -> None:
 )
 def test_the_student_s_steps_are_among_its_teacher_s(method: str, steps: int, expected: list[int]) -> None:
     stages = stages_of(RecoverSettings(sampling_steps=steps, teaching=method))
-    student, teacher = schedulers(DDPMScheduler(), stages, len(stages) - 1, "v_prediction")
+    student, teacher = schedulers(DDPMScheduler(), stages, len(stages) - 1, RecoverSettings())
     assert student.timesteps.tolist() == expected == student.config["_taught"][str(steps)]
     assert set(expected) <= set(teacher.timesteps.tolist()) and len(teacher.timesteps) == stages[-1].teacher_steps
     assert build_scheduler(student, "ddim", steps).timesteps.tolist() == expected
@@ -269,9 +269,16 @@ def test_what_cannot_be_taught_is_refused_with_the_known() -> None:
     with pytest.raises(UsageError, match=r"batch size 3, 4 steps[\s\S]*--batch-size"):
         stages_of(RecoverSettings(sampling_steps=4, batch_size=3))
     with pytest.raises(UsageError, match=r"8 steps are not part of 24[\s\S]*teacher_steps"):
-        schedulers(DDPMScheduler(num_train_timesteps=50), [Stage(8, 24, 1)], 0, None)
+        schedulers(DDPMScheduler(num_train_timesteps=50), [Stage(8, 24, 1)], 0, RecoverSettings())
     with pytest.raises(UsageError, match=r"No path of 24 steps[\s\S]*20 training timesteps[\s\S]*teacher_steps"):
-        schedulers(DDPMScheduler(num_train_timesteps=20), [Stage(2, 24, 1, along_path=True)], 0, None)
+        schedulers(DDPMScheduler(num_train_timesteps=20), [Stage(2, 24, 1, along_path=True)], 0, RecoverSettings())
+
+
+def test_noise_is_not_predicted_where_nothing_else_is_left() -> None:
+    scheduler = DDPMScheduler(num_train_timesteps=100, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    settings = RecoverSettings(sampling_steps=2, teaching="progressive", teacher_steps=4, prediction_type="epsilon")
+    with pytest.raises(UsageError, match=r"lands nowhere[\s\S]*epsilon at timestep 99[\s\S]*v_prediction"):
+        schedulers(scheduler, stages_of(settings), 0, settings)
 
 
 @pytest.fixture(scope="module")

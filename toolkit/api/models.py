@@ -41,6 +41,8 @@ class DenseModel:
 def shape_of(model: Model, tokens: int | None = None) -> tuple[str, dict[str, Any], dict[str, InputSpec]]:
     """Class name, full configuration and inputs of a denoiser; reads no weights. ``tokens``: length of its context."""
     if isinstance(model, DiffusionPipeline):
+        encoders = [encoder for name in ENCODERS if (encoder := getattr(model, name, None)) is not None]
+        tokens = tokens or (int(encoders[-1].config.max_position_embeddings) if encoders else None)
         model = _denoiser_of(model)
     if isinstance(model, ModelMixin):
         class_name, config = type(model).__name__, plain_config(model.config)

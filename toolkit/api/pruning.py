@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import torch
 from diffusers import ModelMixin
 
+from toolkit.adapters.inputs import input_specs
 from toolkit.api.models import Model, open_dense, shape_of
 from toolkit.api.options import PruneOptions
 from toolkit.api.progress import watched
@@ -89,13 +90,14 @@ def prune(
     settings, place = prune_settings(options), resolve_device(device)
     dense = open_dense(model, scheduler, context, place)
     class_name, config = type(dense.network).__name__, built_config(type(dense.network).__name__, dense.network.config)
-    with watched(progress) as bars, latencies_for(class_name, config, dense.specs, settings, device, bars) as latencies:
+    specs = input_specs(class_name, config, tokens=settings.tokens) if settings.tokens else dense.specs
+    with watched(progress) as bars, latencies_for(class_name, config, specs, settings, device, bars) as latencies:
         calibrations = _calibrations(dense, settings, model, data, value_range, conditions, context, place, bars)
         pruned = prune_network(
             dense.network,
             dense.scheduler,
             settings,
-            counter(class_name, config, dense.specs),
+            counter(class_name, config, specs),
             calibrations,
             latencies=latencies,
             progress=bars,

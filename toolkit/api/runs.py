@@ -41,7 +41,7 @@ from toolkit.pipeline import recipe as recipes
 from toolkit.pipeline import stages
 from toolkit.pipeline import sweep as sweeps
 from toolkit.pipeline.job import Job, open_job, start_job
-from toolkit.pipeline.options import compress_recipe, given, with_options
+from toolkit.pipeline.options import MEASURING, compress_recipe, given, with_options
 from toolkit.pipeline.publish import publish
 from toolkit.pipeline.recipe import Recipe
 from toolkit.pruning.plan import read_plan
@@ -283,7 +283,7 @@ def sweep(
     ``taught_steps``: each target also with its model taught to sample in so few. Resumes an interrupted sweep.
     """
     flat = dict(options)
-    measuring = {name: flat.pop(name, None) for name in ("runner", "batch")}
+    measuring = {name: flat.pop(name, None) for name in MEASURING}
     base: Recipe = compress_recipe(*(_text(model), _text(data), flat), recover=recover, device=device)
     judging = {"images": images, "sampling_steps": evaluation_steps}
     requested = sweeps.recipes(base, targets, judging, measuring, taught_steps)

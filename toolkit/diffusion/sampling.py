@@ -135,6 +135,9 @@ def build_scheduler(scheduler: Any, sampler: str, steps: int) -> Any:
     return built
 
 
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that all classes know; sigmoid is DDPM's alone
+
+
 def described(scheduler: Any, as_class: type, *, without: Iterable[str] = ()) -> dict[str, Any]:
     """The fields of a model's scheduler that a scheduler ``as_class`` takes over, but those ``without``.
 
@@ -149,6 +152,8 @@ def described(scheduler: Any, as_class: type, *, without: Iterable[str] = ()) ->
         classes = (diffusers.DDPMScheduler, diffusers.DDIMScheduler)
         known = {name for known in classes for name in inspect.signature(known).parameters}
         config = {n: value for n, value in config.items() if n[0] == "_" or (n in known and value is not None)}
+        if config.get("beta_schedule") not in SCHEDULES:
+            config |= {"trained_betas": scheduler.betas.tolist(), "rescale_betas_zero_snr": False}
     elif "algorithm_type" in config:
         config["algorithm_type"] = config["algorithm_type"].removeprefix("sde-")
     return {"clip_sample": False} | config

@@ -14,8 +14,10 @@ import huggingface_hub
 
 from toolkit.core.errors import DtkError, first_line
 from toolkit.core.files import CARD, read_json, replacing, write_json, write_text
+from toolkit.diffusion.few_steps import folded_guidance, own_steps, taught_steps
 from toolkit.models.conditioning import find_conditioning
 from toolkit.models.folder import ModelFolder
+from toolkit.models.schedulers import load_scheduler
 from toolkit.pipeline import stages
 from toolkit.pipeline.job import Job
 from toolkit.report.card import PICTURE, PLAN, Identity, card, public_name
@@ -57,7 +59,16 @@ def _loading(model: ModelFolder, place: str) -> str:
     pipeline = (model.root / "model_index.json").is_file()
     name = "DiffusionPipeline" if pipeline else model.class_name
     subfolder = "" if pipeline or not model.component else f', subfolder="{model.component}"'
-    return f'from diffusers import {name}\n\nmodel = {name}.from_pretrained("{place}"{subfolder})'
+    loaded = f'from diffusers import {name}\n\nmodel = {name}.from_pretrained("{place}"{subfolder})'
+    return loaded + (_taught_call(load_scheduler(model)) if pipeline else "")
+
+
+def _taught_call(scheduler: Any) -> str:
+    """How a model that was taught few steps is called; nothing for any other."""
+    if not taught_steps(scheduler):
+        return ""
+    unguided = "" if folded_guidance(scheduler) == 1 else ", guidance_scale=1"
+    return f"\n# taught to sample so: model(..., num_inference_steps={own_steps(scheduler, 1)}{unguided})"
 
 
 def _without_paths(value: Any) -> Any:

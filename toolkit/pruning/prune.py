@@ -55,6 +55,8 @@ def prunable_for(class_name: str, config: Config, settings: PruneSettings) -> Pr
     )
     if settings.preset and class_name != "UNet2DConditionModel":
         raise UsageError(f"The preset {settings.preset} is of another model.", found=class_name)
+    if settings.preset and settings.blocks:
+        raise UsageError("--blocks would change nothing.", found=f"--preset {settings.preset}, which names the blocks")
     return Prunable(class_name, config, limits)
 
 

@@ -22,7 +22,7 @@ from toolkit.core.files import value_sha256
 from toolkit.core.progress import Progress
 from toolkit.core.registry import entries, entry
 from toolkit.data.examples import Examples
-from toolkit.diffusion.few_steps import few_step_scheduler, path_scheduler, solver_along
+from toolkit.diffusion.few_steps import few_step_scheduler, landing_weights, path_scheduler, solver_along
 from toolkit.diffusion.objective import timesteps_and_kind
 from toolkit.diffusion.path import landings_and_path
 from toolkit.models.conditioners import Conditioner
@@ -152,6 +152,12 @@ def schedulers(scheduler: Any, stages: list[Stage], number: int, settings: Recov
     many = stage.teacher_steps
     teacher = few_step_scheduler(scheduler, many, kind) if number else path_scheduler(scheduler, many)
     student = few_step_scheduler(scheduler, stage.steps, kind, guidance=guidance)
+    if not landing_weights(student).isfinite().all():
+        raise UsageError(
+            "Where nothing is left of the image, a step that predicts noise lands nowhere.",
+            found=f"prediction type {kind} at timestep {int(student.timesteps[0])}",
+            do="set recover.prediction_type=v_prediction",
+        )
     if not set(student.timesteps.tolist()) <= set(teacher.timesteps.tolist()):
         raise UsageError(
             f"{stage.steps} steps are not part of {many}.",
