@@ -129,9 +129,7 @@ def test_what_cannot_be_resumed_from_is_refused(run: toolkit.Run, root: Path, tm
 
 
 @pytest.mark.parametrize(("guidance", "how"), [(1.0, "=2)"), (4.0, "=2, guidance_scale=1)")])
-def test_the_card_says_how_to_call_a_taught_model(
-    guidance: float, how: str, run: toolkit.Run, tmp_path: Path
-) -> None:
+def test_the_card_says_how_to_call_a_taught_model(guidance: float, how: str, run: toolkit.Run, tmp_path: Path) -> None:
     taught = toolkit.open_run(shutil.copytree(run.folder, tmp_path / "run"))
     model = find_model(taught.folder / "model")
     save_scheduler(few_step_scheduler(load_scheduler(model), 2, "v_prediction", [59, 19], guidance), model.root)
