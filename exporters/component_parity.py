@@ -18,7 +18,7 @@ from exporters.resume import KeptCalls, is_whole
 from exporters.settings import ExportSettings
 from toolkit.adapters.base import InputSpec
 from toolkit.adapters.inputs import example_inputs
-from toolkit.core.errors import DtkError, first_line
+from toolkit.core.errors import DtkError
 from toolkit.core.files import read_json
 from toolkit.models.autoencoder import Autoencoder, find_autoencoder
 from toolkit.models.conditioners import open_conditioner
@@ -68,8 +68,7 @@ def _held(component: Component, path: Path, settings: ExportSettings) -> dict[st
     except ParityError as error:
         if component.name not in AUTOENCODER:
             raise
-        found = first_line(error, "found").removeprefix("found: ")
-        logger.warning("The %s is exported in fp32: in %s, %s.", component.name, settings.dtype, found)
+        logger.warning("The %s is exported in fp32: in %s, %s.", component.name, settings.dtype, error.found)
     component.write(path.parent, dtype="fp32", opset=settings.known_opset)
     return compare(component, path, in_fp32)
 

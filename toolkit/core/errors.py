@@ -22,7 +22,7 @@ class DtkError(Exception):
         parts = {"found": found, "expected": expected, "do": do}
         lines = [what, *(f"  {name}: {text}" for name, text in parts.items() if text is not None)]
         super().__init__("\n".join(lines))
-        self.what = what
+        self.what, self.found = what, found
 
 
 class UsageError(DtkError):

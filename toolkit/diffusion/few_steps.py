@@ -88,6 +88,11 @@ def folded_guidance(scheduler: Any) -> float:
     return float(scheduler.config.get(FOLDED, 1.0))
 
 
+def own_guidance(scheduler: Any, otherwise: float) -> float:
+    """The guidance a model is sampled with: 1 for one whose predictions include theirs, else ``otherwise``."""
+    return otherwise if folded_guidance(scheduler) == 1 else 1.0
+
+
 def step_rows(scheduler: Any, prediction: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """The scheduler's step of each row (B, C, H, W) at a timestep of its own (B,)."""
     landed = torch.empty_like(x)

@@ -150,7 +150,7 @@ def described(scheduler: Any, as_class: type, *, without: Iterable[str] = ()) ->
     config = {name: value for name, value in scheduler.config.items() if name not in without}
     if not isinstance(scheduler, as_class):
         classes = (diffusers.DDPMScheduler, diffusers.DDIMScheduler)
-        known = {name for known in classes for name in inspect.signature(known).parameters}
+        known = {name for one in classes for name in inspect.signature(one).parameters}
         config = {n: value for n, value in config.items() if n[0] == "_" or (n in known and value is not None)}
         if config.get("beta_schedule") not in SCHEDULES:
             config |= {"trained_betas": scheduler.betas.tolist(), "rescale_betas_zero_snr": False}

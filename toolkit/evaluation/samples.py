@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.core.files import replacing
 from toolkit.core.progress import Progress, silent
-from toolkit.diffusion.few_steps import folded_guidance, own_steps, taught_steps
+from toolkit.diffusion.few_steps import own_guidance, own_steps, taught_steps
 from toolkit.evaluation.artefact import Artefact, SamplingSettings
 from toolkit.evaluation.image_maker import ImageMaker
 from toolkit.evaluation.sample_conditions import SampleConditions
@@ -71,8 +71,7 @@ def own_plan(model: ModelFolder, plan: SamplingSettings) -> SamplingSettings:
     if not taught_steps(scheduler):
         return plan
     steps = plan.steps if plan.steps in taught_steps(scheduler) else own_steps(scheduler, plan.steps)
-    guidance = plan.guidance if folded_guidance(scheduler) == 1 else 1.0
-    return replace(plan, sampler="ddim", steps=steps, guidance=guidance)
+    return replace(plan, sampler="ddim", steps=steps, guidance=own_guidance(scheduler, plan.guidance))
 
 
 def _shards(

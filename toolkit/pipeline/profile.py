@@ -21,7 +21,7 @@ from toolkit.core.files import read_json, value_sha256, write_json
 from toolkit.core.numerics import TF32
 from toolkit.core.progress import Progress, silent
 from toolkit.core.run_folder import Request, RunFolder
-from toolkit.diffusion.few_steps import folded_guidance, own_steps
+from toolkit.diffusion.few_steps import own_guidance, own_steps
 from toolkit.diffusion.step_loop import STEP
 from toolkit.models.conditioning import denoiser_inputs
 from toolkit.models.folder import ModelFolder
@@ -118,8 +118,7 @@ def _measure(
 def _taken(model: ModelFolder, settings: ProfileSettings) -> Taken:
     """How a model is sampled: as the settings say, or as it was taught."""
     scheduler = load_scheduler(model)
-    guidance = settings.guidance if folded_guidance(scheduler) == 1 else 1.0
-    return Taken(own_steps(scheduler, settings.loop_steps), guidance)
+    return Taken(own_steps(scheduler, settings.loop_steps), own_guidance(scheduler, settings.guidance))
 
 
 def _sources(run: Path, models: dict[str, ModelFolder]) -> Sources:

@@ -142,7 +142,7 @@ def method_of(settings: RecoverSettings) -> Method:
 def schedulers(scheduler: Any, stages: list[Stage], number: int, settings: RecoverSettings) -> tuple[Any, Any]:
     """The student's and the teacher's scheduler of stage ``number``, each set to its steps.
 
-    Raises UsageError if the student's timesteps are not among the teacher's.
+    Raises UsageError if the student's timesteps are not among the teacher's, or if no prediction lands it anywhere.
     """
     stage, kind = stages[number], settings.prediction_type or timesteps_and_kind(scheduler)[1]
     guidance = settings.teaching_guidance
