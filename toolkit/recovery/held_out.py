@@ -54,10 +54,10 @@ class HeldOut:
 
 
 def stopping_curve(path: Path) -> dict[str, Any] | None:
-    """The mean error by step, and in words what the second half of the steps won; None without two points, two images or an error.
+    """The mean error by step, and in words what the second half of the steps won.
 
-    The gain is paired by image, with a normal 95 % interval. While the learning rate falls it flatters the second
-    half: the words never call training finished too early.
+    None without two points, two images or an error. The gain is paired by image, with a normal 95 % interval. While the
+    learning rate falls it flatters the second half: the words never call training finished too early.
     """
     by_step = _read(path, None)
     if len(by_step) < 2:
