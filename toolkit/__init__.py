@@ -22,15 +22,8 @@ if TYPE_CHECKING:
     from toolkit.api.doctor import doctor
     from toolkit.api.importing import import_checkpoint
     from toolkit.api.pruning import plan, prune
-    from toolkit.api.runs import (
-        Run,
-        compare_evaluations,
-        compare_profiles,
-        compress,
-        open_run,
-        run_recipe,
-        sweep,
-    )
+    from toolkit.api.runs import Run, compress, open_run, run_recipe
+    from toolkit.api.several import compare_evaluations, compare_profiles, sweep
     from toolkit.core.errors import DtkError
 
 __version__ = "0.1.0"
@@ -38,8 +31,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "DtkError": "toolkit.core.errors",
     "Run": "toolkit.api.runs",
-    "compare_evaluations": "toolkit.api.runs",
-    "compare_profiles": "toolkit.api.runs",
+    "compare_evaluations": "toolkit.api.several",
+    "compare_profiles": "toolkit.api.several",
     "compress": "toolkit.api.runs",
     "doctor": "toolkit.api.doctor",
     "import_checkpoint": "toolkit.api.importing",
@@ -48,7 +41,7 @@ _HOMES = {
     "plan": "toolkit.api.pruning",
     "prune": "toolkit.api.pruning",
     "run_recipe": "toolkit.api.runs",
-    "sweep": "toolkit.api.runs",
+    "sweep": "toolkit.api.several",
 }
 
 __all__ = [

@@ -65,7 +65,14 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Done:
     """What stands in the place of the API's functions."""
     result, module = Done(ANSWER, Path("run")), ModuleType("work")
     module.__getattr__ = lambda name: getattr(result, name)  # type: ignore[method-assign]
-    for name in ("runs", "pruning", "importing", "catalog", "doctor"):  # `from toolkit.api import runs`, and further in
+    for name in (
+        "runs",
+        "several",
+        "pruning",
+        "importing",
+        "catalog",
+        "doctor",
+    ):  # `from toolkit.api import runs`, and further in
         monkeypatch.setattr(toolkit.api, name, module, raising=False)
         monkeypatch.setitem(sys.modules, f"toolkit.api.{name}", module)
     return result

@@ -1,4 +1,4 @@
-"""Runs: compress a model into a folder, then evaluate, export, profile and hand it off, stage by stage."""
+"""One run: compress a model into a folder, then evaluate, export, profile and hand it off, stage by stage."""
 
 from __future__ import annotations
 
@@ -39,13 +39,10 @@ from toolkit.models.build import load_denoiser
 from toolkit.models.folder import find_model
 from toolkit.pipeline import recipe as recipes
 from toolkit.pipeline import stages
-from toolkit.pipeline import sweep as sweeps
 from toolkit.pipeline.job import Job, open_job, start_job
-from toolkit.pipeline.options import MEASURING, compress_recipe, given, with_options
+from toolkit.pipeline.options import compress_recipe, given, with_options
 from toolkit.pipeline.publish import publish
-from toolkit.pipeline.recipe import Recipe
 from toolkit.pruning.plan import read_plan
-from toolkit.report import comparison
 from toolkit.report.gates import Gate, GateFailedError, check_decidable, hold, parse
 
 StrPath = str | Path
@@ -219,7 +216,7 @@ def compress(
     hub, read that many of its first rows. ``overwrite``: replace a run of another recipe. ``resume_from``: a run, or
     the folder or hub id of a published one, that was made of ``model``: recovery starts from its plan and its weights.
     """
-    folder, resumed = Path(out), _text(resume_from)
+    folder, resumed = Path(out), text_of(resume_from)
     others: dict[str, Any] = {"recover": recover, "stream": stream, "device": device, "resume_from": resumed}
     compress_recipe(None, None, options, **others)  # what is wrong with the options is said before anything is stored
     with watched(progress) as bars, held(folder, make=True):
@@ -262,48 +259,6 @@ def run_recipe(
     return Run(folder, progress)
 
 
-def sweep(
-    model: StrPath | None = None,
-    *,
-    out: StrPath,
-    targets: Sequence[str],
-    data: str | Path | None = None,
-    images: int | None = None,
-    evaluation_steps: int | None = None,
-    taught_steps: Sequence[int] = (),
-    recover: bool = True,
-    device: str = "auto",
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    **options: Unpack[CompressOptions],
-) -> results.Sweep:
-    """Compress ``model`` to several targets, a run folder each below ``out``, and draw quality against latency.
-
-    ``images`` and ``evaluation_steps``, the dense model's sampling steps, are those of the evaluations.
-    ``taught_steps``: each target also with its model taught to sample in so few. Resumes an interrupted sweep.
-    """
-    flat = dict(options)
-    measuring = {name: flat.pop(name, None) for name in MEASURING}
-    base: Recipe = compress_recipe(*(_text(model), _text(data), flat), recover=recover, device=device)
-    judging = {"images": images, "sampling_steps": evaluation_steps}
-    requested = sweeps.recipes(base, targets, judging, measuring, taught_steps)
-    with watched(progress) as bars, held(Path(out), make=True):
-        return results.Sweep(sweeps.sweep(Path(out), requested, overwrite=overwrite, progress=bars), Path(out))
-
-
-def _text(path: StrPath | None) -> str | None:
+def text_of(path: StrPath | None) -> str | None:
+    """A path as a recipe has it."""
     return None if path is None else str(path)
-
-
-def compare_profiles(runs: Sequence[StrPath], *, across_machines: bool = False) -> results.Comparison:
-    """The profiles of several runs side by side. Raises DtkError for runs of different machines, unless allowed."""
-    return results.Comparison(comparison.compare_runs(_folders(runs), across_machines=across_machines))
-
-
-def compare_evaluations(runs: Sequence[StrPath]) -> results.Comparison:
-    """The evaluations of several runs side by side. Raises DtkError for those that do not compare."""
-    return results.Comparison(comparison.compare_evaluations(_folders(runs)))
-
-
-def _folders(runs: Sequence[StrPath]) -> list[RunFolder]:
-    return [RunFolder.open(Path(run)) for run in runs]

@@ -47,7 +47,7 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure dense against compressed: size, MACs, latency, memory. With OTHER runs: show their profiles together."""
-    from toolkit.api import runs
+    from toolkit.api import runs, several
     from toolkit.cli.terminal import say, show, show_ending, terminal
     from toolkit.core.errors import UsageError
     from toolkit.report.gates import GateFailedError
@@ -61,7 +61,7 @@ def profile(
                 raise UsageError(
                     "Runs that are compared are not measured.", expected="run folders and --across-machines"
                 )
-            show(runs.compare_profiles([run, *others], across_machines=across_machines), json)
+            show(several.compare_profiles([run, *others], across_machines=across_machines), json)
             if not json:
                 say("Pages: report.html of each run. Next: dtk handoff RUN")
             return

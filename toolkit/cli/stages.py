@@ -85,14 +85,14 @@ def evaluate(
 
 
 def _compare(folders: list[Path], options: dict[str, Any], json: bool) -> None:
-    from toolkit.api import runs
+    from toolkit.api import several
     from toolkit.cli.terminal import say, show, terminal
     from toolkit.core.errors import UsageError
 
     with terminal(quiet=json):
         if any(value is not None for value in options.values()):
             raise UsageError("Runs that are compared are not sampled.", expected="only run folders")
-        comparison = runs.compare_evaluations(folders)
+        comparison = several.compare_evaluations(folders)
     show(comparison, json)
     if not json:
         say("Pages: report.html of each run. Next: dtk profile RUN OTHER")

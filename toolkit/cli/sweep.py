@@ -48,7 +48,7 @@ def sweep(
 
     The same command resumes an interrupted one.
     """
-    from toolkit.api import runs
+    from toolkit.api import several
     from toolkit.cli.terminal import say, show, terminal
     from toolkit.pruning.targets import split_targets
 
@@ -69,7 +69,7 @@ def sweep(
         "overwrite": overwrite,
     }
     with terminal(quiet=json) as progress:
-        result = runs.sweep(model, out=out, targets=split_targets(targets), data=data, progress=progress, **options)
+        result = several.sweep(model, out=out, targets=split_targets(targets), data=data, progress=progress, **options)
     show(result, json)
     if not json:
         say(f"Figures: {out}/sweep.json. Picture: {out}/pareto.svg. Next: dtk export {out}/{result.best}")
